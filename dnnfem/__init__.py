@@ -1,0 +1,90 @@
+"""Adaptive multilevel algorithms for deep learning, organized like an adaptive finite element code.
+
+Public names load when they are first used: ``import dnnfem`` alone is fast and imports no other package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dnnfem._lazy import attach
+
+__version__ = "0.1.0.dev0"
+
+_public = {
+    "archive": ("Archive",),
+    "control": ("decide",),
+    "estimators": ("algebraic", "hierarchical", "removal"),
+    "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "as_scipy", "condense", "from_callables"),
+    "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
+    "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
+    "observers": ("observers", "progress"),
+    "plotting": (),
+    "problems": ("Regression", "Solution"),
+    "quadrature": ("Quadrature",),
+    "records": ("Decision", "Estimate", "Result", "Snapshot", "State", "Status", "Step", "relative"),
+    "refinement": ("coarsen", "insert_layer", "ridge_candidates", "widen"),
+    "solvers": ("gauss_newton", "trust_region"),
+    "spaces": ("FeedforwardSpace", "Hierarchy", "Transfer"),
+    "testing": (),
+}
+
+# For type checkers and editors; a test keeps it in step with the table.
+if TYPE_CHECKING:
+    from dnnfem import plotting as plotting, testing as testing
+    from dnnfem.archive import Archive as Archive
+    from dnnfem.control import decide as decide
+    from dnnfem.estimators.algebraic import algebraic as algebraic
+    from dnnfem.estimators.hierarchical import hierarchical as hierarchical
+    from dnnfem.estimators.removal import removal as removal
+    from dnnfem.functionals import (
+        Scaled as Scaled,
+        Shifted as Shifted,
+        Sum as Sum,
+        Tikhonov as Tikhonov,
+        as_scipy as as_scipy,
+        condense as condense,
+        from_callables as from_callables,
+    )
+    from dnnfem.marking import (
+        dorfler as dorfler,
+        equidistribution as equidistribution,
+        fixed_fraction as fixed_fraction,
+        gain_per_cost as gain_per_cost,
+        maximum as maximum,
+    )
+    from dnnfem.norms import (
+        Euclidean as Euclidean,
+        Norm as Norm,
+        Pullback as Pullback,
+        Weighted as Weighted,
+    )
+    from dnnfem.observers import observers as observers, progress as progress
+    from dnnfem.problems import Regression as Regression, Solution as Solution
+    from dnnfem.quadrature import Quadrature as Quadrature
+    from dnnfem.records import (
+        Decision as Decision,
+        Estimate as Estimate,
+        Result as Result,
+        Snapshot as Snapshot,
+        State as State,
+        Status as Status,
+        Step as Step,
+        relative as relative,
+    )
+    from dnnfem.refinement import (
+        coarsen as coarsen,
+        insert_layer as insert_layer,
+        ridge_candidates as ridge_candidates,
+        widen as widen,
+    )
+    from dnnfem.solvers.gauss_newton import gauss_newton as gauss_newton
+    from dnnfem.solvers.trust_region import trust_region as trust_region
+    from dnnfem.spaces import (
+        FeedforwardSpace as FeedforwardSpace,
+        Hierarchy as Hierarchy,
+        Transfer as Transfer,
+    )
+else:
+    __all__ = [name for module, names in _public.items() for name in names or (module,)]
+    __getattr__, __dir__ = attach(__name__, _public)

@@ -1,0 +1,305 @@
+"""The archive of a run: one HDF5 file with the whole hierarchy, created or resumed by the same call."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import h5py
+import numpy as np
+
+from dnnfem.archive import schema
+from dnnfem.archive.container import VERSION, ArchiveError, reading, writing
+from dnnfem.quadrature import Quadrature
+from dnnfem.records import Array, Estimate, Index, Progress, Result, Snapshot, State, Status, Steps
+from dnnfem.spaces import Hierarchy, Transfer
+from dnnfem.spaces.layout import NetworkSpace, check_coefficients
+
+__all__ = ["Archive", "ArchiveError", "Level", "LevelRecord", "read"]
+
+PROBE_TOLERANCE = 1e-9
+"""Value and derivative at the stored start must be reproduced to this relative accuracy: rounding may differ between
+machines, the problem may not."""
+
+WRITE_SHARE = 0.05
+"""Largest part of the time of a solve that is spent on writing its progress."""
+
+
+class Problem(Protocol):
+    """What an archive needs of a problem."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Strings and arrays that tell this problem from others."""
+        ...
+
+    @property
+    def quadrature(self) -> Quadrature:
+        """The given quadrature."""
+        ...
+
+    def on(self, space: Any, quadrature: Quadrature | None = None) -> Any:
+        """Discretize."""
+        ...
+
+
+class Level(NamedTuple):
+    """Where a run stands: what the first lines of a loop need."""
+
+    space: Any
+    x: Array
+    state: State
+    quadrature: Quadrature
+    previous: Estimate | None
+
+
+@dataclass(frozen=True, eq=False)
+class LevelRecord:
+    """A level as stored; what is not there yet is None."""
+
+    number: int
+    space: NetworkSpace
+    start: Array
+    x: Array | None
+    status: Status | None
+    steps: Steps | None
+    estimate: Estimate | None
+    marked: Index | None
+    transfer: Transfer | None
+
+    def __str__(self) -> str:
+        head = f"level {self.number}: {self.space}, {self.space.dim} coefficients"
+        if self.steps is None or self.status is None or self.estimate is None:
+            return f"{head}, not solved yet"
+        return (
+            f"{head}, {self.steps[-1].number} steps, J = {self.steps[-1].value:.4e}, estimate {self.estimate.total:.3e}"
+            f" ({self.status.value.split(':')[0]})"
+        )
+
+
+class Archive:
+    """A run on disk; use `Archive.open`.
+
+    The object is an observer: handed to a solver, it stores the progress of the solve, as often as it can without
+    taking more than a twentieth of the time.
+    """
+
+    def __init__(self, path: Path, problem: Problem) -> None:
+        self.path = path
+        self.problem = problem
+        self._next_write = 0.0
+
+    @classmethod
+    def open(cls, path: str | Path, problem: Problem, space: NetworkSpace, x: Array) -> Archive:
+        """Create the archive of a run that starts from `x` on `space`, or resume it if the file exists.
+
+        Parameters
+        ----------
+        path : str or Path
+        problem : Problem
+            E.g. `dnnfem.Regression`.
+        space : NetworkSpace
+            Space of the first level.
+        x : array, shape (dim,)
+            Starting point of the first level.
+
+        Raises
+        ------
+        ArchiveError
+            If the file is not an archive, damaged, of a newer version, or of another problem or start; a `ValueError`.
+        """
+        archive = cls(Path(path), problem)
+        x = check_coefficients(space, x)
+        if archive.path.exists():
+            archive._compare(space, x)
+        else:
+            archive._create(space, x)
+        return archive
+
+    def _probe(self, space: NetworkSpace, x: Array) -> Array:
+        """Value and norm of the derivative at the start: a fingerprint of law, ansatz and data together."""
+        linearization = self.problem.on(space, self.problem.quadrature).linearize(x)
+        return np.array([linearization.value, float(np.linalg.norm(linearization.derivative))])
+
+    def _create(self, space: NetworkSpace, x: Array) -> None:
+        with writing(self.path, create=True) as file:
+            file.attrs["format"] = "dnnfem archive"
+            file.attrs["format_version"] = VERSION
+            file.attrs["library_version"] = importlib.metadata.version("dnnfem")
+            schema.write_identity(file.create_group("problem"), self.problem.identity)
+            file["problem"].attrs["probe"] = self._probe(space, x)
+            self._append(file, 0, space, x, None, self.problem.quadrature)
+
+    def _compare(self, space: NetworkSpace, x: Array) -> None:
+        with reading(self.path) as file:
+            identity = dict(self.problem.identity)
+            group = file["problem"]
+            probe = group.attrs["probe"]
+            differences = [n for n in schema.identity_differences(group, identity) if n != "probe"]
+            if differences:
+                raise ArchiveError(
+                    f"{self.path}: belongs to another problem, different in {', '.join(differences)}; "
+                    "choose another file name or pass the problem that the run was started with"
+                )
+            first = file["levels/0000"]
+            if schema.read_space(first["space"]) != space or not np.array_equal(first["start"][()], x):
+                raise ArchiveError(
+                    f"{self.path}: was started from another space or other coefficients than those given; "
+                    "choose another file name or pass the ones it was started with"
+                )
+            if not np.allclose(self._probe(space, x), probe, rtol=PROBE_TOLERANCE, atol=0.0):
+                raise ArchiveError(
+                    f"{self.path}: the problem gives {self._probe(space, x)} for value and derivative at the stored "
+                    f"start, the archive has {probe}; was the law or the backend changed?"
+                )
+
+    def _append(
+        self,
+        file: h5py.File,
+        number: int,
+        space: NetworkSpace,
+        x: Array,
+        radius: float | None,
+        quadrature: Quadrature,
+    ) -> h5py.Group:
+        group = file.create_group(f"levels/{number:04d}")
+        schema.write_space(group.create_group("space"), space)
+        schema.put(group, "start", x)
+        group.attrs["carried_radius"] = np.nan if radius is None else radius
+        group.attrs["quadrature"] = quadrature.hash
+        given = quadrature.hash == self.problem.quadrature.hash
+        if not given and f"quadratures/{quadrature.hash}" not in file:
+            schema.write_quadrature(file.create_group(f"quadratures/{quadrature.hash}"), quadrature)
+        return group
+
+    @property
+    def level(self) -> Level:
+        """The level the run is on: ``(space, x, state, quadrature, previous)``.
+
+        `state` makes a solver go on where it was, or return the stored result at once if the level is solved;
+        `previous` is the estimate of the level before, None on the first level.
+        """
+        with reading(self.path) as file:
+            names = sorted(file["levels"])
+            group = file["levels"][names[-1]]
+            digest = group.attrs["quadrature"]
+            if digest == self.problem.quadrature.hash:
+                quadrature = self.problem.quadrature
+            else:
+                quadrature = schema.read_quadrature(file[f"quadratures/{digest}"])
+            previous = schema.read_estimate(file["levels"][names[-2]]["estimate"]) if len(names) > 1 else None
+            space, start = schema.read_space(group["space"]), group["start"][()]
+            solve = group if "coefficients" in group else file.get("current")
+            if solve is None:
+                radius = float(group.attrs["carried_radius"])
+                return Level(space, start, State(radius if np.isfinite(radius) else None), quadrature, previous)
+            radius_now, steps, status = schema.read_solve(solve["solver"])
+            progress = Progress(solve["coefficients"][()], steps, status)
+            return Level(space, start, State(radius_now, progress), quadrature, previous)
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Store the progress of the solve on the present level."""
+        progress = snapshot.state.progress
+        assert progress is not None
+        now = time.perf_counter()
+        if now < self._next_write and progress.status is None:
+            return
+        with writing(self.path) as file:
+            group = file.require_group("current")
+            schema.put(group, "coefficients", progress.x)
+            algebraic = snapshot.step.algebraic
+            schema.write_solve(
+                group.require_group("solver"), snapshot.state, progress.steps, progress.status, algebraic
+            )
+        self._next_write = time.perf_counter() + (time.perf_counter() - now) / WRITE_SHARE
+
+    def solved(self, result: Result, estimate: Estimate) -> LevelRecord:
+        """Store result and estimate of the present level; printing what is returned gives a line of the log."""
+        with writing(self.path) as file:
+            number = len(file["levels"]) - 1
+            group = file[f"levels/{number:04d}"]
+            expected = group["start"].shape
+            if result.x.shape != expected:
+                raise ValueError(
+                    f"result: got coefficients of shape {result.x.shape}, expected {expected} on level {number}"
+                )
+            schema.put(group, "coefficients", result.x)
+            solver = group.require_group("solver")
+            schema.write_solve(solver, result.state, result.steps, result.status, result.algebraic)
+            if "estimate" in group:
+                del group["estimate"]
+            schema.write_estimate(group.create_group("estimate"), estimate)
+            file.pop("current", None)
+        return self.levels[-1]
+
+    def refined(
+        self, marked: Index, space: NetworkSpace, transfer: Transfer, quadrature: Quadrature | None = None
+    ) -> None:
+        """Append the next level: it starts at ``transfer(x)``, or at ``transfer.project(x)`` after coarsening.
+
+        Raises
+        ------
+        ValueError
+            If the present level is not solved, or the transfer does not lead from its space to the new one.
+        """
+        present = self.level
+        progress = present.state.progress
+        with writing(self.path) as file:
+            number = len(file["levels"])
+            last = file[f"levels/{number - 1:04d}"]
+            if "coefficients" not in last or progress is None:
+                raise ValueError(f"refined: level {number - 1} is not solved yet, expected a call of solved before")
+            dims = (space.dim, present.space.dim)
+            if transfer.shape not in (dims, dims[::-1]):
+                raise ValueError(
+                    f"transfer: got shape {transfer.shape}, expected {dims} (or its reverse after coarsening)"
+                )
+            x = transfer(progress.x) if transfer.shape == dims else transfer.project(progress.x)
+            schema.put(last, "marked", np.asarray(marked, dtype=np.int64))
+            following = present.quadrature if quadrature is None else quadrature
+            group = self._append(file, number, space, x, present.state.radius, following)
+            schema.write_transfer(group.create_group("transfer"), transfer)
+        self._next_write = 0.0
+
+    @property
+    def levels(self) -> list[LevelRecord]:
+        """All levels as stored."""
+        return read(self.path)
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """Spaces and transfers of the run so far."""
+        levels = self.levels
+        return Hierarchy(tuple(v.space for v in levels), tuple(v.transfer for v in levels if v.transfer is not None))
+
+
+def read(path: str | Path) -> list[LevelRecord]:
+    """Return the levels of an archive without the problem it belongs to.
+
+    Raises
+    ------
+    ArchiveError
+        If the file is not an archive, damaged or of a newer version.
+    """
+    with reading(Path(path)) as file:
+        return [_record(number, file["levels"][name]) for number, name in enumerate(sorted(file["levels"]))]
+
+
+def _record(number: int, group: h5py.Group) -> LevelRecord:
+    solved = "coefficients" in group
+    _, steps, status = schema.read_solve(group["solver"]) if solved else (None, None, None)
+    return LevelRecord(
+        number=number,
+        space=schema.read_space(group["space"]),
+        start=group["start"][()],
+        x=group["coefficients"][()] if solved else None,
+        status=status,
+        steps=steps,
+        estimate=schema.read_estimate(group["estimate"]) if "estimate" in group else None,
+        marked=group["marked"][()] if "marked" in group else None,
+        transfer=schema.read_transfer(group["transfer"]) if "transfer" in group else None,
+    )

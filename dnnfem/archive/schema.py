@@ -1,0 +1,164 @@
+"""Records as plain datasets and attributes, and back.  Nothing is pickled and nothing stored is ever executed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.sparse as sp
+
+from dnnfem.quadrature import Quadrature
+from dnnfem.records import STEP_FIELDS, Estimate, State, Status, Step, Steps
+from dnnfem.spaces import Transfer, space_from_attributes
+from dnnfem.spaces.feedforward import Neuron
+from dnnfem.spaces.layout import NetworkSpace
+
+_INTEGERS = ("number", "inner")
+_STEP_TYPE = np.dtype([(name, np.int64 if name in _INTEGERS else np.float64) for name in STEP_FIELDS])
+
+
+def _plain(value: Any) -> Any:
+    """Turn an HDF5 attribute back into Python."""
+    if isinstance(value, np.ndarray):
+        return tuple(value.tolist())
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def put(group: h5py.Group, name: str, value: Any) -> None:
+    """Write or overwrite a dataset, in place if the shape allows it, so that the file does not grow."""
+    array = np.asarray(value)
+    if name in group:
+        dataset = group[name]
+        if dataset.shape == array.shape and dataset.dtype == array.dtype:
+            dataset[...] = array
+            return
+        if dataset.maxshape[0] is None and dataset.shape[1:] == array.shape[1:]:
+            dataset.resize(array.shape)
+            dataset[...] = array
+            return
+        del group[name]
+    growing = array.dtype.names is not None
+    group.create_dataset(name, data=array, maxshape=(None,) if growing else None, chunks=(64,) if growing else None)
+
+
+def write_space(group: h5py.Group, space: NetworkSpace) -> None:
+    """Store the attributes of a space."""
+    for name, value in space.attributes().items():
+        group.attrs[name] = value
+
+
+def read_space(group: h5py.Group) -> NetworkSpace:
+    """Rebuild a space."""
+    return space_from_attributes({name: _plain(value) for name, value in group.attrs.items()})
+
+
+def write_transfer(group: h5py.Group, transfer: Transfer) -> None:
+    """Store a transfer as CSR arrays and offset."""
+    group.attrs["shape"] = transfer.shape
+    for name in ("data", "indices", "indptr"):
+        put(group, name, getattr(transfer.matrix, name))
+    put(group, "offset", transfer.offset)
+
+
+def read_transfer(group: h5py.Group) -> Transfer:
+    """Rebuild a transfer."""
+    arrays = (group["data"][()], group["indices"][()], group["indptr"][()])
+    return Transfer(sp.csr_array(arrays, shape=tuple(group.attrs["shape"])), group["offset"][()])
+
+
+def write_quadrature(group: h5py.Group, quadrature: Quadrature) -> None:
+    """Store a quadrature that was built, not given."""
+    for name in ("points", "weights", "data", "cells"):
+        put(group, name, getattr(quadrature, name))
+
+
+def read_quadrature(group: h5py.Group) -> Quadrature:
+    """Rebuild a quadrature."""
+    return Quadrature(*(group[name][()] for name in ("points", "weights", "data", "cells")))
+
+
+def write_solve(group: h5py.Group, state: State, steps: Steps, status: Status | None, algebraic: float) -> None:
+    """Store state, table and status of a solve."""
+    group.attrs["radius"] = math.nan if state.radius is None else state.radius
+    group.attrs["status"] = "" if status is None else status.name
+    group.attrs["sentence"] = "" if status is None else status.value
+    group.attrs["algebraic"] = algebraic
+    rows = [tuple(getattr(step, name) for name in STEP_FIELDS) for step in steps]
+    put(group, "steps", np.array(rows, dtype=_STEP_TYPE))
+
+
+def read_solve(group: h5py.Group) -> tuple[float | None, Steps, Status | None]:
+    """Return radius, table and status of a solve."""
+    table = group["steps"][()]
+    steps = Steps(tuple(Step(**{name: row[name].item() for name in STEP_FIELDS}) for row in table))
+    radius = float(group.attrs["radius"])
+    name = group.attrs["status"]
+    return (radius if math.isfinite(radius) else None, steps, Status[name] if name else None)
+
+
+def write_estimate(group: h5py.Group, estimate: Estimate) -> None:
+    """Store an estimate; cells are stored if they are numbers or neurons."""
+    group.attrs["quantity"] = estimate.quantity
+    group.attrs["total"] = estimate.total
+    group.attrs["guaranteed"] = estimate.guaranteed
+    parts = group.require_group("parts")
+    for name, value in estimate.parts.items():
+        parts.attrs[name] = value
+    for name in ("indicators", "signed", "cost"):
+        if getattr(estimate, name) is not None:
+            put(group, name, getattr(estimate, name))
+    cells = estimate.cells
+    if len(cells) and all(isinstance(cell, Neuron) for cell in cells):
+        neurons = group.require_group("neurons")
+        put(neurons, "layer", np.array([cell.layer for cell in cells], dtype=np.int64))
+        put(neurons, "bias", np.array([cell.bias for cell in cells]))
+        put(neurons, "fan_in", np.array([len(cell.weights) for cell in cells], dtype=np.int64))
+        put(neurons, "weights", np.concatenate([cell.weights for cell in cells]))
+    elif np.asarray(cells).dtype.kind in "iuf":
+        put(group, "cells", cells)
+
+
+def read_estimate(group: h5py.Group) -> Estimate:
+    """Rebuild an estimate."""
+    indicators = group["indicators"][()]
+    cells: Any = np.arange(len(indicators))
+    if "neurons" in group:
+        neurons = group["neurons"]
+        ends = np.cumsum(neurons["fan_in"][()])[:-1]
+        rows = zip(neurons["layer"][()], np.split(neurons["weights"][()], ends), neurons["bias"][()], strict=True)
+        cells = np.empty(len(indicators), dtype=object)
+        cells[:] = [Neuron(int(layer), weights, float(bias)) for layer, weights, bias in rows]
+    elif "cells" in group:
+        cells = group["cells"][()]
+    return Estimate(
+        quantity=str(group.attrs["quantity"]),
+        cells=cells,
+        indicators=indicators,
+        total=float(group.attrs["total"]),
+        signed=group["signed"][()] if "signed" in group else None,
+        parts={name: float(value) for name, value in group["parts"].attrs.items()},
+        cost=group["cost"][()] if "cost" in group else None,
+        guaranteed=bool(group.attrs["guaranteed"]),
+    )
+
+
+def write_identity(group: h5py.Group, identity: Mapping[str, Any]) -> None:
+    """Store what identifies a problem: strings as attributes, arrays as datasets."""
+    for name, value in identity.items():
+        if isinstance(value, str):
+            group.attrs[name] = value
+        else:
+            put(group, name, value)
+
+
+def identity_differences(group: h5py.Group, identity: Mapping[str, Any]) -> list[str]:
+    """Return the names of what differs between a stored problem and a given one."""
+    stored = {
+        **{name: group.attrs[name] for name in group.attrs},
+        **{name: group[name][()] for name in group},
+    }
+    names = [name for name in identity if name not in stored or not np.array_equal(stored[name], identity[name])]
+    return names + [name for name in stored if name not in identity]

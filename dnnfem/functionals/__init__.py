@@ -1,0 +1,27 @@
+"""Functionals on coefficient vectors: integrals of a law, their algebra, and static condensation."""
+
+from __future__ import annotations
+
+from dnnfem.functionals.algebra import Composed, Scaled, Shifted, Sum, Tikhonov
+from dnnfem.functionals.condensation import Condensed, condense
+from dnnfem.functionals.external import as_scipy, from_callables
+from dnnfem.functionals.integral import Integral
+from dnnfem.functionals.protocols import Functional, LeastSquaresSystem, Linearization, Metric, Norm
+
+__all__ = [
+    "Composed",
+    "Condensed",
+    "Functional",
+    "Integral",
+    "LeastSquaresSystem",
+    "Linearization",
+    "Metric",
+    "Norm",
+    "Scaled",
+    "Shifted",
+    "Sum",
+    "Tikhonov",
+    "as_scipy",
+    "condense",
+    "from_callables",
+]

@@ -1,0 +1,339 @@
+"""Sums, multiples, shifts, penalties and compositions of functionals.
+
+A solver never hears of a correction term: what multilevel methods, regularization and restriction to a subspace add to
+a functional is again a functional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dnnfem.functionals.protocols import Functional, Norm
+from dnnfem.kernels.least_squares import DenseLeastSquares
+from dnnfem.kernels.protocol import LeastSquaresSystem, Linearization
+from dnnfem.records import Array, Index
+from dnnfem.spaces import Coordinates, Space, Transfer
+from dnnfem.spaces.layout import check_coefficients
+
+
+@dataclass(frozen=True, eq=False)
+class CombinedLinearization:
+    """``sum_i a_i J_i(x) + <shift, x>`` at a point."""
+
+    x: Array
+    parts: tuple[Linearization, ...]
+    factors: tuple[float, ...]
+    shift: Array | None = None
+
+    @cached_property
+    def value(self) -> float:
+        """``J(x)``."""
+        value = sum(a * part.value for a, part in zip(self.factors, self.parts, strict=True))
+        return value if self.shift is None else value + float(self.shift @ self.x)
+
+    @cached_property
+    def derivative(self) -> Array:
+        """``J'(x)``, dual."""
+        value = _combine(self.factors, [part.derivative for part in self.parts])
+        return value if self.shift is None else value + self.shift
+
+    def hessian(self, v: Array) -> Array:
+        """``J''(x) v``, dual."""
+        return _combine(self.factors, [part.hessian(v) for part in self.parts])
+
+    def curvature(self, v: Array) -> Array:
+        """Positive semidefinite part of ``J''(x) v``."""
+        return _combine(self.factors, [part.curvature(v) for part in self.parts])
+
+    def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
+        """Rows of all terms; None if a term has none, or if there is a shift."""
+        if self.shift is not None or min(self.factors) < 0.0:
+            return None
+        result: LeastSquaresSystem | None = None
+        for factor, part in zip(self.factors, self.parts, strict=True):
+            system = part.system(columns)
+            if system is None:
+                return None
+            system = system if factor == 1.0 else system.scaled(factor)
+            result = system if result is None else result.stacked(system)
+        return result
+
+
+def _combine(factors: tuple[float, ...], arrays: list[Array]) -> Array:
+    result = factors[0] * arrays[0]
+    for factor, array in zip(factors[1:], arrays[1:], strict=True):
+        result = result + factor * array
+    return result
+
+
+def _same_dim(terms: tuple[Functional, ...]) -> None:
+    dims = [term.space.dim for term in terms]
+    if len(set(dims)) != 1:
+        raise ValueError(f"terms: got functionals in {dims} coefficients, expected the same number")
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """``J_1 + J_2 + ...``; all terms in the coefficients of one space.
+
+    Raises
+    ------
+    ValueError
+        If there is no term, or dimensions differ.
+    """
+
+    terms: tuple[Functional, ...]
+
+    def __init__(self, *terms: Functional) -> None:
+        if not terms:
+            raise ValueError("terms: got none, expected at least one functional")
+        _same_dim(terms)
+        object.__setattr__(self, "terms", terms)
+
+    @property
+    def space(self) -> Space:
+        """The space of the first term."""
+        return self.terms[0].space
+
+    @property
+    def condensable(self) -> Index | None:
+        """What all terms allow to eliminate."""
+        groups = [term.condensable for term in self.terms]
+        return groups[0] if all(g is not None for g in groups) else None
+
+    def value(self, x: Array) -> float:
+        """Return ``J(x)``."""
+        return sum(term.value(x) for term in self.terms)
+
+    def linearize(self, x: Array) -> Linearization:
+        """Return value, derivative and products at `x`."""
+        parts = tuple(term.linearize(x) for term in self.terms)
+        return CombinedLinearization(parts[0].x, parts, (1.0,) * len(parts))
+
+    def on(self, **changes: Any) -> Sum:
+        """Return the sum of the terms on another space or quadrature."""
+        return Sum(*(term.on(**changes) for term in self.terms))
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """``factor * J``."""
+
+    functional: Functional
+    factor: float
+
+    @property
+    def space(self) -> Space:
+        """The space of `functional`."""
+        return self.functional.space
+
+    @property
+    def condensable(self) -> Index | None:
+        """As of `functional`, for a positive factor."""
+        return self.functional.condensable if self.factor > 0.0 else None
+
+    def value(self, x: Array) -> float:
+        """Return ``factor * J(x)``."""
+        return self.factor * self.functional.value(x)
+
+    def linearize(self, x: Array) -> Linearization:
+        """Return value, derivative and products at `x`."""
+        part = self.functional.linearize(x)
+        return CombinedLinearization(part.x, (part,), (self.factor,))
+
+    def on(self, **changes: Any) -> Scaled:
+        """Return the multiple of the functional on another space or quadrature."""
+        return replace(self, functional=self.functional.on(**changes))
+
+
+@dataclass(frozen=True, eq=False)
+class Shifted:
+    """``J(x) + <shift, x>`` with a dual vector, e.g. the coarse model ``J_H(x_H + s) + <P^T g_h - g_H, s>``."""
+
+    functional: Functional
+    shift: Array
+
+    def __post_init__(self) -> None:
+        check_coefficients(self.functional.space, self.shift, "shift")
+
+    @property
+    def space(self) -> Space:
+        """The space of `functional`."""
+        return self.functional.space
+
+    @property
+    def condensable(self) -> None:
+        """A linear term is not a sum of squares."""
+        return None
+
+    def value(self, x: Array) -> float:
+        """Return ``J(x) + <shift, x>``."""
+        return self.functional.value(x) + float(self.shift @ x)
+
+    def linearize(self, x: Array) -> Linearization:
+        """Return value, derivative and products at `x`."""
+        part = self.functional.linearize(x)
+        return CombinedLinearization(part.x, (part,), (1.0,), self.shift)
+
+    def on(self, *, transfer: Transfer | None = None, **changes: Any) -> Shifted:
+        """Refuse another space: the shift belongs to this one; another quadrature is fine."""
+        if changes.get("space") is not None:
+            raise ValueError("space: got another space, expected none as the shift is a dual vector of the present one")
+        return replace(self, functional=self.functional.on(**changes))
+
+
+@dataclass(frozen=True, eq=False)
+class Tikhonov:
+    """``alpha/2 |x - x_ref|^2`` in a norm of the space.
+
+    Parameters
+    ----------
+    space : Space
+        Where the coefficients live.
+    metric : callable
+        ``metric(space)`` is the norm, e.g. the class `dnnfem.norms.Euclidean`: a rule, because a refined space needs a
+        norm of its own.
+    alpha : float
+        Weight, not negative.
+    x_ref : array, shape (dim,), optional
+        Reference point, default 0.  `on(space=..., transfer=P)` carries it to ``P(x_ref)``; without this a prolonged
+        iterate would change its value.
+    """
+
+    space: Space
+    metric: Callable[[Any], Norm]
+    alpha: float
+    x_ref: Array | None = None
+    norm: Norm = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha < np.inf:
+            raise ValueError(f"alpha: got {self.alpha!r}, expected a finite number that is not negative")
+        if self.x_ref is not None:
+            check_coefficients(self.space, self.x_ref, "x_ref")
+        object.__setattr__(self, "norm", self.metric(self.space))
+
+    @property
+    def condensable(self) -> Index | None:
+        """Quadratic in everything, so whatever the space offers."""
+        return self.space.condensable
+
+    def value(self, x: Array) -> float:
+        """Return ``alpha/2 |x - x_ref|^2``."""
+        return self.linearize(x).value
+
+    def linearize(self, x: Array) -> TikhonovLinearization:
+        """Return value, derivative and products at `x`."""
+        x = check_coefficients(self.space, x)
+        return TikhonovLinearization(x, self.norm, self.alpha, x if self.x_ref is None else x - self.x_ref)
+
+    def on(self, *, space: Any = None, quadrature: Any = None, transfer: Transfer | None = None) -> Tikhonov:
+        """Return the penalty on another space, with the reference point carried along."""
+        if space is None:
+            return self
+        if self.x_ref is None:
+            return replace(self, space=space)
+        if transfer is None:
+            raise ValueError("transfer: got None, expected the prolongation into the new space to carry x_ref along")
+        return replace(self, space=space, x_ref=transfer(self.x_ref))
+
+
+@dataclass(frozen=True, eq=False)
+class TikhonovLinearization:
+    """A quadratic penalty at a point."""
+
+    x: Array
+    norm: Norm
+    alpha: float
+    difference: Array
+
+    @property
+    def value(self) -> float:
+        """``alpha/2 |d|^2``."""
+        return 0.5 * self.alpha * self.norm.inner(self.difference, self.difference)
+
+    @property
+    def derivative(self) -> Array:
+        """``alpha M d``."""
+        return self.alpha * self.norm.apply(self.difference)
+
+    def hessian(self, v: Array) -> Array:
+        """``alpha M v``."""
+        if v.ndim == 1:
+            return self.alpha * self.norm.apply(v)
+        return self.alpha * np.column_stack([self.norm.apply(column) for column in v.T])
+
+    curvature = hessian
+
+    def system(self, columns: Index | None = None) -> DenseLeastSquares:
+        """Rows ``sqrt(alpha) L^T``; columns and rows that do not meet are dropped."""
+        root = np.sqrt(self.alpha) * self.norm.root()
+        return DenseLeastSquares(root if columns is None else root[:, columns], root @ self.difference)
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """``J(P(y))`` for an affine map ``P``: a functional on a subspace, e.g. with most coefficients held fixed."""
+
+    functional: Functional
+    transfer: Transfer
+    condensable: Index | None = None
+
+    @property
+    def space(self) -> Coordinates:
+        """R^k."""
+        return Coordinates(self.transfer.shape[1])
+
+    def value(self, x: Array) -> float:
+        """Return ``J(P(x))``."""
+        return self.functional.value(self.transfer(x))
+
+    def linearize(self, x: Array) -> ComposedLinearization:
+        """Return value, derivative and products at `x`."""
+        return ComposedLinearization(x, self.functional.linearize(self.transfer(x)), self.transfer)
+
+    def on(self, *, transfer: Transfer | None = None, **changes: Any) -> Composed:
+        """Refuse another space; another quadrature is fine."""
+        if changes.get("space") is not None:
+            raise ValueError("space: got another space, expected none as the composition belongs to the present one")
+        return replace(self, functional=self.functional.on(**changes))
+
+
+@dataclass(frozen=True, eq=False)
+class ComposedLinearization:
+    """A composition at a point."""
+
+    x: Array
+    part: Linearization
+    transfer: Transfer
+
+    @property
+    def value(self) -> float:
+        """``J(P(x))``."""
+        return self.part.value
+
+    @cached_property
+    def derivative(self) -> Array:
+        """``P^T J'``."""
+        return np.asarray(self.transfer.T @ self.part.derivative)
+
+    def hessian(self, v: Array) -> Array:
+        """``P^T J'' P v``."""
+        return np.asarray(self.transfer.T @ self.part.hessian(self.transfer @ v))
+
+    def curvature(self, v: Array) -> Array:
+        """``P^T C P v``."""
+        return np.asarray(self.transfer.T @ self.part.curvature(self.transfer @ v))
+
+    def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
+        """Columns of ``A P``."""
+        system = self.part.system()
+        if system is None:
+            return None
+        matrix = self.transfer.matrix if columns is None else self.transfer.matrix[:, columns]
+        return system.transformed(matrix)

@@ -1,0 +1,167 @@
+"""Static condensation: the affine output layer is eliminated, as an FEM code condenses interior unknowns.
+
+For a residual that is affine in the coefficients ``c`` of the output layer, ``r(c, y) = A(y) c - b(y)``, the condensed
+functional is ``j(y) = min_c |r(c, y)|^2 / 2`` (variable projection: Golub and Pereyra 1973).  Its Gauss-Newton Jacobian
+in Kaufman's form (1975) is ``(I - Q Q^T) dr/dy`` at ``c(y)``, where ``Q`` spans the range of ``A``; the gradient that
+comes out of it is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dnnfem.functionals.protocols import Functional
+from dnnfem.kernels.protocol import LeastSquaresSystem, Linearization
+from dnnfem.records import Array, Index
+from dnnfem.spaces import Coordinates
+
+
+def _system(linearization: Linearization, columns: Index | None = None) -> LeastSquaresSystem:
+    system = linearization.system(columns)
+    if system is None:
+        raise ValueError("condense: got a functional without a least-squares system, expected one of residual laws")
+    return system
+
+
+@dataclass(frozen=True, eq=False)
+class Condensed:
+    """The functional that is left in the inner coefficients ``y``; see `condense`."""
+
+    functional: Functional
+    outer: Index
+    inner: Index
+
+    @property
+    def space(self) -> Coordinates:
+        """R^k with k inner coefficients."""
+        return Coordinates(len(self.inner))
+
+    @property
+    def condensable(self) -> None:
+        """Everything has been eliminated."""
+        return None
+
+    def merge(self, outer: Array, inner: Array) -> Array:
+        """Return the full vector from its two parts."""
+        x = np.empty(self.outer.size + self.inner.size)
+        x[self.outer.ravel()] = np.ravel(outer)
+        x[self.inner] = inner
+        return x
+
+    def expand(self, y: Array) -> Array:
+        """Return the full coefficients ``(c(y), y)``."""
+        return self.expand_at(self.linearize(y))
+
+    def expand_at(self, linearization: Linearization) -> Array:
+        """Return the full coefficients of a linearization of this functional."""
+        assert isinstance(linearization, CondensedLinearization)
+        return linearization.full.x
+
+    def value(self, y: Array) -> float:
+        """Return ``min_c J(c, y)``."""
+        return self.linearize(y).value
+
+    def linearize(self, y: Array) -> CondensedLinearization:
+        """Return value, derivative and products at `y`; the value needs the columns of ``c`` alone."""
+        return CondensedLinearization(np.array(y, dtype=np.float64), self)
+
+    def on(self, **changes: Any) -> Condensed:
+        """Condense the functional on another space or quadrature."""
+        return condense(self.functional.on(**changes))
+
+
+@dataclass(frozen=True, eq=False)
+class CondensedLinearization:
+    """A condensed functional at a point."""
+
+    x: Array
+    condensed: Condensed
+
+    @cached_property
+    def _eliminated(self) -> tuple[Array, float]:
+        """``c(y)`` and the value there."""
+        c = self.condensed
+        start = c.functional.linearize(c.merge(np.zeros(c.outer.size), self.x))
+        system = _system(start, c.outer.ravel())
+        groups = np.arange(c.outer.size).reshape(c.outer.shape)
+        correction = system.solve(groups).ravel()
+        # The value of what was computed, rounding included, not the value of exact arithmetic.
+        return correction, system.moved(correction).value
+
+    @property
+    def value(self) -> float:
+        """``j(y)``."""
+        return self._eliminated[1]
+
+    @cached_property
+    def full(self) -> Linearization:
+        """The linearization of the given functional at ``(c(y), y)``."""
+        return self.condensed.functional.linearize(self.condensed.merge(self._eliminated[0], self.x))
+
+    @cached_property
+    def _full_system(self) -> LeastSquaresSystem:
+        return _system(self.full)
+
+    @cached_property
+    def _reduced(self) -> LeastSquaresSystem:
+        return self._full_system.condensed(self.condensed.outer)
+
+    @cached_property
+    def derivative(self) -> Array:
+        """``j'(y)``, dual."""
+        return self._reduced.derivative
+
+    def curvature(self, v: Array) -> Array:
+        """Gauss-Newton part, Kaufman's form."""
+        return self._reduced.curvature(v)
+
+    def hessian(self, v: Array) -> Array:
+        """Exact Hessian ``(H_yy - H_yc H_cc^-1 H_cy) v``, with ``H_cc = A^T A``."""
+        if v.ndim == 2:
+            return np.column_stack([self.hessian(column) for column in v.T])
+        c = self.condensed
+        outer = c.outer.ravel()
+        first = self.full.hessian(c.merge(np.zeros(outer.size), v))
+        inner = self._full_system.normal_solve(outer, first[outer])
+        second = self.full.hessian(c.merge(inner, np.zeros(len(v))))
+        return (first - second)[c.inner]
+
+    def system(self, columns: Index | None = None) -> LeastSquaresSystem:
+        """The reduced system in the inner coefficients."""
+        return self._reduced if columns is None else self._reduced.restricted(columns)
+
+
+def condense(functional: Functional) -> Condensed:
+    """Eliminate the coefficients that the residuals are affine in.
+
+    Parameters
+    ----------
+    functional : Functional
+        With ``functional.condensable``.
+
+    Returns
+    -------
+    Condensed
+        A functional in the inner coefficients alone, with ``expand(y) -> x``.
+
+    Raises
+    ------
+    ValueError
+        If nothing can be eliminated.
+
+    References
+    ----------
+    Golub and Pereyra, SIAM J. Numer. Anal. 10 (1973) 413-432; Kaufman, BIT 15 (1975) 49-57.
+    """
+    outer = functional.condensable
+    if outer is None:
+        raise ValueError(
+            "functional: got one without condensable coefficients, expected residual laws affine in the jet"
+        )
+    keep = np.ones(functional.space.dim, dtype=bool)
+    keep[outer.ravel()] = False
+    return Condensed(functional, outer, np.flatnonzero(keep))

@@ -1,0 +1,79 @@
+"""The integral of a pointwise law over a quadrature: what all problems discretize to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from dnnfem import kernels
+from dnnfem.kernels.protocol import Ansatz, Evaluator, Law, Linearization
+from dnnfem.quadrature import Quadrature
+from dnnfem.records import Array, Index
+from dnnfem.spaces import Transfer
+from dnnfem.spaces.layout import NetworkSpace, check_coefficients
+
+
+@dataclass(frozen=True, eq=False)
+class Integral:
+    """``J(x) = sum_q w_q L(p_q, jet_x(p_q))``.
+
+    Parameters
+    ----------
+    space : NetworkSpace
+        Where the coefficients live.
+    quadrature : Quadrature
+        Points, weights and data.
+    ansatz : Ansatz
+        From the network's reference function to the function that the law sees.
+    law : Law
+        The pointwise law.
+    backend : str
+        Name of the kernels, see `dnnfem.kernels.load`.
+
+    Raises
+    ------
+    ValueError
+        If the space has another number of inputs than the quadrature.
+    """
+
+    space: NetworkSpace
+    quadrature: Quadrature
+    ansatz: Ansatz
+    law: Law
+    backend: str = "compiled"
+
+    def __post_init__(self) -> None:
+        if self.space.inputs != self.quadrature.inputs:
+            raise ValueError(
+                f"space: got {self.space.inputs} inputs ({self.space}), expected {self.quadrature.inputs} as the "
+                f"points have shape {self.quadrature.points.shape}"
+            )
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The placed program; built at first use."""
+        return kernels.load(self.backend).place(self.space.program, self.quadrature, self.ansatz, self.law)
+
+    @property
+    def condensable(self) -> Index | None:
+        """The affine output layer, if the law is a residual affine in the jet."""
+        return self.space.condensable if self.law.kind == "residual" and self.law.affine else None
+
+    def value(self, x: Array) -> float:
+        """Return ``J(x)``."""
+        return self.evaluator.value(check_coefficients(self.space, x))
+
+    def linearize(self, x: Array) -> Linearization:
+        """Return value, derivative and products at `x`."""
+        return self.evaluator.linearize(check_coefficients(self.space, x))
+
+    def cellwise(self, x: Array) -> Array:
+        """Return the contribution of each cell of the quadrature, shape (cells,)."""
+        return self.evaluator.cellwise(check_coefficients(self.space, x))
+
+    def on(
+        self, *, space: Any = None, quadrature: Quadrature | None = None, transfer: Transfer | None = None
+    ) -> Integral:
+        """Return the same integral on another space or quadrature; the present ones where None."""
+        return replace(self, space=space or self.space, quadrature=quadrature or self.quadrature)

@@ -1,0 +1,79 @@
+"""Activations and their derivatives to order 4, in NumPy: the reference for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import erf, expit
+
+from dnnfem.records import Array
+
+ORDER = 4
+
+
+def _identity(z: Array) -> list[Array]:
+    return [z, np.ones_like(z), np.zeros_like(z), np.zeros_like(z), np.zeros_like(z)]
+
+
+def _tanh(z: Array) -> list[Array]:
+    y = np.tanh(z)
+    d = 1.0 - y * y
+    return [y, d, -2.0 * y * d, d * (6.0 * y * y - 2.0), y * d * (16.0 - 24.0 * y * y)]
+
+
+def _sin(z: Array) -> list[Array]:
+    s, c = np.sin(z), np.cos(z)
+    return [s, c, -s, -c, s]
+
+
+def _logistic_derivatives(y: Array) -> list[Array]:
+    """Derivatives 1 to 4 of the logistic function, from its value."""
+    d = y * (1.0 - y)
+    t = 1.0 - 2.0 * y
+    return [d, d * t, d * (1.0 - 6.0 * d), d * t * (1.0 - 12.0 * d)]
+
+
+def _sigmoid(z: Array) -> list[Array]:
+    y = expit(z)
+    return [y, *_logistic_derivatives(y)]
+
+
+def _softplus(z: Array) -> list[Array]:
+    y = expit(z)
+    return [np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z))), y, *_logistic_derivatives(y)[:3]]
+
+
+def _gelu(z: Array) -> list[Array]:
+    density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
+    cumulative = 0.5 * (1.0 + erf(z / np.sqrt(2.0)))
+    square = z * z
+    return [
+        z * cumulative,
+        cumulative + z * density,
+        density * (2.0 - square),
+        density * z * (square - 4.0),
+        density * (-4.0 + square * (7.0 - square)),
+    ]
+
+
+def _relu(z: Array) -> list[Array]:
+    # The derivative at the kink is 0, in every backend.
+    step = (z > 0.0).astype(np.float64)
+    return [z * step, step, np.zeros_like(z), np.zeros_like(z), np.zeros_like(z)]
+
+
+_TABLE: dict[str, Callable[[Array], list[Array]]] = {
+    "identity": _identity,
+    "tanh": _tanh,
+    "sin": _sin,
+    "softplus": _softplus,
+    "gelu": _gelu,
+    "relu": _relu,
+    "sigmoid": _sigmoid,
+}
+
+
+def derivatives(name: str, z: Array, order: int) -> list[Array]:
+    """Return ``[sigma(z), sigma'(z), ..., sigma^(order)(z)]``, each of the shape of `z`; `order` at most 4."""
+    return _TABLE[name](z)[: order + 1]

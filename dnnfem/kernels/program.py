@@ -1,0 +1,158 @@
+"""Straight-line programs over registers: what a kernel runs.
+
+A program knows nothing of meshes, layers or neurons.  Its stages compute, one after another,
+
+    r_o = sum_j a_j r_j + h sigma(W_k r_i + b_k),
+
+each register is written once, and the weights come from the coefficients by a sparse affine map,
+``weights = embedding @ x + offset``.  Plain layers, residual layers, Runge-Kutta stages with shared weights, double
+layers and Hamiltonian fields are all of this form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from dnnfem.records import Array
+
+ACTIVATIONS = ("identity", "tanh", "sin", "softplus", "gelu", "relu", "sigmoid")
+SMOOTH_ACTIVATIONS = ("tanh", "sin", "softplus", "gelu", "sigmoid")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Place of one affine map ``r -> W r + b`` in the vector of weights.
+
+    ``W`` has shape (rows, columns) and is stored row by row from `start`, then follows ``b`` (rows,) if `bias`.
+    """
+
+    rows: int
+    columns: int
+    start: int
+    bias: bool = True
+
+    @property
+    def bias_start(self) -> int:
+        """Index of the first bias."""
+        return self.start + self.rows * self.columns
+
+    @property
+    def stop(self) -> int:
+        """Index after the last weight of the block."""
+        return self.bias_start + (self.rows if self.bias else 0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of a program: ``r_output = sum_j a_j r_j + scale * sigma(W_block r_input + b_block)``.
+
+    `carry` lists the pairs ``(j, a_j)``.
+    """
+
+    output: int
+    input: int
+    block: int
+    activation: str = "identity"
+    scale: float = 1.0
+    carry: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A network as straight-line code.  Register 0 is the input, the last register the output.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Width of each register.
+    stages : tuple of Stage
+        Executed in order; stage ``s`` writes register ``s + 1``.
+    blocks : tuple of Block
+        Affine maps; several stages may use the same one.
+    embedding : sparse array, shape (weights, coefficients)
+        Linear part of the map from coefficients to weights.
+    offset : array, shape (weights,)
+        Its constant part.
+
+    Raises
+    ------
+    ValueError
+        If a register is read before it is written or widths do not fit.
+    """
+
+    widths: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    blocks: tuple[Block, ...]
+    embedding: sp.csr_array
+    offset: Array
+
+    def __post_init__(self) -> None:
+        if len(self.stages) != len(self.widths) - 1:
+            raise ValueError(
+                f"stages: got {len(self.stages)} stages for {len(self.widths)} registers, expected one less"
+            )
+        for number, stage in enumerate(self.stages):
+            block = self.blocks[stage.block]
+            read = (stage.input, *(j for j, _ in stage.carry))
+            if stage.output != number + 1 or max(read) > number:
+                raise ValueError(
+                    f"stages: stage {number} must write register {number + 1} and read earlier ones, got {stage}"
+                )
+            if stage.activation not in ACTIVATIONS:
+                raise ValueError(f"activation: got {stage.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+            expected = (self.widths[stage.output], self.widths[stage.input])
+            if (block.rows, block.columns) != expected:
+                raise ValueError(
+                    f"blocks: stage {number} needs a block of shape {expected}, got {(block.rows, block.columns)}"
+                )
+            if any(self.widths[j] != self.widths[stage.output] for j, _ in stage.carry):
+                raise ValueError(f"carry: stage {number} adds registers of another width than its output")
+        if self.embedding.shape[0] != self.offset.size:
+            raise ValueError(f"embedding: got shape {self.embedding.shape} for {self.offset.size} weights")
+
+    @property
+    def inputs(self) -> int:
+        """Width of the input register."""
+        return self.widths[0]
+
+    @property
+    def outputs(self) -> int:
+        """Width of the output register."""
+        return self.widths[-1]
+
+    @property
+    def dim(self) -> int:
+        """Number of coefficients."""
+        return int(self.embedding.shape[1])
+
+    @cached_property
+    def is_identity(self) -> bool:
+        """Whether weights and coefficients are the same vector, so that kernels can skip the embedding."""
+        e = self.embedding
+        return (
+            e.shape[0] == e.shape[1]
+            and e.nnz == e.shape[0]
+            and not self.offset.any()
+            and bool((e.indices == np.arange(e.nnz)).all())
+            and bool((e.data == 1.0).all())
+        )
+
+    def weights(self, x: Array) -> Array:
+        """Return the weights that belong to the coefficients `x`."""
+        return x if self.is_identity else self.embedding @ x + self.offset
+
+    def directions(self, v: Array) -> Array:
+        """Return the weight direction(s) of coefficient direction(s) `v`, shape (dim,) or (dim, k)."""
+        return v if self.is_identity else self.embedding @ v
+
+    def restrict(self, g: Array) -> Array:
+        """Pull a dual vector (or several as columns) of the weights back to the coefficients."""
+        return g if self.is_identity else self.embedding.T @ g
+
+    def truncated(self, register: int) -> Program:
+        """Return the program that ends with `register` as its output, in the same coefficients."""
+        return Program(self.widths[: register + 1], self.stages[:register], self.blocks, self.embedding, self.offset)

@@ -1,0 +1,288 @@
+"""Contracts between functionals, laws and backends.
+
+A backend *places* a program, a quadrature, an ansatz and a law once and then answers questions about coefficients.
+Only vectors of coefficient size and scalars cross this border; what is as large as the sample stays inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, Self
+
+from dnnfem.kernels.program import Program
+from dnnfem.records import Array, Index
+
+Component = tuple[int, ...]
+"""Multi-index of a derivative with respect to the inputs: ``()`` the value, ``(0,)`` and ``(0, 1)`` derivatives."""
+
+
+class PlacedPoints(Protocol):
+    """The part of a quadrature that kernels read."""
+
+    @property
+    def points(self) -> Array:
+        """Points, shape (m, d)."""
+        ...
+
+    @property
+    def weights(self) -> Array:
+        """Weights, shape (m,)."""
+        ...
+
+    @property
+    def cells(self) -> Index:
+        """Cell of each point, shape (m,)."""
+        ...
+
+    @property
+    def data(self) -> Array:
+        """Data of the law at each point, shape (m, k)."""
+        ...
+
+
+class Ansatz(Protocol):
+    """How the network's reference function becomes the user's function; affine in the jet at every point."""
+
+    def reference(self, points: Array) -> Array:
+        """Map points (m, d) to reference coordinates."""
+        ...
+
+    def jet(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
+        """Return the user's jet, shape (components, outputs, m), from the reference jet."""
+        ...
+
+    def tangent(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
+        """Apply the linear part of `jet`."""
+        ...
+
+    def cotangent(self, points: Array, dual: Array, components: Sequence[Component]) -> Array:
+        """Apply the transpose of `tangent`."""
+        ...
+
+
+class LawLinearization(Protocol):
+    """A law at given jets; arrays have the samples last."""
+
+    @property
+    def density(self) -> Array:
+        """``L`` per point, shape (m,)."""
+        ...
+
+    @property
+    def derivative(self) -> Array:
+        """``dL/djet``, shape (components, outputs, m)."""
+        ...
+
+    @property
+    def residual(self) -> Array | None:
+        """``r``, shape (residuals, m); None for a loss law."""
+        ...
+
+    @property
+    def slopes(self) -> Array | None:
+        """``dr/djet``, shape (residuals, components, outputs, m or 1); None for a loss law."""
+        ...
+
+    def hessian(self, jet: Array) -> Array:
+        """Apply ``L''`` to a jet direction, shape (components, outputs, m)."""
+        ...
+
+    def curvature(self, jet: Array) -> Array:
+        """Apply the positive semidefinite part: ``r'^T r'`` of a residual law, ``L''`` of a convex loss law."""
+        ...
+
+
+class Law(Protocol):
+    """A pointwise law: a residual ``r(p, u)`` with ``L = |r|^2 / 2``, or a loss ``L(p, u)`` convex in the jet."""
+
+    @property
+    def kind(self) -> Literal["residual", "loss"]:
+        """Which of the two."""
+        ...
+
+    @property
+    def affine(self) -> bool:
+        """Whether the residual is affine in the jet, so that affine output layers can be eliminated."""
+        ...
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """Jet components that the law reads."""
+        ...
+
+    def linearize(self, points: Array, data: Array, jet: Array) -> LawLinearization:
+        """Evaluate at points (m, d), data (m, k) and jet (components, outputs, m)."""
+        ...
+
+
+class Norm(Protocol):
+    """What dense solves need of a norm ``|v|^2 = v^T M v`` with ``M = L L^T``."""
+
+    @property
+    def dim(self) -> int:
+        """Number of coefficients."""
+        ...
+
+    def whiten(self, rows: Array) -> Array:
+        """Return ``rows @ inv(L).T`` for rows (k, dim): dual vectors in coordinates where the norm is Euclidean."""
+        ...
+
+    def unwhiten(self, y: Array) -> Array:
+        """Return ``inv(L).T @ y`` for y (dim,) or (dim, k): the primal vector with Euclidean coordinates `y`."""
+        ...
+
+    def root(self) -> Array:
+        """Return ``L.T``, shape (dim, dim)."""
+        ...
+
+
+class StepFamily(Protocol):
+    """Trust-region steps of one factorization."""
+
+    def __call__(self, radius: float) -> tuple[Array, float]:
+        """Return the minimizer of the model within `radius` and its predicted decrease."""
+        ...
+
+    @property
+    def full(self) -> tuple[Array, float]:
+        """The unrestricted minimizer of least norm and its predicted decrease."""
+        ...
+
+
+class LeastSquaresSystem(Protocol):
+    """``min_d |r + A d|^2 / 2``: dense least squares that stays where it was assembled."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, coefficients)."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """``|r|^2 / 2``."""
+        ...
+
+    @property
+    def derivative(self) -> Array:
+        """``A^T r``, dual, shape (coefficients,)."""
+        ...
+
+    def curvature(self, v: Array) -> Array:
+        """Return ``A^T A v`` for v (n,) or (n, k)."""
+        ...
+
+    def stacked(self, other: Self) -> Self:
+        """Append the rows of another system in the same coefficients."""
+        ...
+
+    def scaled(self, factor: float) -> Self:
+        """Scale the value by a non-negative factor."""
+        ...
+
+    def transformed(self, transfer: Any) -> Self:
+        """Substitute ``d = transfer @ e`` with a dense or sparse (coefficients, k) matrix."""
+        ...
+
+    def restricted(self, columns: Index) -> Self:
+        """Keep only `columns`, in that order."""
+        ...
+
+    def moved(self, correction: Array) -> Self:
+        """Return the system after the correction: ``r + A correction`` in place of ``r``."""
+        ...
+
+    def solve(self, columns: Index) -> Array:
+        """Return the correction of least norm to the coefficients in `columns` alone, shape of `columns`."""
+        ...
+
+    def condensed(self, columns: Index) -> Self:
+        """Eliminate `columns`: the system in the remaining coefficients, in their order."""
+        ...
+
+    def normal_solve(self, columns: Index, dual: Array) -> Array:
+        """Solve ``A_c^T A_c z = dual`` for the columns `columns`, shape (columns,)."""
+        ...
+
+    def steps(self, norm: Norm) -> StepFamily:
+        """Factorize once; the result gives the step of every trust radius."""
+        ...
+
+    def score(self, columns: Index) -> Array:
+        """Return the decrease that each column of `columns` gains on its own, all others outside re-solved."""
+        ...
+
+    def select(self, columns: Index, count: int) -> tuple[Index, Array]:
+        """Choose columns one after another with re-projection; numbers of the chosen ones and their gains."""
+        ...
+
+    def leverage(self) -> Array:
+        """Return the diagonal of the hat matrix, shape (rows,)."""
+        ...
+
+
+class Linearization(Protocol):
+    """A functional at a point: value, derivative, and products with second derivatives.
+
+    It is lazy: reading `value` costs no more than the value, so that a solver may linearize at every trial point and go
+    on with the linearization of the one it accepts.
+    """
+
+    @property
+    def x(self) -> Array:
+        """The point, shape (dim,), primal."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """``J(x)``."""
+        ...
+
+    @property
+    def derivative(self) -> Array:
+        """``J'(x)``, dual, shape (dim,)."""
+        ...
+
+    def hessian(self, v: Array) -> Array:
+        """Return ``J''(x) v``, dual, for v of shape (dim,) or (dim, k)."""
+        ...
+
+    def curvature(self, v: Array) -> Array:
+        """Return the positive semidefinite (Gauss-Newton) part of ``J''(x) v``."""
+        ...
+
+    def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
+        """Return the least-squares system in the coefficients `columns` (default all); None if there is none."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Program, quadrature, ansatz and law, placed on a device."""
+
+    @property
+    def program(self) -> Program:
+        """The program."""
+        ...
+
+    def value(self, x: Array) -> float:
+        """Return ``sum_q w_q L(p_q, jet_x(p_q))``."""
+        ...
+
+    def linearize(self, x: Array) -> Linearization:
+        """One forward sweep; what it computed is kept for all products."""
+        ...
+
+    def jet(self, x: Array, points: Array, components: Sequence[Component]) -> Array:
+        """Return the user's jet at any points, shape (components, outputs, m)."""
+        ...
+
+    def cellwise(self, x: Array) -> Array:
+        """Return the sums of ``w L`` per cell of the quadrature, shape (cells,)."""
+        ...
+
+
+class Backend(Protocol):
+    """A module that implements `Evaluator`."""
+
+    def place(self, program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law) -> Evaluator:
+        """Bind the four and bring them to the device."""
+        ...

@@ -1,0 +1,259 @@
+"""The reference backend: multidual numbers in NumPy, slow and obviously right.
+
+A multidual number has generators ``e_1, ..., e_g`` with ``e_i^2 = 0``; the coefficient of the product over a set ``S``
+of generators is a mixed derivative.  One generator per differentiation, with respect to an input or along a direction
+of coefficients, gives every derivative that the library needs from two rules: affine maps act on each coefficient
+(with the product rule when the weights themselves carry generators), and for a function
+
+    sigma(z)[S] = sum over partitions P of S of  sigma^(|P|)(z[0]) * prod_{B in P} z[B].
+
+No reverse sweep, no hand-derived formula: this is what the fast backends are tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from dnnfem.kernels.activations import derivatives
+from dnnfem.kernels.least_squares import DenseLeastSquares
+from dnnfem.kernels.program import Program
+from dnnfem.kernels.protocol import Ansatz, Component, Law, LawLinearization, PlacedPoints
+from dnnfem.records import Array, Index
+
+Set = frozenset[str]
+Multidual = dict[Set, Array]
+
+
+def _partitions(items: tuple[str, ...]) -> Iterator[list[Set]]:
+    """Yield every partition of a set into blocks."""
+    if not items:
+        yield []
+        return
+    first, rest = items[0], items[1:]
+    for smaller in _partitions(rest):
+        yield [frozenset((first,)), *smaller]
+        for k, block in enumerate(smaller):
+            yield [*smaller[:k], block | {first}, *smaller[k + 1 :]]
+
+
+def _subsets(items: Sequence[str]) -> list[Set]:
+    """Return all subsets, smaller ones first."""
+    sets: list[Set] = [frozenset()]
+    for item in items:
+        sets += [s | {item} for s in sets]
+    return sorted(sets, key=lambda s: (len(s), sorted(s)))
+
+
+def _activate(name: str, z: Multidual, order: int) -> Multidual:
+    sigma = derivatives(name, z[frozenset()], order)
+    result: Multidual = {}
+    for subset in z:
+        terms = []
+        for partition in _partitions(tuple(sorted(subset))):
+            term = sigma[len(partition)]
+            for block in partition:
+                term = term * z[block]
+            terms.append(term)
+        result[subset] = sum(terms[1:], terms[0])
+    return result
+
+
+def evaluate(
+    program: Program,
+    x: Array,
+    points: Array,
+    inputs: Sequence[int] = (),
+    directions: dict[str, Array] | None = None,
+) -> Multidual:
+    """Run a program on multidual numbers.
+
+    Parameters
+    ----------
+    program : Program
+    x : array, shape (dim,)
+        Coefficients.
+    points : array, shape (m, d)
+        Reference coordinates.
+    inputs : sequence of int
+        One generator ``"0", "1", ...`` per entry: differentiate with respect to that input.
+    directions : mapping of generator name to array, shape (k, dim)
+        Differentiate along directions of coefficients; the leading axes k broadcast against each other.
+
+    Returns
+    -------
+    mapping of set of generators to array, shape (k or 1, m, outputs)
+        ``result[frozenset()]`` is the value.
+    """
+    directions = directions or {}
+    generators = [str(n) for n in range(len(inputs))] + list(directions)
+    weights: dict[str, Array] = {name: program.directions(v.T).T for name, v in directions.items()}
+    base = program.weights(x)
+    sets = _subsets(generators)
+    zero = np.zeros((1, *points.shape))
+    register: Multidual = dict.fromkeys(sets, zero)
+    register[frozenset()] = points[None]
+    for n, axis in enumerate(inputs):
+        seed = np.zeros((1, 1, points.shape[1]))
+        seed[..., axis] = 1.0
+        register[frozenset((str(n),))] = np.broadcast_to(seed, zero.shape)
+    registers = [register]
+    for stage in program.stages:
+        block = program.blocks[stage.block]
+        matrix_part, bias_part = slice(block.start, block.bias_start), slice(block.bias_start, block.stop)
+
+        def matrix(w: Array, part: slice = matrix_part, shape: tuple[int, int] = (block.rows, block.columns)) -> Array:
+            return w[..., part].reshape(*w.shape[:-1], *shape)
+
+        r = registers[stage.input]
+        z: Multidual = {}
+        for s in sets:
+            z[s] = r[s] @ matrix(base).T
+            for name, w in weights.items():
+                if name in s:
+                    z[s] = z[s] + r[s - {name}] @ np.swapaxes(matrix(w), -1, -2)
+                    if block.bias and s == {name}:
+                        z[s] = z[s] + w[:, None, bias_part]
+        if block.bias:
+            z[frozenset()] = z[frozenset()] + base[bias_part]
+        y = _activate(stage.activation, z, len(generators))
+        new = {s: stage.scale * y[s] for s in sets}
+        for j, factor in stage.carry:
+            new = {s: new[s] + factor * registers[j][s] for s in sets}
+        registers.append(new)
+    return registers[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceEvaluator:
+    """See `dnnfem.kernels.protocol.Evaluator`."""
+
+    program: Program
+    quadrature: PlacedPoints
+    ansatz: Ansatz
+    law: Law
+
+    def _jets(
+        self, x: Array, points: Array, components: Sequence[Component], directions: dict[str, Array]
+    ) -> dict[Set, Array]:
+        """Return reference jets (k, components, outputs, m), for every subset of the directions."""
+        reference = self.ansatz.reference(points)
+        result: dict[Set, list[Array]] = {s: [] for s in _subsets(list(directions))}
+        for component in components:
+            spatial = frozenset(str(n) for n in range(len(component)))
+            value = evaluate(self.program, x, reference, component, directions)
+            for s, rows in result.items():
+                rows.append(np.swapaxes(value[spatial | s], 1, 2))
+        batch = max([1, *(len(v) for v in directions.values())])
+        full = (len(components), self.program.outputs, len(points))
+        return {
+            s: np.stack([np.broadcast_to(r, (batch if s else 1, *full[1:])) for r in rows], axis=1)
+            for s, rows in result.items()
+        }
+
+    def jet(self, x: Array, points: Array, components: Sequence[Component]) -> Array:
+        """Return the user's jet at any points, shape (components, outputs, m)."""
+        value = self._jets(x, points, components, {})[frozenset()][0]
+        return self.ansatz.jet(points, value, components)
+
+    def _law(self, x: Array) -> LawLinearization:
+        q = self.quadrature
+        return self.law.linearize(q.points, q.data, self.jet(x, q.points, self.law.components))
+
+    def value(self, x: Array) -> float:
+        """Return ``sum_q w_q L``."""
+        return float(np.sum(self.quadrature.weights * self._law(x).density))
+
+    def cellwise(self, x: Array) -> Array:
+        """Return the sums of ``w L`` per cell."""
+        q = self.quadrature
+        return np.bincount(q.cells, weights=q.weights * self._law(x).density).astype(np.float64)
+
+    def linearize(self, x: Array) -> ReferenceLinearization:
+        """Evaluate all first derivatives of the jet in the coefficients."""
+        return ReferenceLinearization(self, np.array(x, dtype=np.float64), self._law(x))
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceLinearization:
+    """See `dnnfem.kernels.protocol.Linearization`."""
+
+    evaluator: ReferenceEvaluator
+    x: Array
+    law: LawLinearization
+
+    @property
+    def weights(self) -> Array:
+        """Quadrature weights."""
+        return self.evaluator.quadrature.weights
+
+    @property
+    def value(self) -> float:
+        """``J(x)``."""
+        return float(np.sum(self.weights * self.law.density))
+
+    def _user(self, jets: Array) -> Array:
+        e = self.evaluator
+        points, components = e.quadrature.points, e.law.components
+        return np.stack([e.ansatz.tangent(points, jet, components) for jet in jets])
+
+    @cached_property
+    def tangents(self) -> Array:
+        """Derivative of the user's jet in each coefficient, shape (dim, components, outputs, m)."""
+        e = self.evaluator
+        basis = {"t": np.eye(e.program.dim)}
+        return self._user(e._jets(self.x, e.quadrature.points, e.law.components, basis)[frozenset("t")])
+
+    @cached_property
+    def derivative(self) -> Array:
+        """``J'(x)``."""
+        return np.asarray(np.einsum("m,com,ncom->n", self.weights, self.law.derivative, self.tangents))
+
+    def _columns(self, v: Array) -> Array:
+        """Bring v (n,) or (n, k) into the form (k, n)."""
+        return np.atleast_2d(np.asarray(v, dtype=np.float64).T)
+
+    def curvature(self, v: Array) -> Array:
+        """``sum w T^T C T v``."""
+        out = [
+            np.einsum(
+                "m,com,ncom->n",
+                self.weights,
+                self.law.curvature(np.tensordot(d, self.tangents, 1)),
+                self.tangents,
+            )
+            for d in self._columns(v)
+        ]
+        return np.stack(out, axis=-1).reshape(np.shape(v))
+
+    def hessian(self, v: Array) -> Array:
+        """``sum w (T^T L'' T v + L' d_v T)``."""
+        e = self.evaluator
+        out = []
+        for d in self._columns(v):
+            directions = {"s": d[None], "t": np.eye(e.program.dim)}
+            mixed = self._user(e._jets(self.x, e.quadrature.points, e.law.components, directions)[frozenset("st")])
+            inner = self.law.hessian(np.tensordot(d, self.tangents, 1))
+            out.append(
+                np.einsum("m,com,ncom->n", self.weights, inner, self.tangents)
+                + np.einsum("m,com,ncom->n", self.weights, self.law.derivative, mixed)
+            )
+        return np.stack(out, axis=-1).reshape(np.shape(v))
+
+    def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
+        """Rows ``sqrt(w) r' T``, residuals running slower than samples."""
+        if self.law.residual is None or self.law.slopes is None:
+            return None
+        root = np.sqrt(self.weights)
+        tangents = self.tangents if columns is None else self.tangents[columns]
+        slopes = np.broadcast_to(self.law.slopes, (*self.law.slopes.shape[:3], len(root)))
+        rows = np.einsum("m,rcom,ncom->rmn", root, slopes, tangents)
+        return DenseLeastSquares(rows.reshape(-1, rows.shape[-1]), (root * self.law.residual).ravel())
+
+
+def place(program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law) -> ReferenceEvaluator:
+    """Bind program, quadrature, ansatz and law."""
+    return ReferenceEvaluator(program, quadrature, ansatz, law)

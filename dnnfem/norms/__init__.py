@@ -1,0 +1,9 @@
+"""Norms: what turns derivatives into gradients and gives lengths a meaning."""
+
+from __future__ import annotations
+
+from dnnfem.functionals.protocols import Norm
+from dnnfem.norms.diagonal import Euclidean, Weighted
+from dnnfem.norms.pullback import Pullback
+
+__all__ = ["Euclidean", "Norm", "Pullback", "Weighted"]

@@ -1,0 +1,77 @@
+"""The norm of the function space, pulled back to the coefficients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+
+from dnnfem.functionals.protocols import Norm
+from dnnfem.kernels.protocol import Linearization
+from dnnfem.records import Array
+from dnnfem.spaces import Space
+
+
+@dataclass(frozen=True, eq=False)
+class Pullback(Norm):
+    """``|v|_x^2 = <C(x) v, v> + delta |v|_V^2`` with the curvature ``C`` of a functional at the point ``x``.
+
+    For regression ``<C v, v>`` is the mean square of the change of the function, ``|D u_x v|^2`` in the L2 norm of the
+    data: lengths no longer depend on how the function is parametrized.  This is the norm of natural gradients (Müller
+    and Zeinhofer 2023).  It is a metric: ``Pullback(space, linearization)`` is the norm at the point of the
+    linearization.
+
+    Parameters
+    ----------
+    space : Space
+        Where the coefficients live.
+    linearization : Linearization
+        Gives ``C``.
+    delta : float, optional
+        Weight of the regularization that makes the norm definite, relative to the mean diagonal of ``C``.
+    base : Norm, optional
+        ``V``; default Euclidean.
+
+    Raises
+    ------
+    ValueError
+        If `delta` is not positive.
+    """
+
+    space: Space
+    linearization: Linearization
+    delta: float = 1e-8
+    base: Norm | None = None
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0.0:
+            raise ValueError(
+                f"delta: got {self.delta!r}, expected a positive number, or the norm would not be definite"
+            )
+
+    @property
+    def dim(self) -> int:
+        """Number of coefficients."""
+        return self.space.dim
+
+    @cached_property
+    def matrix(self) -> Array:
+        """``C + delta V``, shape (dim, dim)."""
+        curvature = self.linearization.curvature(np.eye(self.dim))
+        base = np.eye(self.dim) if self.base is None else self.base.root().T @ self.base.root()
+        scale = float(np.trace(curvature) / np.trace(base)) or 1.0
+        return 0.5 * (curvature + curvature.T) + self.delta * scale * base
+
+    @cached_property
+    def _cholesky(self) -> Array:
+        return np.asarray(scipy.linalg.cholesky(self.matrix, lower=True))
+
+    def apply(self, v: Array) -> Array:
+        """Return ``M v``, dual."""
+        return self.matrix @ v
+
+    def riesz(self, g: Array) -> Array:
+        """Return ``M^-1 g``, primal."""
+        return np.asarray(scipy.linalg.cho_solve((self._cholesky, True), g))

@@ -1,0 +1,47 @@
+"""Observers: what a solver shows while it runs.  Without one, solvers are silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from dnnfem.records import Snapshot
+
+Observer = Callable[[Snapshot], None]
+
+
+def observers(*parts: Observer) -> Observer:
+    """Return one observer that calls several, in the order given."""
+
+    def observe(snapshot: Snapshot) -> None:
+        for part in parts:
+            part(snapshot)
+
+    return observe
+
+
+def progress(description: str = "solve", disable: bool | None = None) -> Observer:
+    """Return a progress bar that counts steps and shows value and algebraic estimate.
+
+    Parameters
+    ----------
+    description : str
+        Shown before the bar.
+    disable : bool, optional
+        True for silence; default: silent unless the output is a terminal.
+    """
+    bars: list[tqdm] = []
+
+    def observe(snapshot: Snapshot) -> None:
+        if not bars:
+            bars.append(tqdm(desc=description, unit=" steps", disable=disable, leave=False))
+        bar, step = bars[0], snapshot.step
+        bar.set_postfix_str(f"J = {step.value:.3e}, algebraic {step.algebraic:.1e}", refresh=False)
+        bar.update(step.number - bar.n)
+        current = snapshot.state.progress
+        if current is not None and current.status is not None:
+            bar.close()
+            bars.clear()
+
+    return observe

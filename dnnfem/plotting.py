@@ -1,0 +1,103 @@
+"""Pictures of a run: convergence, indicators, hierarchy.  Each function draws into an axes and returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from dnnfem.archive import LevelRecord
+from dnnfem.records import Array, Estimate, Index
+from dnnfem.spaces import FeedforwardSpace, Hierarchy
+
+__all__ = ["convergence", "hierarchy", "indicators"]
+
+BLUE, ORANGE, GREY = "#1f5fa8", "#d9691e", "#8a8f98"
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots(figsize=(5.0, 3.6), layout="constrained")[1] if ax is None else ax
+
+
+def convergence(
+    levels: Sequence[LevelRecord],
+    errors: Sequence[float] | Array | None = None,
+    unit: float = 1.0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the estimate of every level over the number of coefficients, and true errors if they are known.
+
+    Parameters
+    ----------
+    levels : sequence of LevelRecord
+        ``archive.levels``; levels without an estimate are left out.
+    errors : sequence of float, optional
+        One per level with an estimate, in the user's units.
+    unit : float
+        Factor from totals to the user's units, e.g. ``problem.rms(1.0)``.
+    ax : Axes, optional
+        Where to draw; default a new figure.
+    """
+    ax = _axes(ax)
+    done = [level for level in levels if level.estimate is not None]
+    dims = [level.space.dim for level in done]
+    totals = np.array([level.estimate.total for level in done if level.estimate is not None]) * unit
+    ax.loglog(dims, totals, "o-", color=BLUE, markersize=4, label="estimate")
+    if errors is not None:
+        ax.loglog(dims, errors, "s--", color=ORANGE, markersize=4, label="error")
+    ax.set_xlabel("coefficients")
+    ax.set_ylabel("error" if unit != 1.0 else "total of the estimate")
+    ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
+    ax.legend(frameon=False)
+    return ax
+
+
+def indicators(estimate: Estimate, marked: Index | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the indicators of an estimate, largest first, marked cells in colour."""
+    ax = _axes(ax)
+    order = np.argsort(-estimate.indicators, kind="stable")
+    chosen = np.isin(order, [] if marked is None else marked)
+    positions = np.arange(len(order))
+    ax.bar(positions, estimate.indicators[order], width=0.8, color=np.where(chosen, ORANGE, GREY))
+    ax.set_xlabel("cells, largest indicator first")
+    ax.set_ylabel("indicator")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(estimate.quantity, fontsize=9)
+    if marked is not None:
+        ax.text(
+            0.98,
+            0.92,
+            f"{len(marked)} of {len(order)} marked",
+            ha="right",
+            transform=ax.transAxes,
+            color=ORANGE,
+        )
+    return ax
+
+
+def hierarchy(spaces: Hierarchy, ax: Axes | None = None) -> Axes:
+    """Draw the width of every hidden layer over the levels."""
+    ax = _axes(ax)
+    bottom = np.zeros(len(spaces))
+    depth = max(len(space.hidden) for space in spaces.spaces if isinstance(space, FeedforwardSpace))
+    shades = plt.get_cmap("Blues")(np.linspace(0.45, 0.85, depth))
+    for layer in range(depth):
+        widths = np.array(
+            [
+                space.hidden[layer] if isinstance(space, FeedforwardSpace) and layer < len(space.hidden) else 0
+                for space in spaces.spaces
+            ]
+        )
+        ax.bar(range(len(spaces)), widths, bottom=bottom, color=shades[layer], label=f"layer {layer}")
+        bottom += widths
+    for number, space in enumerate(spaces.spaces):
+        ax.text(number, bottom[number], str(space.dim), ha="center", va="bottom", fontsize=7, color=GREY)
+    ax.set_xlabel("level (above each bar: coefficients)")
+    ax.set_ylabel("neurons")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if depth > 1:
+        ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,20 @@
+"""Problems: a law, data, and the scaling between the user's coordinates and the reference coordinates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dnnfem._lazy import attach
+
+_public = {
+    "regression": ("Regression",),
+    "solution": ("Solution",),
+}
+
+# For type checkers and editors; a test keeps it in step with the table.
+if TYPE_CHECKING:
+    from dnnfem.problems.regression import Regression as Regression
+    from dnnfem.problems.solution import Solution as Solution
+else:
+    __all__ = [name for names in _public.values() for name in names]
+    __getattr__, __dir__ = attach(__name__, _public)

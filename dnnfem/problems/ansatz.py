@@ -1,0 +1,72 @@
+"""Affine maps between the user's coordinates and units and the network's reference function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnnfem.kernels.protocol import Component
+from dnnfem.records import Array
+
+
+@dataclass(frozen=True, eq=False)
+class AffineAnsatz:
+    """``u(p) = output_shift + output_scale * N((p - input_shift) / input_scale)``.
+
+    Parameters
+    ----------
+    input_shift, input_scale : array, shape (d,)
+    output_shift, output_scale : array, shape (outputs,)
+    """
+
+    input_shift: Array
+    input_scale: Array
+    output_shift: Array
+    output_scale: Array
+
+    @classmethod
+    def fitted(cls, points: Array, targets: Array, weights: Array) -> AffineAnsatz:
+        """Map the bounding box of the points to [-1, 1]^d and the targets to mean 0 and deviation 1.
+
+        A constant feature is mapped to 0 and a constant target to 0; their scale is set to one.
+        """
+        low, high = points.min(axis=0), points.max(axis=0)
+        # Halved before the sum: the middle of two huge numbers must not overflow.
+        middle, half = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
+        mean = np.sum(weights[:, None] * targets, axis=0) / np.sum(weights)
+        mean = np.clip(mean, targets.min(axis=0), targets.max(axis=0))
+        largest = np.abs(targets - mean).max(axis=0)
+        unit = np.where(largest > 0, largest, 1.0)
+        deviation = unit * np.sqrt(np.sum(weights[:, None] * ((targets - mean) / unit) ** 2, axis=0) / np.sum(weights))
+        return cls(middle, np.where(half > 0, half, 1.0), mean, np.where(deviation > 0, deviation, 1.0))
+
+    @property
+    def inputs_only(self) -> AffineAnsatz:
+        """The same map of the inputs, with the outputs left in reference units."""
+        outputs = self.output_shift.size
+        return AffineAnsatz(self.input_shift, self.input_scale, np.zeros(outputs), np.ones(outputs))
+
+    def reference(self, points: Array) -> Array:
+        """Map points (m, d) to reference coordinates."""
+        return np.asarray((points - self.input_shift) / self.input_scale)
+
+    def _factors(self, components: Sequence[Component]) -> Array:
+        """Chain rule: one factor per component and output, shape (components, outputs, 1)."""
+        chain = np.array([1.0 / np.prod(self.input_scale[list(c)]) for c in components])
+        return chain[:, None, None] * self.output_scale[None, :, None]
+
+    def jet(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
+        """Return the user's jet, shape (components, outputs, m)."""
+        result = self._factors(components) * jet
+        for number, component in enumerate(components):
+            if component == ():
+                result[number] += self.output_shift[:, None]
+        return result
+
+    def tangent(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
+        """Apply the linear part of `jet`."""
+        return self._factors(components) * jet
+
+    cotangent = tangent

@@ -1,0 +1,114 @@
+"""Regression: the law is the misfit to given targets, the quadrature is the sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dnnfem import kernels
+from dnnfem.functionals import Integral
+from dnnfem.kernels.laws import Misfit
+from dnnfem.problems.ansatz import AffineAnsatz
+from dnnfem.problems.solution import Solution
+from dnnfem.quadrature import Quadrature, as_finite
+from dnnfem.records import Array
+from dnnfem.spaces.layout import NetworkSpace
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """Weighted least squares: ``J = sum_q w_q |(u(p_q) - y_q) / s|^2 / 2`` with weights that sum to one.
+
+    Inputs are mapped to [-1, 1]^d and targets to mean 0 and deviation ``s = 1`` per output, so nothing has to be scaled
+    by hand; `rms` turns estimates back into the user's units.
+
+    Parameters
+    ----------
+    inputs : array, shape (m, d) or (m,)
+        At least two samples.
+    targets : array, shape (m, outputs) or (m,)
+    weights : array, shape (m,), optional
+        Positive; default equal.
+    backend : str, optional
+        ``"compiled"`` or ``"reference"``.
+
+    Raises
+    ------
+    ValueError
+        On NaN or infinity, non-numeric data, shapes that do not match or fewer than two samples.
+    """
+
+    inputs: Array
+    targets: Array
+    weights: Array | None = None
+    backend: str = "compiled"
+    quadrature: Quadrature = field(init=False)
+    ansatz: AffineAnsatz = field(init=False)
+
+    def __post_init__(self) -> None:
+        points = as_finite("inputs", self.inputs, 2)
+        targets = as_finite("targets", self.targets, 2)
+        if len(points) != len(targets):
+            raise ValueError(f"targets: got {len(targets)} rows, expected {len(points)} as inputs have {points.shape}")
+        if len(points) < 2:
+            raise ValueError(f"inputs: got {len(points)} samples, expected at least two")
+        if points.shape[1] == 0 or targets.shape[1] == 0:
+            raise ValueError(
+                f"inputs, targets: got shapes {points.shape}, {targets.shape}, expected at least one column"
+            )
+        kernels.check(self.backend)
+        samples = Quadrature.samples(points, targets, self.weights)
+        ansatz = AffineAnsatz.fitted(points, targets, samples.weights)
+        scaled = (targets - ansatz.output_shift) / ansatz.output_scale
+        quadrature = Quadrature(samples.points, samples.weights, scaled)
+        for name, value in (
+            ("inputs", points),
+            ("targets", targets),
+            ("quadrature", quadrature),
+            ("ansatz", ansatz),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an archive compares when a run is resumed."""
+        return {
+            "kind": "regression",
+            "data": self.quadrature.hash,
+            "input_shift": self.ansatz.input_shift,
+            "input_scale": self.ansatz.input_scale,
+            "output_shift": self.ansatz.output_shift,
+            "output_scale": self.ansatz.output_scale,
+        }
+
+    def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Integral:
+        """Discretize: return the functional on `space`.
+
+        Raises
+        ------
+        ValueError
+            If the space does not have the numbers of inputs and outputs of the data.
+        """
+        quadrature = self.quadrature if quadrature is None else quadrature
+        if space.outputs != quadrature.data.shape[1]:
+            raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {quadrature.data.shape[1]}")
+        return Integral(space, quadrature, self.ansatz.inputs_only, Misfit(), self.backend)
+
+    def solution(self, space: NetworkSpace, x: Array) -> Solution:
+        """Return the function with coefficients `x`, in the user's coordinates and units."""
+        return Solution(space, x, self.ansatz, self.backend)
+
+    @cached_property
+    def unit(self) -> float:
+        """Deviation of the targets, root of the mean square over the outputs."""
+        return float(np.sqrt(np.mean(self.ansatz.output_scale**2)))
+
+    def rms(self, total: float) -> float:
+        """Turn an estimate ``sqrt(2 (J - J*))`` into a root mean square error in the units of the targets.
+
+        Exact for one output; for several, the mean over the outputs if the error is spread like the targets.
+        """
+        return float(total / np.sqrt(self.targets.shape[1]) * self.unit)

@@ -1,0 +1,59 @@
+"""Solutions: discrete functions in the user's coordinates and units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dnnfem import kernels
+from dnnfem.kernels.laws import Misfit
+from dnnfem.kernels.protocol import Component
+from dnnfem.problems.ansatz import AffineAnsatz
+from dnnfem.quadrature import Quadrature, as_finite
+from dnnfem.records import Array
+from dnnfem.spaces.layout import NetworkSpace, check_coefficients
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A function of the trial space, callable at points.
+
+    Parameters
+    ----------
+    space : NetworkSpace
+    x : array, shape (dim,)
+        Coefficients.
+    ansatz : AffineAnsatz
+        Coordinates and units.
+    backend : str
+        Kernels for values; derivatives come from the reference kernels.
+    """
+
+    space: NetworkSpace
+    x: Array
+    ansatz: AffineAnsatz
+    backend: str = "compiled"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "x", check_coefficients(self.space, self.x))
+
+    def _jet(self, points: Any, components: tuple[Component, ...], backend: str) -> Array:
+        checked = as_finite("points", points, 2)
+        if checked.shape[1] != self.space.inputs:
+            raise ValueError(f"points: got shape {np.shape(points)}, expected (m, {self.space.inputs})")
+        if len(checked) == 0:
+            return np.empty((len(components), self.space.outputs, 0))
+        place = Quadrature(checked, np.ones(len(checked)), np.zeros((len(checked), self.space.outputs)))
+        evaluator = kernels.load(backend).place(self.space.program, place, self.ansatz, Misfit())
+        return evaluator.jet(self.x, checked, components)
+
+    def __call__(self, points: Any) -> Array:
+        """Return the values at points (m, d), shape (m, outputs)."""
+        return np.asarray(self._jet(points, ((),), self.backend)[0].T)
+
+    def gradient(self, points: Any) -> Array:
+        """Return the gradients at points (m, d) in the user's coordinates, shape (m, outputs, d)."""
+        components: tuple[Component, ...] = tuple((axis,) for axis in range(self.space.inputs))
+        return np.transpose(self._jet(points, components, "reference"), (2, 1, 0))

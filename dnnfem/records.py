@@ -1,0 +1,280 @@
+"""Frozen records that pass between the parts of an adaptive loop.
+
+Nothing here computes.  A record is what one verb hands to the next: a solver returns a `Result`, an estimator an
+`Estimate`, the control a `Decision`.  All of them are plain data, so that they can be printed, compared and archived.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+
+class Status(enum.Enum):
+    """Why a solver stopped; the value is the sentence for the user."""
+
+    CONVERGED = "converged: the estimated algebraic error is below the tolerance"
+    STATIONARY = "converged: the dual norm of the derivative is below the tolerance"
+    EXHAUSTED = "stopped: the decrease of the value has reached rounding level"
+    STAGNATED = "stopped: the steps no longer reduce the value although the tolerance is not met"
+    STEP_LIMIT = "stopped: the limit on the number of steps was reached"
+    TIME_LIMIT = "stopped: the limit on the time was reached"
+    INTERRUPTED = "stopped: interrupted by the user; the last iterate is returned"
+    NOT_FINITE = "failed: the value is not finite at the starting point"
+
+    @property
+    def converged(self) -> bool:
+        """Whether the goal of the solve was met."""
+        return self in (Status.CONVERGED, Status.STATIONARY, Status.EXHAUSTED)
+
+    @property
+    def final(self) -> bool:
+        """Whether going on from here with larger limits would change nothing."""
+        return self.converged or self in (Status.STAGNATED, Status.NOT_FINITE)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of a solver's table; what does not apply is NaN.
+
+    Attributes
+    ----------
+    number : int
+        0 for the starting point.
+    value : float
+        ``J`` after the step.
+    dual_norm : float
+        Dual norm of the derivative after the step, in the norm of the solver.
+    length : float
+        Norm of the correction.
+    radius : float
+        Trust radius that the next step starts from.
+    ratio : float
+        Actual over predicted decrease.
+    algebraic : float
+        Estimate of ``sqrt(2 (J(x) - min J))`` after the step.
+    inner : int
+        Inner iterations, or trial points of a solver that factorizes.
+    work : float
+        Work so far in units of one value with derivative.
+    seconds : float
+        Time so far; a record for people, never part of an algorithm.
+    """
+
+    number: int
+    value: float
+    dual_norm: float = math.nan
+    length: float = math.nan
+    radius: float = math.nan
+    ratio: float = math.nan
+    algebraic: float = math.nan
+    inner: int = 0
+    work: float = 0.0
+    seconds: float = 0.0
+
+
+STEP_FIELDS = tuple(item.name for item in fields(Step))
+
+
+@dataclass(frozen=True)
+class Steps(Sequence[Step]):
+    """The table of steps of one solve; printing it gives the table."""
+
+    rows: tuple[Step, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __add__(self, step: Step) -> Steps:
+        return Steps((*self.rows, step))
+
+    def column(self, name: str) -> Array:
+        """Return one column, e.g. ``steps.column("value")``, as a float array."""
+        if name not in STEP_FIELDS:
+            raise ValueError(f"name: got {name!r}, expected one of {', '.join(STEP_FIELDS)}")
+        return np.array([getattr(row, name) for row in self.rows], dtype=np.float64)
+
+    def __str__(self) -> str:
+        head = (
+            f"{'step':>5} {'value':>12} {'dual norm':>10} {'length':>10} {'radius':>10} {'ratio':>7}"
+            f" {'algebraic':>10} {'inner':>6} {'work':>8} {'seconds':>8}"
+        )
+        lines = [
+            f"{s.number:5d} {s.value:12.5e} {s.dual_norm:10.2e} {s.length:10.2e} {s.radius:10.2e} {s.ratio:7.2f}"
+            f" {s.algebraic:10.2e} {s.inner:6d} {s.work:8.1f} {s.seconds:8.2f}"
+            for s in self.rows
+        ]
+        return "\n".join([head, *lines])
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a solve stands: enough to go on with it bit for bit.
+
+    Attributes
+    ----------
+    x : array, shape (dim,)
+        The iterate, in the coefficients of the functional that the user passed.
+    steps : Steps
+        The table so far; row 0 is the starting point.
+    status : Status or None
+        None while the solve is running.
+    """
+
+    x: Array
+    steps: Steps
+    status: Status | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What a solver carries from one solve to the next.
+
+    Attributes
+    ----------
+    radius : float or None
+        Trust radius, a length in the solver's norm, hence meaningful on a refined space as it is.
+    progress : Progress or None
+        Set only if the state belongs to an unfinished solve of the *same* functional; a solver that gets such a state
+        goes on exactly there, or returns the finished result at once.
+    """
+
+    radius: float | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What an observer is shown after every step."""
+
+    step: Step
+    state: State
+
+    @property
+    def x(self) -> Array:
+        """The iterate."""
+        assert self.state.progress is not None
+        return self.state.progress.x
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a solver returns.
+
+    Attributes
+    ----------
+    x : array, shape (dim,)
+        Coefficients (primal).
+    status : Status
+        Why the solver stopped.
+    steps : Steps
+        Table of the solve.
+    state : State
+        To be handed to the solve on the next level.
+    algebraic : float
+        Estimate of ``sqrt(2 (J(x) - min J))``, the energy-like distance to the discrete solution; NaN if unknown.
+    """
+
+    x: Array
+    status: Status
+    steps: Steps
+    state: State
+    algebraic: float = math.nan
+
+    @property
+    def value(self) -> float:
+        """The value of the functional at `x`."""
+        return float(self.steps[-1].value)
+
+    def __str__(self) -> str:
+        last = self.steps[-1]
+        return (
+            f"{self.status.value} ({last.number} steps, value {last.value:.5e}, algebraic {self.algebraic:.2e}, "
+            f"work {last.work:.1f}, {last.seconds:.2f} s)"
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An a-posteriori estimate: a total, and one indicator per cell.
+
+    Attributes
+    ----------
+    quantity : str
+        What is estimated, in words: estimates of different quantities must not be compared.
+    cells : sequence, length c
+        What the indicators belong to; ``cells[marked]`` is what a refinement takes.
+    indicators : array, shape (c,)
+        Unsquared, non-negative.
+    total : float
+        The estimate itself; in general *not* the root of the sum of squares of the indicators.
+    signed : array, shape (c,), or None
+        Signed contributions whose sum is a signed total, if the estimator has them.
+    parts : mapping of str to float
+        Named parts of the total.
+    cost : array, shape (c,), or None
+        Coefficients that the refinement of each cell would add.
+    guaranteed : bool
+        Whether `total` is a proved bound.
+    """
+
+    quantity: str
+    cells: Any
+    indicators: Array
+    total: float
+    signed: Array | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    cost: Array | None = None
+    guaranteed: bool = False
+
+    def __str__(self) -> str:
+        parts = "".join(f", {name} {value:.3g}" for name, value in self.parts.items())
+        return f"{self.quantity}: {self.total:.4e} ({len(self.indicators)} cells{parts})"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do next: refine `part`, or stop if it is None; `reason` is a sentence."""
+
+    part: str | None
+    reason: str
+
+    @property
+    def stop(self) -> bool:
+        """Whether the loop should end."""
+        return self.part is None
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A tolerance on the dual norm of the derivative, relative to its value at the start of the solve."""
+
+    factor: float
+
+
+def relative(factor: float) -> Relative:
+    """Return a tolerance relative to the start: stop when ``|J'(x)|_* <= factor |J'(x_0)|_*``.
+
+    Raises
+    ------
+    ValueError
+        If `factor` is not in (0, 1).
+    """
+    if not 0.0 < factor < 1.0:
+        raise ValueError(f"factor: got {factor!r}, expected a number between 0 and 1")
+    return Relative(float(factor))

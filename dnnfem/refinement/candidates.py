@@ -1,0 +1,85 @@
+"""Candidates for refinement in width: ridges through the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dnnfem.kernels.reference import evaluate
+from dnnfem.quadrature import Quadrature
+from dnnfem.records import Array
+from dnnfem.refinement.width import group
+from dnnfem.spaces import FeedforwardSpace, Purpose, generator
+from dnnfem.spaces.feedforward import Neuron, ridges
+
+COUNT = 300
+"""Candidates per layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeCandidates:
+    """A rule that draws candidate neurons; see `ridge_candidates`."""
+
+    space: FeedforwardSpace
+    points: Array
+    seed: int
+    count: int
+    layers: tuple[int, ...]
+
+    def draw(self, reference: Callable[[Array], Array], x: Array) -> list[Neuron]:
+        """Return candidates in the coordinates that each layer reads.
+
+        Parameters
+        ----------
+        reference : callable
+            From the user's coordinates to reference coordinates, (m, d) -> (m, d).
+        x : array, shape (dim,)
+            Coefficients: they decide what the layers after the first one read.
+        """
+        random = generator(self.seed, self.space.dim, Purpose.CANDIDATES)
+        neurons: list[Neuron] = []
+        for layer in self.layers:
+            points = self.points[random.integers(len(self.points), size=self.count)]
+            read = evaluate(self.space.program.truncated(layer), x, reference(points))[frozenset()][0]
+            weights, bias = ridges(random, read)
+            neurons += [Neuron(layer, w, float(b)) for w, b in zip(weights, bias, strict=True)]
+        return neurons
+
+
+def ridge_candidates(
+    space: FeedforwardSpace,
+    quadrature: Quadrature,
+    seed: int = 0,
+    count: int = COUNT,
+    layers: Sequence[int] | None = None,
+) -> RidgeCandidates:
+    """Return candidate neurons ``sigma(w . (y - y_0))`` whose transition passes through a point of the data.
+
+    Parameters
+    ----------
+    space : FeedforwardSpace
+        The space to be widened.
+    quadrature : Quadrature
+        Offers the points.
+    seed : int
+        The draw depends on it and on ``space.dim`` alone.
+    count : int
+        Candidates per layer.
+    layers : sequence of int, optional
+        Hidden layers to widen; default all that are not residual.
+
+    Raises
+    ------
+    ValueError
+        If the points do not fit the space, `count` is not positive, or a layer cannot be widened.
+    """
+    if quadrature.inputs != space.inputs:
+        raise ValueError(
+            f"quadrature: got points of dimension {quadrature.inputs}, expected {space.inputs} for {space}"
+        )
+    if count < 1:
+        raise ValueError(f"count: got {count}, expected a positive number")
+    chosen = tuple(n for n, r in enumerate(space.residual) if not r) if layers is None else tuple(layers)
+    for layer in chosen:
+        group(space, layer)
+    return RidgeCandidates(space, quadrature.points, seed, count, chosen)

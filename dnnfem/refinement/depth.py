@@ -1,0 +1,67 @@
+"""Refinement in depth: an identity layer is inserted, the function stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from dnnfem.kernels.activations import derivatives
+from dnnfem.spaces import FeedforwardSpace, Transfer
+
+
+def insert_layer(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpace, Transfer]:
+    """Insert a residual layer ``y + sigma(W y + b)`` with ``W = 0``, ``b = 0`` before hidden layer `position`.
+
+    A plain layer cannot be the identity for a smooth activation, a residual one can: with zero weights it adds the
+    constant ``sigma(0)``, which the bias of the next layer takes back.  The derivative with respect to the new weights
+    is ``sigma'(0) lam y^T``, not zero, so the layer is no saddle.
+
+    Parameters
+    ----------
+    space : FeedforwardSpace
+    position : int
+        From 1 (after the first hidden layer) to ``len(hidden)`` (before the output layer).
+
+    Returns
+    -------
+    space : FeedforwardSpace
+        With one more layer.
+    transfer : Transfer
+        Linear; the function of ``P(x)`` is that of ``x``.
+
+    Raises
+    ------
+    ValueError
+        If `position` is out of range.
+    """
+    if not 1 <= position <= len(space.hidden):
+        raise ValueError(f"position: got {position}, expected 1 to {len(space.hidden)} for {space}")
+    width = space.hidden[position - 1]
+    fine = replace(
+        space,
+        hidden=(*space.hidden[:position], width, *space.hidden[position:]),
+        residual=(*space.residual[:position], True, *space.residual[position:]),
+    )
+    cut = space.blocks[position].start
+    step = fine.blocks[position + 1].start - cut
+    columns = np.arange(space.dim)
+    rows = np.where(columns < cut, columns, columns + step)
+    values = np.ones(space.dim)
+    # A residual layer that follows reads y + sigma(0) as well, in its matrix and in its skip connection: everything
+    # that reads the new register is shifted back by its bias, and the constant travels on with the skip connection.
+    constant = float(derivatives(space.activation, np.zeros(1), 0)[0][0])
+    if constant != 0.0:
+        reader = position
+        while reader <= len(space.hidden):
+            old, new = space.blocks[reader], fine.blocks[reader + 1]
+            weights = old.start + np.arange(old.rows * old.columns)
+            rows = np.concatenate([rows, new.bias_start + np.repeat(np.arange(old.rows), old.columns)])
+            columns = np.concatenate([columns, weights])
+            values = np.concatenate([values, np.full(weights.size, -constant)])
+            if reader == len(space.hidden) or not space.residual[reader]:
+                break
+            reader += 1
+    matrix = sp.csr_array(sp.coo_array((values, (rows, columns)), shape=(fine.dim, space.dim)))
+    return fine, Transfer(matrix, np.zeros(fine.dim))

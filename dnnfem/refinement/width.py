@@ -1,0 +1,106 @@
+"""Refinement in width: neurons are added, the function stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from dnnfem.records import Index
+from dnnfem.spaces import FeedforwardSpace, Transfer
+from dnnfem.spaces.feedforward import Neuron
+
+
+def group(space: FeedforwardSpace, layer: int) -> range:
+    """Return the layers whose width is that of `layer`: it and the residual layers that follow it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such hidden layer, or it is a residual one (its width is that of the layer before).
+    """
+    if not 0 <= layer < len(space.hidden):
+        raise ValueError(f"layer: got {layer}, expected 0 to {len(space.hidden) - 1} for {space}")
+    if space.residual[layer]:
+        raise ValueError(f"layer: got {layer}, a residual layer of {space}; widen the plain layer before it")
+    stop = layer + 1
+    while stop < len(space.hidden) and space.residual[stop]:
+        stop += 1
+    return range(layer, stop)
+
+
+def embed(coarse: FeedforwardSpace, fine: FeedforwardSpace, kept: list[Index]) -> sp.csr_array:
+    """Return the injection of coefficients that keeps, per layer, the neurons ``kept[layer]`` of the fine space.
+
+    Parameters
+    ----------
+    coarse, fine : FeedforwardSpace
+        Of equal depth.
+    kept : list of int array
+        ``kept[layer][i]`` is the fine number of the coarse neuron ``i``.
+
+    Returns
+    -------
+    sparse array, shape (fine.dim, coarse.dim)
+    """
+    inputs = [np.arange(coarse.inputs), *kept]
+    outputs = [*kept, np.arange(coarse.outputs)]
+    rows = []
+    for block, source, target in zip(fine.blocks, inputs, outputs, strict=True):
+        weights = block.start + target[:, None] * block.columns + source[None, :]
+        rows += [weights.ravel(), block.bias_start + target]
+    row = np.concatenate(rows)
+    entries = (np.ones(coarse.dim), (row, np.arange(coarse.dim)))
+    return sp.csr_array(sp.coo_array(entries, shape=(fine.dim, coarse.dim)))
+
+
+def widen(space: FeedforwardSpace, neurons: Iterable[Neuron]) -> tuple[FeedforwardSpace, Transfer]:
+    """Add neurons; their outgoing weights start at zero, so that the function does not change.
+
+    Neurons are appended to their layer in the order given.  Residual layers after it are widened with it and pass the
+    new components through.
+
+    Parameters
+    ----------
+    space : FeedforwardSpace
+    neurons : iterable of Neuron
+        E.g. ``estimate.cells[marked]``.
+
+    Returns
+    -------
+    space : FeedforwardSpace
+        The wider space.
+    transfer : Transfer
+        ``P(x) = P x + c``; ``c`` holds the incoming weights and biases of the new neurons.
+
+    Raises
+    ------
+    ValueError
+        If a layer does not exist, is residual, or the weights do not fit its fan-in.
+    """
+    added: dict[int, list[Neuron]] = {}
+    for neuron in neurons:
+        group(space, neuron.layer)
+        fan_in = space.blocks[neuron.layer].columns
+        if np.shape(neuron.weights) != (fan_in,):
+            raise ValueError(
+                f"weights: got shape {np.shape(neuron.weights)}, expected {(fan_in,)} in layer {neuron.layer}"
+            )
+        added.setdefault(neuron.layer, []).append(neuron)
+    hidden = list(space.hidden)
+    for layer, new in added.items():
+        for member in group(space, layer):
+            hidden[member] += len(new)
+    fine = replace(space, hidden=tuple(hidden))
+    offset = np.zeros(fine.dim)
+    for layer, new in added.items():
+        fan_in = space.blocks[layer].columns
+        for number, neuron in enumerate(new, start=space.hidden[layer]):
+            incoming = fine.incoming(layer, number)
+            # Neurons that were added to the layer before in the same call are not read: their weights stay zero.
+            offset[incoming[:fan_in]] = neuron.weights
+            offset[incoming[-1]] = neuron.bias
+    matrix = embed(space, fine, [np.arange(width) for width in space.hidden])
+    return fine, Transfer(matrix, offset)

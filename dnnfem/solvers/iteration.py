@@ -1,0 +1,167 @@
+"""What all solvers share: start and resume, tolerances, limits, the table of steps, the observer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from dnnfem.functionals import Functional, Linearization, Metric, Norm
+from dnnfem.norms import Euclidean
+from dnnfem.records import Array, Progress, Relative, Result, Snapshot, State, Status, Step, Steps
+
+Tolerance = float | Relative
+Observer = Callable[[Snapshot], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one solve; a run that reaches them returns what it has."""
+
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """A point of the iteration, with what its linearization said."""
+
+    linearization: Linearization
+    step: Step
+
+
+class Method(Protocol):
+    """What distinguishes one solver from another."""
+
+    def assess(self, linearization: Linearization, step: Step) -> Iterate:
+        """Complete a row of the table: dual norm and algebraic estimate; keep what `advance` can use again."""
+        ...
+
+    def advance(self, iterate: Iterate) -> Iterate | Status:
+        """Take one step, or say why there is none."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """How the iterated vector relates to the coefficients that the user sees (condensation hides some of them)."""
+
+    inner: Callable[[Array], Array]
+    full: Callable[[Linearization], Array]
+
+
+PLAIN = View(lambda x: x, lambda linearization: linearization.x)
+
+
+def norm_at(metric: Metric | None, functional: Functional, linearization: Linearization) -> Norm:
+    """Return the norm of a metric at a point; default Euclidean.
+
+    Raises
+    ------
+    ValueError
+        If the norm has another dimension than the functional.
+    """
+    if metric is None:
+        return Euclidean(functional.space)
+    norm = metric if isinstance(metric, Norm) else metric(functional.space, linearization)
+    if norm.dim != functional.space.dim:
+        raise ValueError(f"norm: got a norm on {norm.dim} coefficients, expected {functional.space.dim}")
+    return norm
+
+
+def check_tolerance(tolerance: Tolerance) -> Tolerance:
+    """Raise a `ValueError` unless the tolerance is a non-negative number or a `relative` one."""
+    if isinstance(tolerance, Relative):
+        return tolerance
+    if (
+        isinstance(tolerance, bool)
+        or not isinstance(tolerance, int | float | np.floating)
+        or not 0 <= tolerance < math.inf
+    ):
+        raise ValueError(f"tolerance: got {tolerance!r}, expected a non-negative number or relative(...)")
+    return float(tolerance)
+
+
+def met(tolerance: Tolerance, steps: Steps) -> Status | None:
+    """Return the status if the last row of the table meets the tolerance."""
+    last, first = steps[-1], steps[0]
+    if last.dual_norm == 0.0:
+        return Status.STATIONARY
+    if isinstance(tolerance, Relative):
+        return Status.STATIONARY if last.dual_norm <= tolerance.factor * first.dual_norm else None
+    return Status.CONVERGED if last.algebraic <= tolerance else None
+
+
+def iterate(
+    functional: Functional,
+    x: Array,
+    method: Method,
+    tolerance: Tolerance,
+    state: State | None,
+    observer: Observer | None,
+    limits: Limits,
+    view: View = PLAIN,
+) -> Result:
+    """Run a method to its tolerance, or to a limit.
+
+    A `state` that carries a `Progress` goes on exactly where it stands; a finished one is returned as it is.
+    """
+    tolerance = check_tolerance(tolerance)
+    state = state or State()
+    progress = state.progress
+    if progress is not None and progress.status is not None and progress.status.final:
+        return _result(progress.x, progress.status, progress.steps)
+    linearization = functional.linearize(view.inner(x if progress is None else progress.x))
+    if not math.isfinite(linearization.value):
+        return _result(np.array(x), Status.NOT_FINITE, Steps((Step(0, linearization.value),)))
+    began = time.perf_counter()
+    if progress is None:
+        radius = math.nan if state.radius is None else state.radius
+        current = method.assess(linearization, Step(0, linearization.value, radius=radius))
+        steps = Steps((current.step,))
+        _show(observer, view.full(linearization), steps, None)
+    else:
+        steps = progress.steps
+        current = replace(method.assess(linearization, steps[-1]), step=steps[-1])
+        began -= steps[-1].seconds
+    status = met(tolerance, steps)
+    while status is None:
+        if steps[-1].number >= limits.steps:
+            status = Status.STEP_LIMIT
+        elif time.perf_counter() - began >= limits.seconds:
+            status = Status.TIME_LIMIT
+        else:
+            try:
+                following = method.advance(current)
+            except KeyboardInterrupt:
+                following = Status.INTERRUPTED
+            if isinstance(following, Status):
+                status = following
+            else:
+                step = replace(following.step, seconds=time.perf_counter() - began)
+                current = replace(following, step=step)
+                steps = steps + step
+                status = met(tolerance, steps)
+                if status is None:
+                    _show(observer, view.full(current.linearization), steps, None)
+    full = view.full(current.linearization)
+    _show(observer, full, steps, status)
+    return _result(full, status, steps)
+
+
+def _show(observer: Observer | None, x: Array, steps: Steps, status: Status | None) -> None:
+    if observer is not None:
+        observer(Snapshot(steps[-1], State(_radius(steps), Progress(x, steps, status))))
+
+
+def _radius(steps: Steps) -> float | None:
+    radius = steps[-1].radius
+    return radius if math.isfinite(radius) else None
+
+
+def _result(x: Array, status: Status, steps: Steps) -> Result:
+    return Result(x, status, steps, State(_radius(steps)), steps[-1].algebraic)

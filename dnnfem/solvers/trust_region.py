@@ -1,0 +1,174 @@
+"""Trust-region Newton method for any functional, convex or not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dnnfem.functionals import Functional, Linearization, Metric, Norm
+from dnnfem.records import Array, Result, State, Status, Step
+from dnnfem.solvers.dense import more_sorensen
+from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, iterate, norm_at
+from dnnfem.solvers.krylov import InnerStep, steihaug
+
+DENSE_LIMIT = 300
+"""Up to this dimension a step from the dense Hessian is exact and no dearer than conjugate gradients."""
+
+ACCEPT, GOOD = 0.1, 0.75
+SHRINK, GROW = 0.25, 2.0
+ROUNDING = 10.0 * np.finfo(float).eps
+VALUE_WORK = 1.0 / 3.0
+"""Work of a value alone: one of the three matrix products of value and derivative."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewtonIterate(Iterate):
+    """An iterate with its norm, its dense Hessian if one is used, and the model's step within the radius."""
+
+    norm: Norm
+    matrix: Array | None
+    trial: InnerStep
+
+
+@dataclass(frozen=True, eq=False)
+class TrustRegion:
+    """Steps of the quadratic model with the full Hessian or the curvature; see `trust_region`."""
+
+    functional: Functional
+    metric: Metric | None
+    dense: bool
+    curvature: bool
+
+    def assess(self, linearization: Linearization, step: Step) -> NewtonIterate:
+        """Compute the dual norm and the step of the model, whose decrease is the algebraic estimate.
+
+        On the boundary of the trust region the model promises more than it can be trusted with: the estimate is then
+        infinite, and only an interior step can meet a tolerance.
+        """
+        norm = norm_at(self.metric, self.functional, linearization)
+        dual_norm = norm.dual_norm(linearization.derivative)
+        work = step.work + 1.0
+        matrix: Array | None = None
+        if self.dense:
+            matrix = self._product(linearization, np.eye(len(linearization.x)))
+            work += 2.0 * len(linearization.x)
+        radius = step.radius if math.isfinite(step.radius) else self._first_radius(linearization, norm, dual_norm)
+        trial = self._inner(linearization, norm, matrix, radius)
+        algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
+        work += 2.0 * trial.iterations
+        step = replace(step, dual_norm=dual_norm, radius=radius, algebraic=algebraic, work=work)
+        return NewtonIterate(linearization, step, norm, matrix, trial)
+
+    def _product(self, linearization: Linearization, v: Array) -> Array:
+        return linearization.curvature(v) if self.curvature else linearization.hessian(v)
+
+    def _first_radius(self, linearization: Linearization, norm: Norm, dual_norm: float) -> float:
+        """Length of the minimizer along steepest descent."""
+        if dual_norm == 0.0:
+            return 1.0
+        descent = norm.riesz(linearization.derivative)
+        bend = float(descent @ self._product(linearization, descent))
+        return dual_norm**3 / bend if bend > 0.0 else max(1.0, norm.norm(linearization.x))
+
+    def _inner(self, linearization: Linearization, norm: Norm, matrix: Array | None, radius: float) -> InnerStep:
+        derivative = linearization.derivative
+        if matrix is not None:
+            return more_sorensen(matrix, derivative, norm, radius)
+        dual_norm = norm.dual_norm(derivative)
+        accuracy = min(0.1, math.sqrt(dual_norm / (1.0 + abs(linearization.value))))
+
+        def product(v: Array) -> Array:
+            return self._product(linearization, v)
+
+        return steihaug(product, derivative, norm, radius, accuracy, 2 * len(derivative) + 10)
+
+    def advance(self, iterate: Iterate) -> Iterate | Status:
+        """Reduce the radius until a step is accepted."""
+        assert isinstance(iterate, NewtonIterate)
+        here, last, norm, trial = iterate.linearization, iterate.step, iterate.norm, iterate.trial
+        work, inner, radius = last.work, max(trial.iterations, 1), last.radius
+        rounding = ROUNDING * abs(here.value)
+        while True:
+            if not trial.decrease > 0.0:
+                return Status.EXHAUSTED
+            length = norm.norm(trial.step)
+            there = self.functional.linearize(here.x + trial.step)
+            ratio = -math.inf
+            if max(abs(here.value - there.value), trial.decrease) <= rounding:
+                # The difference of the values is rounding: the derivative decides.
+                if not norm.dual_norm(there.derivative) < last.dual_norm:
+                    return Status.EXHAUSTED
+                ratio = 1.0
+            elif math.isfinite(there.value):
+                ratio = (here.value - there.value) / trial.decrease
+            if ratio >= ACCEPT:
+                break
+            radius = SHRINK * min(radius, length)
+            if radius <= np.finfo(float).eps * max(norm.norm(here.x), np.finfo(float).tiny):
+                return Status.STAGNATED
+            trial = self._inner(here, norm, iterate.matrix, radius)
+            inner += max(trial.iterations, 1)
+            work += 2.0 * trial.iterations + VALUE_WORK
+        if ratio > GOOD and trial.boundary:
+            radius = max(radius, GROW * length)
+        step = Step(last.number + 1, there.value, length=length, radius=radius, ratio=ratio, inner=inner, work=work)
+        return self.assess(there, step)
+
+
+def trust_region(
+    functional: Functional,
+    x: Array,
+    tolerance: Tolerance = 1e-10,
+    *,
+    norm: Metric | None = None,
+    state: State | None = None,
+    observer: Observer | None = None,
+    max_steps: int = 1000,
+    max_seconds: float = math.inf,
+    dense: bool | None = None,
+    curvature: bool = False,
+) -> Result:
+    """Minimize any functional by a trust-region Newton method.
+
+    Negative curvature is followed to the boundary of the trust region.
+
+    Parameters
+    ----------
+    functional : Functional
+        What to minimize.
+    x : array, shape (dim,)
+        Starting point.
+    tolerance : float or relative(...)
+        A float bounds the estimate of ``sqrt(2 (J(x) - min J))``, `dnnfem.relative` the dual norm of the derivative.
+    norm : Norm or metric, optional
+        In which lengths and dual norms are measured, and the preconditioner; default Euclidean.
+    state : State, optional
+        Of the solve before, or of the interrupted one.
+    observer : callable, optional
+        Called with a `Snapshot` after every step.
+    max_steps, max_seconds : optional
+        Limits; reaching one is a status, not an error.
+    dense : bool, optional
+        Steps from the dense Hessian (Moré and Sorensen) instead of conjugate gradients (Steihaug); default for at most
+        300 coefficients.
+    curvature : bool
+        Use the positive semidefinite part of the Hessian only.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    ValueError
+        If `x`, `tolerance` or `norm` do not fit.
+
+    References
+    ----------
+    Conn, Gould and Toint, Trust-Region Methods (2000), ch. 6 and 7.
+    """
+    dense = functional.space.dim <= DENSE_LIMIT if dense is None else dense
+    method = TrustRegion(functional, norm, dense, curvature)
+    return iterate(functional, x, method, tolerance, state, observer, Limits(max_steps, max_seconds))

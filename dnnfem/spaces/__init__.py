@@ -1,0 +1,19 @@
+"""Trial spaces, transfers between them, and hierarchies."""
+
+from __future__ import annotations
+
+from dnnfem.spaces.feedforward import FeedforwardSpace
+from dnnfem.spaces.hierarchy import Hierarchy
+from dnnfem.spaces.layout import Coordinates, Purpose, Space, generator, space_from_attributes
+from dnnfem.spaces.transfer import Transfer
+
+__all__ = [
+    "Coordinates",
+    "FeedforwardSpace",
+    "Hierarchy",
+    "Purpose",
+    "Space",
+    "Transfer",
+    "generator",
+    "space_from_attributes",
+]

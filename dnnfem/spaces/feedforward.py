@@ -1,0 +1,188 @@
+"""Feedforward networks: width is a quadrature of a measure over neurons, depth grows by identity layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from dnnfem.kernels.program import SMOOTH_ACTIVATIONS, Block, Program, Stage
+from dnnfem.records import Array, Index
+from dnnfem.spaces.layout import Purpose, generator, register
+
+HIDDEN_ACTIVATIONS = (*SMOOTH_ACTIVATIONS, "relu")
+
+
+@dataclass(frozen=True, eq=False)
+class Neuron:
+    """A neuron that may be added: the cell of refinement in width.
+
+    Attributes
+    ----------
+    layer : int
+        Hidden layer, counted from 0.
+    weights : array, shape (fan_in,)
+        Incoming weights.
+    bias : float
+        Bias.
+    """
+
+    layer: int
+    weights: Array
+    bias: float
+
+
+@dataclass(frozen=True)
+class FeedforwardSpace:
+    """Networks ``u = W_L y_{L-1} + b_L``, ``y_l = sigma(W_l y_{l-1} + b_l)``, ``y_0`` the reference coordinates.
+
+    A layer marked in `residual` has a skip connection, ``y_l = y_{l-1} + sigma(W_l y_{l-1} + b_l)``.  Coefficients are
+    stored layer by layer, ``W_l`` row by row, then ``b_l``.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Dimensions of domain and range.
+    hidden : tuple of int
+        Width of each hidden layer.
+    activation : str
+        ``"tanh"``, ``"sin"``, ``"softplus"``, ``"gelu"``, ``"sigmoid"`` or ``"relu"``.
+    residual : tuple of bool, optional
+        Which hidden layers have a skip connection; default none.
+
+    Raises
+    ------
+    ValueError
+        If a width is not positive, there is no hidden layer, the activation is unknown, or a residual layer would
+        change the width.
+    """
+
+    inputs: int
+    hidden: tuple[int, ...]
+    outputs: int
+    activation: str = "tanh"
+    residual: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        hidden = (self.hidden,) if isinstance(self.hidden, int | np.integer) else tuple(self.hidden)
+        residual = tuple(bool(r) for r in self.residual) or (False,) * len(hidden)
+        widths: dict[str, tuple[int, ...]] = {"inputs": (self.inputs,), "hidden": hidden, "outputs": (self.outputs,)}
+        for name, values in widths.items():
+            for value in values or (0,):
+                if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                    raise ValueError(f"{name}: got {getattr(self, name)!r}, expected positive integers, at least one")
+        if self.activation not in HIDDEN_ACTIVATIONS:
+            raise ValueError(f"activation: got {self.activation!r}, expected one of {', '.join(HIDDEN_ACTIVATIONS)}")
+        if len(residual) != len(hidden):
+            raise ValueError(f"residual: got {len(residual)} flags for {len(hidden)} hidden layers")
+        for layer, (before, after) in enumerate(zip((self.inputs, *hidden), hidden, strict=False)):
+            if residual[layer] and before != after:
+                raise ValueError(f"residual: layer {layer} would change the width from {before} to {after}")
+        object.__setattr__(self, "inputs", int(self.inputs))
+        object.__setattr__(self, "outputs", int(self.outputs))
+        object.__setattr__(self, "hidden", tuple(int(w) for w in hidden))
+        object.__setattr__(self, "residual", residual)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Affine maps of the layers, the output layer last."""
+        widths = (self.inputs, *self.hidden, self.outputs)
+        blocks: list[Block] = []
+        start = 0
+        for fan_in, fan_out in pairwise(widths):
+            blocks.append(Block(fan_out, fan_in, start))
+            start = blocks[-1].stop
+        return tuple(blocks)
+
+    @property
+    def dim(self) -> int:
+        """Number of coefficients."""
+        return self.blocks[-1].stop
+
+    @cached_property
+    def program(self) -> Program:
+        """One stage per layer; weights and coefficients are the same vector."""
+        stages = [
+            Stage(n + 1, n, n, self.activation, carry=((n, 1.0),) if self.residual[n] else ())
+            for n in range(len(self.hidden))
+        ]
+        stages.append(Stage(len(stages) + 1, len(stages), len(stages)))
+        embedding = sp.csr_array(sp.eye_array(self.dim))
+        widths = (self.inputs, *self.hidden, self.outputs)
+        return Program(widths, tuple(stages), self.blocks, embedding, np.zeros(self.dim))
+
+    @cached_property
+    def condensable(self) -> Index:
+        """Coefficients of the output layer, shape (outputs, width + 1), the bias last."""
+        last = self.blocks[-1]
+        weights = last.start + np.arange(last.rows * last.columns).reshape(last.rows, last.columns)
+        return np.column_stack([weights, last.bias_start + np.arange(last.rows)])
+
+    def incoming(self, layer: int, neuron: int) -> Index:
+        """Coefficients of one neuron: its weights, then its bias, shape (fan_in + 1,)."""
+        block = self.blocks[layer]
+        row = block.start + neuron * block.columns + np.arange(block.columns)
+        return np.append(row, block.bias_start + neuron)
+
+    def outgoing(self, layer: int, neuron: int) -> Index:
+        """Coefficients by which the next layer reads one neuron, shape (fan_out,)."""
+        block = self.blocks[layer + 1]
+        return block.start + neuron + block.columns * np.arange(block.rows)
+
+    def initial(self, seed: int = 0) -> Array:
+        """Return a random starting point, shape (dim,).
+
+        Neurons of the first layer are ridges through random points of the reference box [-1, 1]^d, so that the kink or
+        transition of each one lies inside the data; deeper layers have weights of variance 1/fan_in.
+        """
+        random = generator(seed, self.dim, Purpose.INITIAL)
+        x = np.zeros(self.dim)
+        for layer, block in enumerate(self.blocks):
+            if layer == 0:
+                points = random.uniform(-1.0, 1.0, (block.rows, self.inputs))
+                weights, bias = ridges(random, points)
+            else:
+                scale = 0.1 if layer < len(self.hidden) and self.residual[layer] else 1.0
+                weights = scale * random.standard_normal((block.rows, block.columns)) / np.sqrt(block.columns)
+                bias = np.zeros(block.rows)
+            x[block.start : block.bias_start] = weights.ravel()
+            x[block.bias_start : block.stop] = bias
+        return x
+
+    def attributes(self) -> dict[str, Any]:
+        """Return plain data from which the space can be rebuilt."""
+        return {
+            "kind": "feedforward",
+            "inputs": self.inputs,
+            "hidden": self.hidden,
+            "outputs": self.outputs,
+            "activation": self.activation,
+            "residual": self.residual,
+        }
+
+    def __str__(self) -> str:
+        hidden = "-".join(f"{w}r" if r else str(w) for w, r in zip(self.hidden, self.residual, strict=True))
+        return f"{self.inputs}-{hidden}-{self.outputs} {self.activation}"
+
+
+def ridges(random: np.random.Generator, points: Array, scales: tuple[float, float] = (0.5, 4.0)) -> tuple[Array, Array]:
+    """Draw one ridge ``w . (p - p_0)`` through each point.
+
+    Directions are uniform on the sphere, lengths log-uniform between the two `scales`.
+
+    Returns
+    -------
+    weights : array, shape (m, d)
+    bias : array, shape (m,)
+    """
+    weights = random.standard_normal(points.shape)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    weights *= np.exp(random.uniform(np.log(scales[0]), np.log(scales[1]), (len(points), 1)))
+    return weights, -np.einsum("md,md->m", weights, points)
+
+
+register("feedforward", FeedforwardSpace)

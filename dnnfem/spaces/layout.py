@@ -1,0 +1,122 @@
+"""What all spaces share: the protocol, checks of coefficient vectors, and stateless randomness."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from dnnfem.kernels.program import Program
+from dnnfem.records import Array, Index
+
+
+class Space(Protocol):
+    """Gives meaning to a flat float64 vector of coefficients."""
+
+    @property
+    def dim(self) -> int:
+        """Number of coefficients."""
+        ...
+
+    @property
+    def condensable(self) -> Index | None:
+        """Coefficients that the outputs are affine in, shape (outputs, features): row ``k`` acts on output ``k``."""
+        ...
+
+
+class NetworkSpace(Space, Protocol):
+    """A space whose members are functions that kernels can evaluate."""
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        ...
+
+    @property
+    def program(self) -> Program:
+        """Straight-line code of the network."""
+        ...
+
+    def initial(self, seed: int = 0) -> Array:
+        """Return a starting point, shape (dim,), in reference coordinates."""
+        ...
+
+    def attributes(self) -> dict[str, Any]:
+        """Return plain data (strings, integers, tuples) from which the space can be rebuilt."""
+        ...
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A space that is nothing but R^dim: that of a user's own functional, or of a condensed one."""
+
+    dim: int
+    condensable: None = None
+
+
+class Purpose(enum.IntEnum):
+    """What a random draw is for; part of its key."""
+
+    INITIAL = 0
+    CANDIDATES = 1
+    PROBE = 2
+
+
+def generator(seed: int, dim: int, purpose: Purpose) -> np.random.Generator:
+    """Return the generator that belongs to (seed, dim, purpose): nothing to store, nothing to get out of step.
+
+    Raises
+    ------
+    ValueError
+        If `seed` is not a non-negative integer.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed: got {seed!r}, expected a non-negative integer")
+    return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(dim, int(purpose))))
+
+
+def check_coefficients(space: Space, x: Any, name: str = "x") -> Array:
+    """Return `x` as a float64 vector of the space.
+
+    Raises
+    ------
+    ValueError
+        If the shape or the dtype is wrong; the message names both shapes.
+    """
+    vector = np.asarray(x)
+    if vector.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: got dtype {vector.dtype}, expected real numbers")
+    if vector.shape != (space.dim,):
+        raise ValueError(f"{name}: got shape {vector.shape}, expected {(space.dim,)} for {space}")
+    return np.ascontiguousarray(vector, dtype=np.float64)
+
+
+_KINDS: dict[str, Callable[..., NetworkSpace]] = {}
+
+
+def register(kind: str, build: Callable[..., NetworkSpace]) -> None:
+    """Make a kind of space known to archives; `build` takes the attributes as keywords."""
+    _KINDS[kind] = build
+
+
+def space_from_attributes(attributes: Mapping[str, Any]) -> NetworkSpace:
+    """Rebuild a space from `NetworkSpace.attributes`.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+    """
+    values = dict(attributes)
+    kind = values.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(sorted(_KINDS))}")
+    return _KINDS[kind](**values)
