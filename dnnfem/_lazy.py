@@ -22,9 +22,10 @@ def attach(package: str, public: Mapping[str, tuple[str, ...]]) -> tuple[Callabl
 
     def __getattr__(name: str) -> Any:
         if name in owner:
-            value = getattr(importlib.import_module(f"{package}.{owner[name]}"), name)
-            setattr(sys.modules[package], name, value)
-            return value
+            module = importlib.import_module(f"{package}.{owner[name]}")
+            for each in public[owner[name]]:  # all at once, because one of them may be called like the module itself
+                setattr(sys.modules[package], each, getattr(module, each))
+            return getattr(module, name)
         if name in public:
             return importlib.import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")

@@ -20,7 +20,10 @@ def as_finite(name: str, value: Any, ndim: int) -> Array:
     ValueError
         If it is not numeric, has another number of axes, or contains NaN or infinity; the message names `name`.
     """
-    raw = np.asarray(value)
+    try:
+        raw = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: got rows of different lengths, expected an array with {ndim} axes") from error
     if raw.dtype.kind not in "biuf":
         raise ValueError(f"{name}: got dtype {raw.dtype}, expected real numbers")
     array = np.array(raw, dtype=np.float64, order="C")
@@ -76,9 +79,12 @@ class Quadrature:
         data = as_finite("data", self.data, 2) if np.size(self.data) else np.empty((m, 0))
         if len(data) != m:
             raise ValueError(f"data: got {len(data)} rows, expected {m} as there are {m} points")
-        cells = np.array(self.cells if np.size(self.cells) else np.arange(m), dtype=np.int64)
-        if cells.shape != (m,) or cells.min() < 0:
-            raise ValueError(f"cells: got shape {cells.shape}, expected {(m,)} non-negative cell numbers")
+        cells = np.array(self.cells if np.size(self.cells) else np.arange(m))
+        if cells.dtype.kind not in "iu" or cells.shape != (m,):
+            raise ValueError(f"cells: got shape {cells.shape} and dtype {cells.dtype}, expected integers, shape {(m,)}")
+        if cells.min() < 0:
+            raise ValueError(f"cells: got {int(cells.min())}, expected non-negative cell numbers")
+        cells = cells.astype(np.int64)
         for name, value in (("points", points), ("weights", weights), ("data", data), ("cells", cells)):
             value.setflags(write=False)
             object.__setattr__(self, name, value)

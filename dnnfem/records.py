@@ -29,7 +29,7 @@ class Status(enum.Enum):
     STEP_LIMIT = "stopped: the limit on the number of steps was reached"
     TIME_LIMIT = "stopped: the limit on the time was reached"
     INTERRUPTED = "stopped: interrupted by the user; the last iterate is returned"
-    NOT_FINITE = "failed: the value is not finite at the starting point"
+    NOT_FINITE = "failed: the value or its derivative is not finite at the iterate"
 
     @property
     def converged(self) -> bool:

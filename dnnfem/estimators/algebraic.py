@@ -38,7 +38,7 @@ def algebraic(functional: Functional, x: Array) -> Estimate:
     system = linearization.system()
     parts: dict[str, float] = {}
     if system is not None:
-        decrease = system.steps(Euclidean(functional.space)).full[1]
+        decrease = system.steps(Euclidean(functional.space)).full.decrease
         if functional.condensable is not None:
             inner = max(linearization.value - condense(functional).value(x[condense(functional).inner]), 0.0)
             parts = {"outer": math.sqrt(2.0 * inner), "inner": math.sqrt(2.0 * max(decrease - inner, 0.0))}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
-from dnnfem.functionals import Composed, Functional, Integral, Scaled, Sum
+from dnnfem.functionals import Composed, Functional, Integral, LeastSquaresSystem, Scaled, Sum
 from dnnfem.records import Array, Estimate, Index
 from dnnfem.refinement.width import embed, widen
 from dnnfem.solvers import gauss_newton
@@ -18,12 +20,16 @@ from dnnfem.spaces.feedforward import Neuron
 
 QUANTITY = "discretization error sqrt(2 (J(x) - J*))"
 
-GROWTH = 1.0 / 3.0
+GROWTH = 0.5
 """Neurons chosen per level, relative to the present width: levels then grow geometrically, and their number is
 logarithmic in the final size."""
 
 MIN_COUNT = 4
 POLISH_STEPS = 5
+
+SHARE = 1.0 / 3.0
+"""Largest part of the degrees of freedom that the present network leaves to be spent on candidates in the joint solve:
+the rest shows what is noise."""
 
 
 class Candidates(Protocol):
@@ -44,13 +50,15 @@ def hierarchical(
 ) -> Estimate:
     """Estimate the error by what a wider space gains, and say which neurons gain it.
 
-    1. All candidates are added with outgoing weights zero; one linearization there gives, after projection on the
-       complement of the present tangent space, the decrease that each one promises.
-    2. They are chosen one after another with re-projection (orthogonal matching pursuit), `count` of them.
-    3. The chosen ones are polished: a few Gauss-Newton steps in their own coefficients, and in those of the output
+    1. All candidates are added with outgoing weights zero and the functional is linearized there, once.
+    2. The total comes from one joint solve of this enriched system, old coefficients included: with the Schur
+       complement ``S`` and the derivative ``g`` of the candidates after re-solving the old coefficients it is
+       ``g^T S^-1 g``, less what as many coefficients would gain from noise alone (``k sigma^2`` for ``k`` new ranks,
+       with ``sigma^2`` from what the joint solve leaves per degree of freedom).
+    3. For marking, candidates are chosen one after another with re-projection (orthogonal matching pursuit); these
+       local gains are not additive and serve as indicators alone.
+    4. The chosen ones are polished: a few Gauss-Newton steps in their own coefficients, and in those of the output
        layer, minimize the functional itself on the enriched space.
-    4. The total is ``sqrt(2 (J(x) - J_enriched))``, from this joint enriched solve; local gains are not additive and
-       serve as indicators alone.
 
     Parameters
     ----------
@@ -61,20 +69,28 @@ def hierarchical(
     candidates : Candidates or sequence of Neuron
         E.g. ``ridge_candidates(space, quadrature, seed=0)``.
     count : int, optional
-        How many to choose; default a third of the present width, at least `MIN_COUNT`.
+        How many to choose; default half the present width, at least `MIN_COUNT`.
     polish : int
-        Gauss-Newton steps of the enriched solve.
+        Gauss-Newton steps in step 4.
 
     Returns
     -------
     Estimate
-        Of ``sqrt(2 (J(x) - min J))`` over all wider networks, a lower bound by construction; cells are the polished
-        neurons, for `dnnfem.widen`.
+        Of ``sqrt(2 (J(x) - J*))``, the distance to the best that wider networks reach on the given quadrature; cells
+        are the polished neurons, for `dnnfem.widen`.  Parts: ``candidates`` (their number), ``algebraic`` (what
+        re-solving the old coefficients gains, linearized), ``noise`` (root mean square residual per point that the
+        joint solve leaves), ``sampling`` (error that this noise causes in the present coefficients,
+        ``sigma sqrt(rank)``).
 
     Raises
     ------
     ValueError
         If the functional is not on a feedforward space or has no least-squares system, or there is no candidate.
+
+    Notes
+    -----
+    The estimate sees the sample and nothing else: where a network with many coefficients interpolates few noise-free
+    samples, its error between the points is larger.
 
     References
     ----------
@@ -86,22 +102,75 @@ def hierarchical(
     pool = list(candidates.draw(_reference(functional), x)) if hasattr(candidates, "draw") else list(candidates)
     if not pool:
         raise ValueError("candidates: got none, expected at least one neuron")
-    count = max(MIN_COUNT, math.ceil(GROWTH * sum(space.hidden))) if count is None else count
-    chosen, gains = _select(functional, x, pool, count)
-    if not chosen:
-        return Estimate(QUANTITY, np.empty(0, dtype=object), np.empty(0), 0.0, parts={"candidates": float(len(pool))})
-    neurons, decrease = _polished(functional, x, [pool[k] for k in chosen], polish)
-    total = math.sqrt(2.0 * max(decrease, 0.0))
+    if count is None:
+        count = max(MIN_COUNT, math.ceil(GROWTH * sum(space.hidden)))
+    enriched = _linearized(functional, x, pool)
+    total, parts = _joint(enriched)
+    order, gains = _select(enriched, count)
+    neurons = _polished(functional, x, [pool[k] for k in order], polish) if order else []
     cells = np.empty(len(neurons), dtype=object)
     cells[:] = neurons
-    return Estimate(
-        QUANTITY,
-        cells,
-        np.sqrt(2.0 * gains),
-        total,
-        parts={"candidates": float(len(pool)), "local": math.sqrt(2.0 * float(gains.sum()))},
-        cost=np.array([float(len(n.weights) + 1 + space.blocks[n.layer + 1].rows) for n in neurons]),
-    )
+    cost = [float(len(n.weights) + 1 + space.blocks[n.layer + 1].rows) for n in neurons]
+    parts = {"candidates": float(len(pool)), **parts}
+    return Estimate(QUANTITY, cells, np.sqrt(2.0 * gains), total, parts=parts, cost=np.array(cost))
+
+
+@dataclass(frozen=True, eq=False)
+class Enriched:
+    """The system of old coefficients (first columns) and outgoing weights of all candidates."""
+
+    system: LeastSquaresSystem
+    groups: list[Index]
+
+
+def _linearized(functional: Functional, x: Array, pool: Sequence[Neuron]) -> Enriched:
+    """Add all candidates and linearize there."""
+    wide, start, outgoing = _enriched(functional, x, pool)
+    coarse, fine = functional.space, wide.space
+    assert isinstance(coarse, FeedforwardSpace) and isinstance(fine, FeedforwardSpace)
+    old = embed(coarse, fine, [np.arange(width) for width in coarse.hidden]).tocoo().row
+    system = wide.linearize(start).system(np.concatenate([old, *outgoing]))
+    if system is None:
+        raise ValueError("functional: got one without a least-squares system, expected residual laws")
+    ends = len(old) + np.cumsum([0, *(len(columns) for columns in outgoing)])
+    return Enriched(system, [np.arange(a, b) for a, b in pairwise(ends)])
+
+
+def _joint(enriched: Enriched) -> tuple[float, dict[str, float]]:
+    """Return the total of the joint solve and its parts."""
+    system, groups = enriched.system, enriched.groups
+    rows = system.shape[0]
+    room = max(rows - (system.shape[1] - sum(len(g) for g in groups)), 0) * SHARE
+    stride = max(1, math.ceil(sum(len(g) for g in groups) / max(room, 1.0)))
+    chosen = np.concatenate(groups[::stride])
+    old = np.arange(groups[0][0])
+    joint = system.restricted(np.concatenate([old, chosen])).enrichment(len(old) + np.arange(len(chosen)))
+    base, added = joint.ranks
+    variance = 2.0 * joint.remaining / max(rows - base - added, 1)
+    total = math.sqrt(max(2.0 * joint.gain - added * variance, 0.0))
+    return total, {
+        "algebraic": math.sqrt(2.0 * joint.present),
+        "noise": math.sqrt(variance * rows),
+        "sampling": math.sqrt(variance * base),
+    }
+
+
+def _select(enriched: Enriched, count: int) -> tuple[list[int], Array]:
+    """Choose candidates one after another against the present features; return their numbers and gains."""
+    numbers: dict[int, list[int]] = {}
+    for number, columns in enumerate(enriched.groups):
+        numbers.setdefault(len(columns), []).append(number)
+    old = np.arange(enriched.groups[0][0])
+    chosen: list[int] = []
+    gains: list[float] = []
+    for size, members in numbers.items():
+        # Neurons of one layer have equally many readers; layers are searched one by one.
+        part = enriched.system.restricted(np.concatenate([old, *(enriched.groups[k] for k in members)]))
+        order, gain = part.select(len(old) + np.arange(len(members) * size).reshape(-1, size), count)
+        chosen += [members[k] for k in order]
+        gains += gain.tolist()
+    best = sorted(range(len(chosen)), key=lambda k: -gains[k])[:count]
+    return [chosen[k] for k in best], np.array([gains[k] for k in best])
 
 
 def _reference(functional: Functional) -> Callable[[Array], Array]:
@@ -144,36 +213,6 @@ def _numbers(space: FeedforwardSpace, neurons: Sequence[Neuron]) -> list[int]:
     return numbers
 
 
-def _select(functional: Functional, x: Array, pool: Sequence[Neuron], count: int) -> tuple[list[int], Array]:
-    """Choose candidates one after another against the present tangent space; return their numbers and gains."""
-    wide, start, outgoing = _enriched(functional, x, pool)
-    groups: dict[int, list[int]] = {}
-    for number, columns in enumerate(outgoing):
-        groups.setdefault(len(columns), []).append(number)
-    old = np.flatnonzero(np.asarray(abs(_injection(functional, wide)).sum(axis=1)).ravel())
-    linearization = wide.linearize(start)
-    chosen: list[int] = []
-    gains: list[float] = []
-    for members in groups.values():
-        columns = np.concatenate([old, *(outgoing[k] for k in members)])
-        system = linearization.system(columns)
-        if system is None:
-            raise ValueError("functional: got one without a least-squares system, expected residual laws")
-        width = len(outgoing[members[0]])
-        positions = len(old) + np.arange(len(members) * width).reshape(len(members), width)
-        order, gain = system.select(positions, count)
-        chosen += [members[k] for k in order]
-        gains += gain.tolist()
-    best = sorted(range(len(chosen)), key=lambda k: -gains[k])[:count]
-    return [chosen[k] for k in best], np.array([gains[k] for k in best])
-
-
-def _injection(functional: Functional, wide: Functional) -> sp.csr_array:
-    coarse, fine = functional.space, wide.space
-    assert isinstance(coarse, FeedforwardSpace) and isinstance(fine, FeedforwardSpace)
-    return embed(coarse, fine, [np.arange(width) for width in coarse.hidden])
-
-
 def _polished(functional: Functional, x: Array, neurons: Sequence[Neuron], steps: int) -> tuple[list[Neuron], float]:
     """Minimize the functional over the new neurons and the output layer; return them and the decrease of ``J``."""
     wide, start, outgoing = _enriched(functional, x, neurons)
@@ -191,7 +230,6 @@ def _polished(functional: Functional, x: Array, neurons: Sequence[Neuron], steps
     part = Composed(wide, Transfer(matrix, offset), condensable)
     result = gauss_newton(part, start[free], 0.0, max_steps=steps)
     full = part.transfer(result.x)
-    polished = [
+    return [
         Neuron(n.layer, full[place[:-1]], float(full[place[-1]])) for n, place in zip(neurons, incoming, strict=True)
     ]
-    return polished, functional.value(x) - result.value

@@ -50,6 +50,14 @@ class CombinedLinearization:
         """Positive semidefinite part of ``J''(x) v``."""
         return _combine(self.factors, [part.curvature(v) for part in self.parts])
 
+    def residual(self) -> Array | None:
+        """Residuals of all terms; None if a term has none, or if there is a shift."""
+        parts = [part.residual() for part in self.parts]
+        if self.shift is not None or min(self.factors) < 0.0 or any(part is None for part in parts):
+            return None
+        roots = np.sqrt(self.factors)
+        return np.concatenate([root * part for root, part in zip(roots, parts, strict=True) if part is not None])
+
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
         """Rows of all terms; None if a term has none, or if there is a shift."""
         if self.shift is not None or min(self.factors) < 0.0:
@@ -103,8 +111,11 @@ class Sum:
     @property
     def condensable(self) -> Index | None:
         """What all terms allow to eliminate."""
-        groups = [term.condensable for term in self.terms]
-        return groups[0] if all(g is not None for g in groups) else None
+        first = self.terms[0].condensable
+        others = [term.condensable for term in self.terms[1:]]
+        if first is None or any(other is None or not np.array_equal(other, first) for other in others):
+            return None
+        return first
 
     def value(self, x: Array) -> float:
         """Return ``J(x)``."""
@@ -270,6 +281,10 @@ class TikhonovLinearization:
 
     curvature = hessian
 
+    def residual(self) -> Array:
+        """``sqrt(alpha) L^T d``."""
+        return np.asarray(np.sqrt(self.alpha) * self.norm.root() @ self.difference)
+
     def system(self, columns: Index | None = None) -> DenseLeastSquares:
         """Rows ``sqrt(alpha) L^T``; columns and rows that do not meet are dropped."""
         root = np.sqrt(self.alpha) * self.norm.root()
@@ -295,6 +310,7 @@ class Composed:
 
     def linearize(self, x: Array) -> ComposedLinearization:
         """Return value, derivative and products at `x`."""
+        x = check_coefficients(self.space, x)
         return ComposedLinearization(x, self.functional.linearize(self.transfer(x)), self.transfer)
 
     def on(self, *, transfer: Transfer | None = None, **changes: Any) -> Composed:
@@ -329,6 +345,10 @@ class ComposedLinearization:
     def curvature(self, v: Array) -> Array:
         """``P^T C P v``."""
         return np.asarray(self.transfer.T @ self.part.curvature(self.transfer @ v))
+
+    def residual(self) -> Array | None:
+        """The residual of the functional that is composed."""
+        return self.part.residual()
 
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
         """Columns of ``A P``."""

@@ -3,7 +3,7 @@
 For a residual that is affine in the coefficients ``c`` of the output layer, ``r(c, y) = A(y) c - b(y)``, the condensed
 functional is ``j(y) = min_c |r(c, y)|^2 / 2`` (variable projection: Golub and Pereyra 1973).  Its Gauss-Newton Jacobian
 in Kaufman's form (1975) is ``(I - Q Q^T) dr/dy`` at ``c(y)``, where ``Q`` spans the range of ``A``; the gradient that
-comes out of it is exact.
+comes out of it is exact.  A tiny penalty on ``c`` goes into ``r`` as further rows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from dnnfem.functionals.protocols import Functional
 from dnnfem.kernels.protocol import LeastSquaresSystem, Linearization
 from dnnfem.records import Array, Index
 from dnnfem.spaces import Coordinates
+from dnnfem.spaces.layout import check_coefficients
+
+RIDGE = 1e-17
+"""Keeps the outer coefficients finite when features merge: combinations of features smaller than its root, 3e-9, are
+not used.  Rounding errors of the features, magnified by the coefficients, then stay below 1e-7 of the fit's own scale,
+and the functional keeps a derivative where the rank of the features drops."""
 
 
 def _system(linearization: Linearization, columns: Index | None = None) -> LeastSquaresSystem:
@@ -34,6 +40,7 @@ class Condensed:
     functional: Functional
     outer: Index
     inner: Index
+    ridge: float
 
     @property
     def space(self) -> Coordinates:
@@ -67,11 +74,11 @@ class Condensed:
 
     def linearize(self, y: Array) -> CondensedLinearization:
         """Return value, derivative and products at `y`; the value needs the columns of ``c`` alone."""
-        return CondensedLinearization(np.array(y, dtype=np.float64), self)
+        return CondensedLinearization(check_coefficients(self.space, y, "y"), self)
 
     def on(self, **changes: Any) -> Condensed:
         """Condense the functional on another space or quadrature."""
-        return condense(self.functional.on(**changes))
+        return condense(self.functional.on(**changes), self.ridge)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +89,24 @@ class CondensedLinearization:
     condensed: Condensed
 
     @cached_property
-    def _eliminated(self) -> tuple[Array, float]:
-        """``c(y)`` and the value there."""
+    def _eliminated(self) -> tuple[Array, LeastSquaresSystem]:
+        """``c(y)``, and the system in the outer coefficients there."""
         c = self.condensed
-        start = c.functional.linearize(c.merge(np.zeros(c.outer.size), self.x))
-        system = _system(start, c.outer.ravel())
-        groups = np.arange(c.outer.size).reshape(c.outer.shape)
-        correction = system.solve(groups).ravel()
-        # The value of what was computed, rounding included, not the value of exact arithmetic.
-        return correction, system.moved(correction).value
+        zero = np.zeros(c.outer.size)
+        columns = np.arange(c.outer.size)
+        system = _system(c.functional.linearize(c.merge(zero, self.x)), c.outer.ravel()).ridge(columns, c.ridge, zero)
+        correction = system.solve(columns.reshape(c.outer.shape)).ravel()
+        # The residual of what was computed, rounding included, not that of exact arithmetic.
+        return correction, system.moved(correction)
 
     @property
     def value(self) -> float:
         """``j(y)``."""
-        return self._eliminated[1]
+        return self._eliminated[1].value
+
+    def residual(self) -> Array | None:
+        """The residual at ``(c(y), y)``."""
+        return self._eliminated[1].residual
 
     @cached_property
     def full(self) -> Linearization:
@@ -104,7 +115,8 @@ class CondensedLinearization:
 
     @cached_property
     def _full_system(self) -> LeastSquaresSystem:
-        return _system(self.full)
+        c = self.condensed
+        return _system(self.full).ridge(c.outer.ravel(), c.ridge, self._eliminated[0])
 
     @cached_property
     def _reduced(self) -> LeastSquaresSystem:
@@ -135,13 +147,15 @@ class CondensedLinearization:
         return self._reduced if columns is None else self._reduced.restricted(columns)
 
 
-def condense(functional: Functional) -> Condensed:
+def condense(functional: Functional, ridge: float = RIDGE) -> Condensed:
     """Eliminate the coefficients that the residuals are affine in.
 
     Parameters
     ----------
     functional : Functional
         With ``functional.condensable``.
+    ridge : float
+        Weight of ``ridge/2 |c|^2``, added to the functional that is condensed.
 
     Returns
     -------
@@ -164,4 +178,4 @@ def condense(functional: Functional) -> Condensed:
         )
     keep = np.ones(functional.space.dim, dtype=bool)
     keep[outer.ravel()] = False
-    return Condensed(functional, outer, np.flatnonzero(keep))
+    return Condensed(functional, outer, np.flatnonzero(keep), ridge)

@@ -55,29 +55,32 @@ class ExternalLinearization:
         return result
 
     @cached_property
-    def residual(self) -> Array | None:
-        """The residual vector, if the functional is a sum of squares."""
+    def _residual(self) -> Array | None:
         function = self.functions["residual"]
         return None if function is None else np.asarray(function(self.x), dtype=np.float64).ravel()
+
+    def residual(self) -> Array | None:
+        """The residual vector, if the functional is a sum of squares."""
+        return self._residual
 
     @cached_property
     def jacobian(self) -> Array:
         """Its Jacobian."""
-        assert self.residual is not None
-        return self._call("jacobian", (self.residual.size, self.x.size))
+        assert self._residual is not None
+        return self._call("jacobian", (self._residual.size, self.x.size))
 
     @cached_property
     def value(self) -> float:
         """``J(x)``."""
-        if self.residual is not None:
-            return 0.5 * float(self.residual @ self.residual)
+        if self._residual is not None:
+            return 0.5 * float(self._residual @ self._residual)
         return float(self._call("value", ()))
 
     @cached_property
     def derivative(self) -> Array:
         """``J'(x)``."""
-        if self.residual is not None:
-            return self.jacobian.T @ self.residual
+        if self._residual is not None:
+            return self.jacobian.T @ self._residual
         return self._call("derivative", self.x.shape)
 
     def hessian(self, v: Array) -> Array:
@@ -88,13 +91,13 @@ class ExternalLinearization:
 
     def curvature(self, v: Array) -> Array:
         """``A^T A v`` of a sum of squares, else the Hessian, which must then be positive semidefinite."""
-        return self.jacobian.T @ (self.jacobian @ v) if self.residual is not None else self.hessian(v)
+        return self.jacobian.T @ (self.jacobian @ v) if self._residual is not None else self.hessian(v)
 
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
         """The linearized sum of squares."""
-        if self.residual is None:
+        if self._residual is None:
             return None
-        return DenseLeastSquares(self.jacobian if columns is None else self.jacobian[:, columns], self.residual)
+        return DenseLeastSquares(self.jacobian if columns is None else self.jacobian[:, columns], self._residual)
 
 
 def from_callables(

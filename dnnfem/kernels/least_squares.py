@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import lapack
 
-from dnnfem.kernels.protocol import Norm
+from dnnfem.kernels.protocol import Enrichment, Norm
 from dnnfem.kernels.spectral import SpectralSteps
 from dnnfem.records import Array, Index
 
@@ -22,6 +22,8 @@ RANK_TOLERANCE = 1e-14
 NOVELTY = 1e-7
 """A candidate column whose orthogonal part is smaller than this, relative to its length, gains nothing: what is left of
 it is dominated by rounding and by the nonlinearity of its own parameters."""
+
+TINY = np.finfo(float).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +41,24 @@ class Factor:
         """Factorize a matrix (m, f)."""
         length = np.sqrt(np.einsum("mf,mf->f", matrix, matrix))
         scale = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
-        if matrix.shape[1] == 0:
+        if matrix.size == 0:
             return cls(matrix, np.empty(0), np.empty(0, dtype=np.int64), scale, 0)
         qr, pivots, tau, _, _ = lapack.dgeqp3(np.asfortranarray(matrix * scale))
         diagonal = np.abs(np.diagonal(qr))
         rank = int(np.count_nonzero(diagonal > RANK_TOLERANCE * np.sqrt(len(matrix))))
         return cls(qr, tau, np.asarray(pivots, dtype=np.int64) - 1, scale, rank)
 
+    @property
+    def reflectors(self) -> Array:
+        """Householder vectors of `Q`; with fewer rows than columns there is one per row."""
+        return self.qr[:, : self.tau.size]
+
     def rotate(self, columns: Array) -> Array:
         """Return ``Q^T columns`` for (m, k); the first `rank` rows are the part inside the range."""
         if self.rank == 0:
             return columns
         out, _, info = lapack.dormqr(
-            "L", "T", self.qr, self.tau, np.asfortranarray(columns), 32 * (columns.shape[1] + 1)
+            "L", "T", self.reflectors, self.tau, np.asfortranarray(columns), 32 * (columns.shape[1] + 1)
         )
         if info != 0:
             raise ValueError(f"dormqr: argument {-info} is illegal")
@@ -118,10 +125,13 @@ class DenseLeastSquares:
         ``A``.
     residual : array, shape (rows,)
         ``r``.
+    elimination : Elimination, optional
+        If columns were eliminated: how residual vectors of the original rows are brought to the present ones.
     """
 
     matrix: Array
     residual: Array
+    elimination: Elimination | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -157,9 +167,25 @@ class DenseLeastSquares:
         """Substitute ``d = transfer @ e``; `transfer` may be sparse."""
         return DenseLeastSquares(np.asarray((transfer.T @ self.matrix.T).T), self.residual)
 
+    def ridge(self, columns: Index, weight: float, values: Array) -> DenseLeastSquares:
+        """Append the rows ``sqrt(weight) (c + d_c)``."""
+        rows = np.zeros((len(columns), self.matrix.shape[1]))
+        rows[np.arange(len(columns)), columns] = np.sqrt(weight)
+        return self.stacked(DenseLeastSquares(rows, np.sqrt(weight) * values))
+
+    def pull(self, residual: Array) -> Array:
+        """Return ``A^T residual``."""
+        if self.elimination is not None:
+            residual = self.elimination.complement(residual[:, None])[:, 0]
+        return self.matrix.T @ residual
+
+    def lengths(self) -> Array:
+        """Return the lengths of the columns."""
+        return np.asarray(np.linalg.norm(self.matrix, axis=0))
+
     def restricted(self, columns: Index) -> DenseLeastSquares:
         """Keep only `columns`."""
-        return DenseLeastSquares(self.matrix[:, columns], self.residual)
+        return DenseLeastSquares(self.matrix[:, columns], self.residual, self.elimination)
 
     def moved(self, correction: Array) -> DenseLeastSquares:
         """Return the system after a correction."""
@@ -179,7 +205,7 @@ class DenseLeastSquares:
         elimination = Elimination.of(self.matrix, columns)
         both = np.column_stack([self.matrix[:, self._others(columns)], self.residual])
         rotated = elimination.complement(both)
-        return DenseLeastSquares(rotated[:, :-1], rotated[:, -1])
+        return DenseLeastSquares(rotated[:, :-1], rotated[:, -1], elimination)
 
     def normal_solve(self, columns: Index, dual: Array) -> Array:
         """Solve ``A_c^T A_c z = dual``; dependent columns get zero."""
@@ -244,17 +270,36 @@ class DenseLeastSquares:
                 break
             order.append(best)
             gains.append(float(score[best]))
-            basis, _ = np.linalg.qr(matrix[:, position[best]])
+            # A group may bring fewer new directions than it has columns.
+            basis, new, _ = np.linalg.svd(
+                matrix[:, position[best]] / np.maximum(length[best], TINY), full_matrices=False
+            )
+            basis = basis[:, new > NOVELTY]
             matrix -= basis @ (basis.T @ matrix)
             residual -= basis @ (basis.T @ residual)
         return np.array(order, dtype=np.int64), np.array(gains)
 
+    def enrichment(self, columns: Index) -> Enrichment:
+        """Return what `columns` gain together beyond the others."""
+        base = Factor.of(self.matrix[:, self._others(columns)])
+        rotated = base.rotate(np.column_stack([self.matrix[:, columns], self.residual]))
+        known, new = rotated[: base.rank, -1], rotated[base.rank :]
+        factor = Factor.of(new[:, :-1])
+        rest = factor.rotate(new[:, -1:])[:, 0]
+        gained, left = rest[: factor.rank], rest[factor.rank :]
+        halves = [0.5 * float(np.sum(part * part)) for part in (known, gained, left)]
+        return Enrichment(*halves, (base.rank, factor.rank))
+
     def leverage(self) -> Array:
         """Return the diagonal of the hat matrix ``A A^+``, shape (rows,)."""
         factor = Factor.of(self.matrix)
+        if factor.rank == 0:
+            return np.zeros(len(self.matrix))
         basis = np.zeros((len(self.matrix), factor.rank))
         np.fill_diagonal(basis, 1.0)
-        out, _, _ = lapack.dormqr("L", "N", factor.qr, factor.tau, np.asfortranarray(basis), 64 * max(factor.rank, 1))
+        out, _, _ = lapack.dormqr(
+            "L", "N", factor.reflectors, factor.tau, np.asfortranarray(basis), 64 * max(factor.rank, 1)
+        )
         return np.asarray(np.einsum("mk,mk->m", out, out))
 
 

@@ -7,6 +7,7 @@ Only vectors of coefficient size and scalars cross this border; what is as large
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 from dnnfem.kernels.program import Program
@@ -136,16 +137,67 @@ class Norm(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class ModelStep:
+    """Minimizer of a quadratic model within a trust radius.
+
+    Attributes
+    ----------
+    step : array, shape (dim,)
+        Primal.
+    decrease : float
+        Predicted decrease of the functional.
+    length : float
+        Norm of the step.
+    multiplier : float
+        ``lambda`` in ``(A^T A + lambda M) step = -A^T r``; zero in the interior.
+    interior : bool
+        Whether the radius does not bind.
+    """
+
+    step: Array
+    decrease: float
+    length: float
+    multiplier: float
+    interior: bool
+
+
+@dataclass(frozen=True)
+class Enrichment:
+    """What columns gain together, beyond what the other columns of a system gain.
+
+    Attributes
+    ----------
+    present : float
+        Decrease of the value by re-solving for the other columns alone.
+    gain : float
+        Further decrease by the columns in question.
+    remaining : float
+        The value that is left.
+    ranks : tuple of int
+        Rank of the other columns, and what the columns in question add to it.
+    """
+
+    present: float
+    gain: float
+    remaining: float
+    ranks: tuple[int, int]
+
+
 class StepFamily(Protocol):
     """Trust-region steps of one factorization."""
 
-    def __call__(self, radius: float) -> tuple[Array, float]:
-        """Return the minimizer of the model within `radius` and its predicted decrease."""
+    def __call__(self, radius: float) -> ModelStep:
+        """Return the minimizer of the model within `radius`."""
         ...
 
     @property
-    def full(self) -> tuple[Array, float]:
-        """The unrestricted minimizer of least norm and its predicted decrease."""
+    def full(self) -> ModelStep:
+        """The unrestricted minimizer of least norm."""
+        ...
+
+    def solve(self, multiplier: float, dual: Array) -> Array:
+        """Return ``-(A^T A + multiplier M)^-1 dual``, primal."""
         ...
 
 
@@ -163,6 +215,11 @@ class LeastSquaresSystem(Protocol):
         ...
 
     @property
+    def residual(self) -> Array:
+        """``r``, an opaque handle."""
+        ...
+
+    @property
     def derivative(self) -> Array:
         """``A^T r``, dual, shape (coefficients,)."""
         ...
@@ -177,6 +234,18 @@ class LeastSquaresSystem(Protocol):
 
     def scaled(self, factor: float) -> Self:
         """Scale the value by a non-negative factor."""
+        ...
+
+    def ridge(self, columns: Index, weight: float, values: Array) -> Self:
+        """Append the penalty ``weight/2 |c + d_c|^2`` on the coefficients `columns` with present values ``c``."""
+        ...
+
+    def pull(self, residual: Array) -> Array:
+        """Return ``A^T residual`` for a residual vector of the functional, as `Linearization.residual` gives it."""
+        ...
+
+    def lengths(self) -> Array:
+        """Return the Euclidean lengths of the columns, shape (coefficients,)."""
         ...
 
     def transformed(self, transfer: Any) -> Self:
@@ -215,6 +284,10 @@ class LeastSquaresSystem(Protocol):
         """Choose columns one after another with re-projection; numbers of the chosen ones and their gains."""
         ...
 
+    def enrichment(self, columns: Index) -> Enrichment:
+        """Return what `columns` gain together beyond the others."""
+        ...
+
     def leverage(self) -> Array:
         """Return the diagonal of the hat matrix, shape (rows,)."""
         ...
@@ -248,6 +321,10 @@ class Linearization(Protocol):
 
     def curvature(self, v: Array) -> Array:
         """Return the positive semidefinite (Gauss-Newton) part of ``J''(x) v``."""
+        ...
+
+    def residual(self) -> Array | None:
+        """Return the weighted residual vector, ``|residual|^2 / 2 = value``: an opaque handle, None for a loss law."""
         ...
 
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:

@@ -243,6 +243,12 @@ class ReferenceLinearization:
             )
         return np.stack(out, axis=-1).reshape(np.shape(v))
 
+    def residual(self) -> Array | None:
+        """``sqrt(w) r``, residuals running slower than samples."""
+        if self.law.residual is None:
+            return None
+        return np.asarray((np.sqrt(self.weights) * self.law.residual).ravel())
+
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
         """Rows ``sqrt(w) r' T``, residuals running slower than samples."""
         if self.law.residual is None or self.law.slopes is None:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg
 
-from dnnfem.kernels.protocol import Norm
+from dnnfem.kernels.protocol import ModelStep, Norm
 from dnnfem.records import Array
 
 CUTOFF = 1e-13
@@ -55,24 +55,26 @@ class SpectralSteps:
         denominator = np.where(self._active, s * s + multiplier, 1.0)
         return np.where(self._active, -s * self.load / denominator, 0.0)
 
-    def _result(self, amplitudes: Array) -> tuple[Array, float]:
-        s, g = self.singular, self.load
+    def _result(self, multiplier: float, interior: bool) -> ModelStep:
+        s, g, amplitudes = self.singular, self.load, self._amplitudes(multiplier)
         remaining = g + s * amplitudes
         decrease = 0.5 * float(np.sum(np.where(self._active, (g - remaining) * (g + remaining), 0.0)))
-        return self.norm.unwhiten(self.basis.T @ amplitudes), decrease
+        length = float(np.linalg.norm(amplitudes))
+        return ModelStep(self.norm.unwhiten(self.basis.T @ amplitudes), decrease, length, multiplier, interior)
 
     @cached_property
-    def full(self) -> tuple[Array, float]:
-        """The unrestricted minimizer of least norm and its predicted decrease."""
-        return self._result(self._amplitudes(0.0))
+    def full(self) -> ModelStep:
+        """The unrestricted minimizer of least norm."""
+        return self._result(0.0, True)
 
-    @cached_property
-    def full_length(self) -> float:
-        """Norm of the unrestricted minimizer."""
-        return float(np.linalg.norm(self._amplitudes(0.0)))
+    def solve(self, multiplier: float, dual: Array) -> Array:
+        """Return ``-(A^T A + multiplier M)^-1 dual`` with the factorization at hand, primal."""
+        white = self.basis @ self.norm.whiten(dual[None])[0]
+        denominator = np.where(self._active, self.singular**2 + multiplier, np.inf)
+        return -self.norm.unwhiten(self.basis.T @ (white / denominator))
 
-    def __call__(self, radius: float) -> tuple[Array, float]:
-        """Return the minimizer with ``|d| <= radius`` and its predicted decrease.
+    def __call__(self, radius: float) -> ModelStep:
+        """Return the minimizer with ``|d| <= radius``.
 
         Raises
         ------
@@ -81,9 +83,9 @@ class SpectralSteps:
         """
         if not radius > 0.0:
             raise ValueError(f"radius: got {radius!r}, expected a positive number")
-        if self.full_length <= radius:
+        if self.full.length <= radius:
             return self.full
-        return self._result(self._amplitudes(self._multiplier(radius)))
+        return self._result(self._multiplier(radius), False)
 
     def _multiplier(self, radius: float) -> float:
         """Solve ``|d(lambda)| = radius`` by Newton's method on ``1/radius - 1/|d|``, safeguarded (Hebden, Moré)."""

@@ -34,7 +34,8 @@ def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -
     curvatures, basis = scipy.linalg.eigh(0.5 * (white + white.T))
     load = basis.T @ norm.whiten(derivative[None])[0]
     lowest = float(curvatures[0])
-    tiny = np.finfo(float).eps * max(float(np.abs(curvatures).max()), np.finfo(float).tiny)
+    rounding = len(load) * np.finfo(float).eps
+    tiny = rounding * max(float(np.abs(curvatures).max()), np.finfo(float).tiny)
 
     def amplitudes(multiplier: float) -> Array:
         shifted = curvatures + multiplier
@@ -43,10 +44,12 @@ def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -
 
     floor = max(0.0, -lowest)
     d = amplitudes(floor)
-    hard = np.abs(load[curvatures <= lowest + tiny]).max() <= np.finfo(float).eps * max(
+    hard = np.abs(load[curvatures <= lowest + tiny]).max() <= rounding * max(
         float(np.abs(load).max()), 1e-300
     )
-    interior = bool(lowest > tiny and np.linalg.norm(d) <= radius)
+    # A singular matrix with a consistent derivative has an interior minimizer; its flat directions are left alone.
+    definite = lowest > tiny or (hard and lowest >= -tiny)
+    interior = bool(definite and np.linalg.norm(d) <= radius)
     if not interior:
         if lowest <= tiny and hard and np.linalg.norm(d) <= radius:
             d = d.copy()

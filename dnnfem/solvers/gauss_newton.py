@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dnnfem.functionals import Condensed, Functional, Linearization, Metric, Norm, condense
-from dnnfem.kernels.protocol import StepFamily
-from dnnfem.records import Array, Result, State, Status, Step
+from dnnfem.kernels.protocol import LeastSquaresSystem, ModelStep, StepFamily
+from dnnfem.norms import feature_norm
+from dnnfem.records import Array, Result, State, Status, Step, Steps
 from dnnfem.solvers.iteration import PLAIN, Iterate, Limits, Observer, Tolerance, View, iterate, norm_at
 from dnnfem.solvers.trust_region import ROUNDING, VALUE_WORK
 
@@ -17,16 +18,42 @@ ACCEPT = 0.1
 """A step is taken if it achieves this part of what the model promises: a small target, so that the largest useful step
 is taken rather than the safest (Webb, Jerad, Cartis 2026)."""
 
-FACTOR = 3.0
+FACTOR = 4.0
 """Ratio of neighbouring radii."""
+
+FIRST = 0.1
+"""First radius, relative to the length of the starting point."""
+
+TRIALS = 40
+"""Radii tried per step; the last one is then below rounding."""
+
+BEND = 0.75
+"""A geodesic correction is used if it is not longer than this part of the step."""
+
+PROBE = 0.1
+"""Part of the step over which the second derivative along it is taken by differences."""
+
+WINDOW = 5
+"""Steps over which decreases are compared; see `extrapolated`."""
 
 
 @dataclass(frozen=True, eq=False)
 class GaussNewtonIterate(Iterate):
-    """An iterate with its norm and the steps of all radii."""
+    """An iterate with its norm, its system and the steps of all radii."""
 
     norm: Norm
+    system: LeastSquaresSystem
     family: StepFamily
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A trial point."""
+
+    linearization: Linearization
+    radius: float
+    ratio: float
+    length: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +64,7 @@ class GaussNewton:
     metric: Metric | None
 
     def assess(self, linearization: Linearization, step: Step) -> GaussNewtonIterate:
-        """Factorize the system."""
+        """Factorize the system; the step of Newton's method counts as an estimate only if the radius admits it."""
         norm = norm_at(self.metric, self.functional, linearization)
         system = linearization.system()
         if system is None:
@@ -45,46 +72,86 @@ class GaussNewton:
                 "functional: got one without a least-squares system, expected residual laws; try trust_region"
             )
         family = system.steps(norm)
-        radius = step.radius if math.isfinite(step.radius) else max(1.0, norm.norm(linearization.x))
-        _, decrease = family(radius)
+        radius = step.radius if math.isfinite(step.radius) else FIRST * norm.norm(linearization.x) or 1.0
+        model = family(radius)
         step = replace(
             step,
             dual_norm=norm.dual_norm(system.derivative),
             radius=radius,
-            algebraic=math.sqrt(2.0 * max(decrease, 0.0)),
+            algebraic=math.sqrt(2.0 * max(model.decrease, 0.0)) if model.interior else math.inf,
             work=step.work + 2.0,
         )
-        return GaussNewtonIterate(linearization, step, norm, family)
+        return GaussNewtonIterate(linearization, step, norm, system, family)
+
+    def estimate(self, steps: Steps) -> float:
+        """Return the smaller of Newton's and the extrapolated estimate."""
+        return min(float(steps[-1].algebraic), extrapolated(steps))
+
+    def _try(self, here: GaussNewtonIterate, model: ModelStep, radius: float) -> Trial:
+        """Evaluate the functional at the end of a step, bent by its geodesic correction."""
+        at, x, step = here.linearization, here.linearization.x, model.step
+        plus, minus = (self.functional.linearize(x + h * step).residual() for h in (PROBE, -PROBE))
+        centre = at.residual()
+        assert plus is not None and minus is not None and centre is not None
+        second = here.system.pull((plus - 2.0 * centre + minus) / PROBE**2)
+        if np.isfinite(second).all():
+            bend = here.family.solve(model.multiplier, 0.5 * second)
+            if here.norm.norm(bend) <= BEND * model.length:
+                step = step + bend
+        there = self.functional.linearize(x + step)
+        finite = math.isfinite(there.value)
+        ratio = (at.value - there.value) / model.decrease if finite else -math.inf
+        return Trial(there, radius, ratio, here.norm.norm(step))
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Take the largest step of a geometric family of radii that keeps its promise."""
         assert isinstance(iterate, GaussNewtonIterate)
-        here, last = iterate.linearization, iterate.step
-        radius, trials = last.radius, 0
-        floor = np.finfo(float).eps * max(iterate.norm.norm(here.x), np.finfo(float).tiny)
-        while True:
-            correction, predicted = iterate.family(radius)
-            if predicted <= ROUNDING * here.value:
+        value, last = iterate.linearization.value, iterate.step
+        radius, found, trials = last.radius, None, 0
+        while trials < TRIALS:
+            model = iterate.family(radius)
+            if model.decrease <= ROUNDING * value:
                 return Status.EXHAUSTED
-            there = self.functional.linearize(here.x + correction)
+            trial = self._try(iterate, model, radius)
             trials += 1
-            ratio = (here.value - there.value) / predicted if math.isfinite(there.value) else -math.inf
-            if ratio >= ACCEPT:
+            if trial.ratio >= ACCEPT:
+                grown = found is not None or trials == 1
+                found = trial
+                if model.interior or not grown:
+                    break
+                radius *= FACTOR
+            elif found is None:
+                radius = min(radius, model.length) / FACTOR
+            else:
                 break
-            radius = min(radius, iterate.norm.norm(correction)) / FACTOR
-            if radius <= floor:
-                return Status.STAGNATED
-        length = iterate.norm.norm(correction)
+        if found is None:
+            return Status.STAGNATED
         step = Step(
             last.number + 1,
-            there.value,
-            length=length,
-            radius=FACTOR * radius if trials == 1 else radius,
-            ratio=ratio,
+            found.linearization.value,
+            length=found.length,
+            radius=found.radius,
+            ratio=found.ratio,
             inner=trials,
-            work=last.work + VALUE_WORK * trials,
+            work=last.work + 3.0 * VALUE_WORK * trials,
         )
-        return self.assess(there, step)
+        return self.assess(found.linearization, step)
+
+
+def extrapolated(steps: Steps) -> float:
+    """Estimate ``sqrt(2 (J - min J))`` from the decreases over two windows of steps, as a geometric series.
+
+    With decreases ``d_0`` and ``d_1`` over neighbouring windows and ``q = d_1 / d_0 < 1`` what remains is
+    ``d_1 q / (1 - q)``.  Returns infinity before there are two windows.
+    """
+    if len(steps) <= 2 * WINDOW:
+        return math.inf
+    values = [row.value for row in (steps[-1 - 2 * WINDOW], steps[-1 - WINDOW], steps[-1])]
+    earlier, later = values[0] - values[1], values[1] - values[2]
+    if earlier <= 0.0:
+        return 0.0
+    q = min(max(later / earlier, 0.0), 0.99)
+    return math.sqrt(2.0 * max(later, 0.0) * q / (1.0 - q))
 
 
 def gauss_newton(
@@ -113,7 +180,8 @@ def gauss_newton(
     tolerance : float or relative(...)
         A float bounds the estimate of ``sqrt(2 (J(x) - min J))``, `dnnfem.relative` the dual norm of the derivative.
     norm : Norm or metric, optional
-        On the inner coefficients (on all of them if `condensed` is False); default Euclidean.
+        On the inner coefficients (on all of them if `condensed` is False, then Euclidean by default); default
+        `dnnfem.norms.feature_norm`: a step is as long as the features change.
     state : State, optional
         Of the solve before, or of the interrupted one.
     observer : callable, optional
@@ -134,7 +202,8 @@ def gauss_newton(
 
     References
     ----------
-    Golub and Pereyra (1973); Kaufman (1975); Moré (1978); Webb, Jerad and Cartis (2026), arXiv 2607.02194.
+    Golub and Pereyra (1973); Kaufman (1975); Moré (1978); Transtrum and Sethna (2012) for the geodesic correction;
+    Webb, Jerad and Cartis (2026), arXiv 2607.02194.
     """
     if condensed is None:
         condensed = functional.condensable is not None
@@ -142,7 +211,8 @@ def gauss_newton(
     if not condensed:
         return iterate(functional, x, GaussNewton(functional, norm), tolerance, state, observer, limits, PLAIN)
     reduced = condense(functional)
-    return iterate(reduced, x, GaussNewton(reduced, norm), tolerance, state, observer, limits, _view(reduced))
+    metric = feature_norm(reduced) if norm is None else norm
+    return iterate(reduced, x, GaussNewton(reduced, metric), tolerance, state, observer, limits, _view(reduced))
 
 
 def _view(reduced: Condensed) -> View:

@@ -41,6 +41,10 @@ class Method(Protocol):
         """Complete a row of the table: dual norm and algebraic estimate; keep what `advance` can use again."""
         ...
 
+    def estimate(self, steps: Steps) -> float:
+        """Return the algebraic estimate of the last row, given all rows before it."""
+        ...
+
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Take one step, or say why there is none."""
         ...
@@ -89,6 +93,8 @@ def check_tolerance(tolerance: Tolerance) -> Tolerance:
 def met(tolerance: Tolerance, steps: Steps) -> Status | None:
     """Return the status if the last row of the table meets the tolerance."""
     last, first = steps[-1], steps[0]
+    if not math.isfinite(last.dual_norm):
+        return Status.NOT_FINITE
     if last.dual_norm == 0.0:
         return Status.STATIONARY
     if isinstance(tolerance, Relative):
@@ -142,7 +148,8 @@ def iterate(
             if isinstance(following, Status):
                 status = following
             else:
-                step = replace(following.step, seconds=time.perf_counter() - began)
+                algebraic = method.estimate(steps + following.step)
+                step = replace(following.step, algebraic=algebraic, seconds=time.perf_counter() - began)
                 current = replace(following, step=step)
                 steps = steps + step
                 status = met(tolerance, steps)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
-from dnnfem.records import Array, Result, State, Status, Step
+from dnnfem.records import Array, Result, State, Status, Step, Steps
 from dnnfem.solvers.dense import more_sorensen
 from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, iterate, norm_at
 from dnnfem.solvers.krylov import InnerStep, steihaug
@@ -60,6 +60,10 @@ class TrustRegion:
         work += 2.0 * trial.iterations
         step = replace(step, dual_norm=dual_norm, radius=radius, algebraic=algebraic, work=work)
         return NewtonIterate(linearization, step, norm, matrix, trial)
+
+    def estimate(self, steps: Steps) -> float:
+        """Return what `assess` found."""
+        return float(steps[-1].algebraic)
 
     def _product(self, linearization: Linearization, v: Array) -> Array:
         return linearization.curvature(v) if self.curvature else linearization.hessian(v)

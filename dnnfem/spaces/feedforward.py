@@ -14,6 +14,9 @@ from dnnfem.kernels.program import SMOOTH_ACTIVATIONS, Block, Program, Stage
 from dnnfem.records import Array, Index
 from dnnfem.spaces.layout import Purpose, generator, register
 
+SCALES = (1.0, 3.0)
+"""Lengths of the weights of a new neuron in reference coordinates: its transition is neither flat nor sharp there."""
+
 HIDDEN_ACTIVATIONS = (*SMOOTH_ACTIVATIONS, "relu")
 
 
@@ -169,7 +172,7 @@ class FeedforwardSpace:
         return f"{self.inputs}-{hidden}-{self.outputs} {self.activation}"
 
 
-def ridges(random: np.random.Generator, points: Array, scales: tuple[float, float] = (0.5, 4.0)) -> tuple[Array, Array]:
+def ridges(random: np.random.Generator, points: Array, scales: tuple[float, float] = SCALES) -> tuple[Array, Array]:
     """Draw one ridge ``w . (p - p_0)`` through each point.
 
     Directions are uniform on the sphere, lengths log-uniform between the two `scales`.

@@ -84,7 +84,7 @@ def generator(seed: int, dim: int, purpose: Purpose) -> np.random.Generator:
 
 
 def check_coefficients(space: Space, x: Any, name: str = "x") -> Array:
-    """Return `x` as a float64 vector of the space.
+    """Return a copy of `x` as a float64 vector of the space: what is kept must not follow later changes of `x`.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def check_coefficients(space: Space, x: Any, name: str = "x") -> Array:
         raise ValueError(f"{name}: got dtype {vector.dtype}, expected real numbers")
     if vector.shape != (space.dim,):
         raise ValueError(f"{name}: got shape {vector.shape}, expected {(space.dim,)} for {space}")
-    return np.ascontiguousarray(vector, dtype=np.float64)
+    return np.array(vector, dtype=np.float64)
 
 
 _KINDS: dict[str, Callable[..., NetworkSpace]] = {}

@@ -65,6 +65,7 @@ class Transfer:
 
     def after(self, first: Transfer) -> Transfer:
         """Return the transfer that applies `first`, then this one."""
+        self._check(first.offset, self.shape[1])
         return Transfer(sp.csr_array(self.matrix @ first.matrix), self(first.offset))
 
     def project(self, x: Array, norm: _Apply | None = None) -> Array:

@@ -1,0 +1,346 @@
+"""Dense least squares against `numpy.linalg.lstsq` and formulas with inverses, on systems of every shape and rank."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnnfem.kernels.least_squares import DenseLeastSquares, Elimination
+from dnnfem.norms import Euclidean, Weighted
+from dnnfem.spaces import Coordinates
+
+
+@st.composite
+def systems(draw, columns=(1, 6), rows=(1, 9)):
+    """Draw a system, perhaps with more columns than rows, equal columns, zero columns or bad scaling."""
+    n, m = draw(st.integers(*columns)), draw(st.integers(*rows))
+    random = np.random.default_rng(draw(st.integers(0, 10**6)))
+    matrix = random.standard_normal((m, n))
+    kind = draw(st.sampled_from(["full", "full", "scaled", "equal", "zero column", "zero", "rank one"]))
+    if kind == "scaled":
+        matrix *= np.geomspace(1e-6, 1e6, n)
+    elif kind == "equal":
+        matrix[:, -1] = matrix[:, 0]
+    elif kind == "zero column":
+        matrix[:, -1] = 0.0
+    elif kind == "zero":
+        matrix[:] = 0.0
+    elif kind == "rank one":
+        matrix = np.outer(matrix[:, 0], matrix[0])
+    return DenseLeastSquares(matrix, random.standard_normal(m))
+
+
+def subset(draw, n):
+    """Draw some columns in any order."""
+    return np.array(draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n)), dtype=np.int64)
+
+
+def best(matrix, residual):
+    """Return ``min |r + A d|^2 / 2`` by a dense solve with scaled columns."""
+    if matrix.shape[1] == 0:
+        return 0.5 * np.sum(residual**2)
+    length = np.linalg.norm(matrix, axis=0)
+    scaled = matrix / np.where(length > 0, length, 1.0)
+    d = np.linalg.lstsq(scaled, -residual, rcond=1e-12)[0]
+    return 0.5 * np.sum((residual + scaled @ d) ** 2)
+
+
+@given(systems())
+def test_value_derivative_and_curvature_are_those_of_half_the_square(system):
+    a, r = system.matrix, system.residual
+    assert system.shape == a.shape
+    assert system.value == pytest.approx(0.5 * r @ r)
+    assert system.derivative == pytest.approx(a.T @ r)
+    v = np.eye(a.shape[1])
+    assert system.curvature(v) == pytest.approx(a.T @ a)
+    assert system.curvature(v[0]) == pytest.approx((a.T @ a)[:, 0])
+
+
+@given(systems(), st.data())
+def test_a_solve_reaches_the_minimum_over_its_columns(system, data):
+    columns = subset(data.draw, system.shape[1])
+    correction = system.solve(columns)
+    assert correction.shape == columns.shape
+    d = np.zeros(system.shape[1])
+    d[columns] = correction
+    value = system.moved(d).value
+    assert value == pytest.approx(best(system.matrix[:, columns], system.residual), rel=1e-9, abs=1e-12)
+
+
+def test_a_solve_of_full_rank_is_that_of_lstsq():
+    random = np.random.default_rng(0)
+    a, r = random.standard_normal((9, 4)), random.standard_normal(9)
+    d = DenseLeastSquares(a, r).solve(np.arange(4))
+    assert d == pytest.approx(np.linalg.lstsq(a, -r, rcond=None)[0], rel=1e-12)
+
+
+def test_dependent_columns_do_not_get_large_coefficients():
+    random = np.random.default_rng(0)
+    a = random.standard_normal((9, 4))
+    a[:, 1] = a[:, 0] * (1 + 1e-16)
+    a[:, 2] = a[:, 0] + a[:, 3]
+    d = DenseLeastSquares(a, random.standard_normal(9)).solve(np.arange(4))
+    assert np.count_nonzero(d) == 2 and np.abs(d).max() < 10.0
+
+
+@given(systems(), st.data())
+def test_elimination_is_minimization_over_the_eliminated_columns(system, data):
+    n = system.shape[1]
+    columns = subset(data.draw, n)
+    rest = np.setdiff1d(np.arange(n), columns)
+    reduced = system.condensed(columns)
+    assert reduced.shape[1] == len(rest)
+    for seed in range(3):
+        d = np.random.default_rng(seed).standard_normal(len(rest))
+        full = np.zeros(n)
+        full[rest] = d
+        expected = best(system.matrix[:, columns], system.residual + system.matrix @ full)
+        scale = 1.0 + 0.5 * np.sum((system.matrix @ full) ** 2)
+        assert reduced.moved(d).value == pytest.approx(expected, rel=1e-9, abs=1e-11 * scale)
+
+
+@given(systems(), st.data())
+def test_residuals_of_the_original_rows_are_pulled_back_through_an_elimination(system, data):
+    columns = subset(data.draw, system.shape[1])
+    rest = np.setdiff1d(np.arange(system.shape[1]), columns)
+    reduced = system.condensed(columns)
+    scale = 1e-11 * (1.0 + np.abs(system.matrix).max())
+    assert reduced.pull(system.residual) == pytest.approx(reduced.derivative, rel=1e-9, abs=scale)
+    assert system.pull(system.residual) == pytest.approx(system.derivative)
+    if columns.size == 0:
+        assert reduced.pull(np.ones(system.shape[0])) == pytest.approx(system.matrix[:, rest].sum(axis=0), abs=1e-9 * scale)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000))
+def test_groups_that_repeat_a_matrix_are_eliminated_with_one_factorization(features, groups, others, seed):
+    random = np.random.default_rng(seed)
+    m = features + 2
+    block = random.standard_normal((m, features))
+    rest = random.standard_normal((groups * m + 2, others))
+    matrix = np.zeros((groups * m + 2, groups * features + others))
+    place = np.arange(groups * features).reshape(groups, features)
+    for k in range(groups):
+        matrix[k * m : (k + 1) * m, place[k]] = block
+    matrix[:, groups * features :] = rest
+    system = DenseLeastSquares(matrix, random.standard_normal(len(matrix)))
+    assert len(Elimination.of(matrix, place).rows) == groups
+    together, flat = system.condensed(place), system.condensed(place.ravel())
+    eye = np.eye(others)
+    assert together.value == pytest.approx(flat.value, rel=1e-10, abs=1e-13)
+    assert together.derivative == pytest.approx(flat.derivative, rel=1e-9, abs=1e-11)
+    assert together.curvature(eye) == pytest.approx(flat.curvature(eye), rel=1e-9, abs=1e-11)
+    assert system.solve(place).ravel() == pytest.approx(system.solve(place.ravel()), rel=1e-8, abs=1e-10)
+
+
+def test_groups_that_share_rows_or_differ_are_eliminated_together():
+    random = np.random.default_rng(1)
+    for matrix in (random.standard_normal((8, 4)), np.kron(np.eye(2), np.ones((4, 2))) * random.standard_normal((8, 4))):
+        place = np.array([[0, 1], [2, 3]])
+        assert len(Elimination.of(matrix, place).rows) == 1
+        system = DenseLeastSquares(matrix, random.standard_normal(8))
+        assert system.condensed(place).value == pytest.approx(best(matrix, system.residual), rel=1e-12)
+        assert system.moved(system.solve(place).ravel()).value == pytest.approx(best(matrix, system.residual), rel=1e-12)
+
+
+@given(systems(rows=(6, 9)), st.data())
+def test_normal_equations_are_solved_for_every_dual_vector_in_the_range(system, data):
+    columns = subset(data.draw, system.shape[1])
+    a = system.matrix[:, columns]
+    dual = a.T @ np.linspace(-1.0, 1.0, len(a))
+    z = system.normal_solve(columns, dual)
+    length = np.linalg.norm(a, axis=0)
+    assert a.T @ (a @ z) == pytest.approx(dual, rel=1e-8, abs=1e-8 * max([0.0, *length]) or 1e-300)
+
+
+@given(systems(columns=(3, 3)), systems(columns=(3, 3)), st.floats(0.0, 10.0))
+def test_systems_are_stacked_scaled_transformed_and_moved_like_the_sums_of_squares_they_are(first, second, factor):
+    d = np.array([0.3, -1.0, 0.5])
+
+    def value(system, d=d):
+        return 0.5 * np.sum((system.residual + system.matrix @ d) ** 2)
+
+    both = first.stacked(second.scaled(factor))
+    assert both.moved(d).value == pytest.approx(value(first) + factor * value(second), rel=1e-12, abs=1e-14)
+    transfer = np.array([[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]])
+    e = np.array([0.7, -0.2])
+    for form in (transfer, sp.csr_array(transfer)):
+        assert first.transformed(form).moved(e).value == pytest.approx(value(first, transfer @ e), rel=1e-10, abs=1e-13)
+    assert np.array_equal(first.restricted(np.array([2, 0])).matrix, first.matrix[:, [2, 0]])
+    ridged = first.ridge(np.array([2, 0]), factor, np.array([1.0, -2.0]))
+    penalty = 0.5 * factor * ((1.0 + d[2]) ** 2 + (-2.0 + d[0]) ** 2)
+    assert ridged.moved(d).value == pytest.approx(value(first) + penalty, rel=1e-12, abs=1e-14)
+    assert first.lengths() == pytest.approx(np.sqrt(np.sum(first.matrix**2, axis=0)))
+    assert first.value == pytest.approx(0.5 * np.sum(first.residual**2))
+
+
+NORMS = {
+    "Euclidean": lambda n: Euclidean(Coordinates(n)),
+    "weighted": lambda n: Weighted(Coordinates(n), np.geomspace(0.1, 10.0, n)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@given(system=systems(), exponent=st.floats(-4.0, 4.0))
+def test_trust_region_steps_satisfy_the_optimality_conditions(name, system, exponent):
+    norm = NORMS[name](system.shape[1])
+    a, r = system.matrix, system.residual
+    gradient = norm.dual_norm(system.derivative)
+    steps = system.steps(norm)
+    full = steps.full
+    radius = 10.0**exponent * (full.length or 1.0)
+    model = steps(radius)
+    d = model.step
+    curvature = norm.dual_norm(system.curvature(norm.riesz(system.derivative))) / gradient if gradient else 1.0
+    assert norm.norm(d) <= radius * (1 + 1e-9)
+    assert model.length == pytest.approx(norm.norm(d), rel=1e-8, abs=1e-12 * radius)
+    stationarity = a.T @ (r + a @ d) + model.multiplier * norm.apply(d)
+    assert norm.dual_norm(stationarity) <= 1e-8 * gradient + 1e-10 * curvature * norm.norm(d)
+    assert model.multiplier >= 0.0
+    if model.interior:
+        assert model.multiplier == 0.0
+    else:
+        assert model.multiplier > 0.0 and norm.norm(d) == pytest.approx(radius, rel=1e-8)
+    assert model.decrease == pytest.approx(system.value - system.moved(d).value, rel=1e-7, abs=1e-12 * system.value)
+    assert model.decrease >= 0.0
+
+
+@given(systems())
+def test_larger_trust_regions_promise_more(system):
+    steps = system.steps(Euclidean(Coordinates(system.shape[1])))
+    radii = (steps.full.length or 1.0) * 3.0 ** np.arange(-6, 3)
+    models = [steps(radius) for radius in radii]
+    decreases = np.array([m.decrease for m in models])
+    assert (np.diff(decreases) >= -1e-12 * decreases[-1]).all()
+    assert (np.diff([m.length for m in models]) >= -1e-9 * radii[:-1]).all()
+    assert decreases[-1] == pytest.approx(steps.full.decrease) == pytest.approx(
+        system.value - best(system.matrix, system.residual), rel=1e-9, abs=1e-12
+    )
+
+
+@given(systems())
+def test_the_full_step_is_the_shortest_minimizer(system):
+    n = system.shape[1]
+    scaled = system.matrix / max(np.abs(system.matrix).max(), 1e-300)
+    full = DenseLeastSquares(scaled, system.residual).steps(Euclidean(Coordinates(n))).full
+    expected = np.linalg.lstsq(scaled, -system.residual, rcond=1e-13)[0]
+    assert full.step == pytest.approx(expected, rel=1e-5, abs=1e-7 * (1.0 + np.abs(expected).max()))
+
+
+@given(systems(), st.floats(1e-3, 1e3))
+def test_one_factorization_solves_shifted_normal_equations(system, multiplier):
+    n = system.shape[1]
+    norm = NORMS["weighted"](n)
+    matrix = system.matrix.T @ system.matrix + multiplier * np.diag(norm.weights)
+    expected = -np.linalg.solve(matrix, system.derivative)
+    got = system.steps(norm).solve(multiplier, system.derivative)
+    assert got == pytest.approx(expected, rel=1e-6, abs=1e-9 * (1.0 + np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("radius", [0.0, -1.0, np.nan])
+def test_a_radius_is_positive(radius):
+    steps = DenseLeastSquares(np.eye(2), np.ones(2)).steps(Euclidean(Coordinates(2)))
+    with pytest.raises(ValueError, match="^radius: got.*expected a positive number"):
+        steps(radius)
+
+
+def test_a_zero_matrix_and_a_system_without_rows_have_nothing_to_offer(capfd):
+    for rows in (3, 0):
+        system = DenseLeastSquares(np.zeros((rows, 2)), np.ones(rows))
+        columns = np.arange(2)
+        assert system.steps(Euclidean(Coordinates(2)))(1.0).step.tolist() == [0.0, 0.0]
+        assert not system.solve(columns).any() and not system.score(columns).any()
+        assert system.select(columns, 2)[0].size == 0
+        assert not system.normal_solve(columns, np.ones(2)).any()
+        assert system.leverage().tolist() == [0.0] * rows
+        assert system.condensed(columns[:1]).value == system.value
+    assert "illegal" not in "".join(capfd.readouterr())
+
+
+def candidates(seed, kind, groups=3, width=1, others=3, rows=12):
+    """Return a system with candidate columns of one kind after the first `others` columns."""
+    random = np.random.default_rng(seed)
+    matrix = random.standard_normal((rows, others + groups * width))
+    place = others + random.permutation(groups * width).reshape(groups, width)
+    if kind == "in the span":
+        matrix[:, place[0, 0]] = matrix[:, :others] @ random.standard_normal(others)
+    elif kind == "zero":
+        matrix[:, place[0, -1]] = 0.0
+    elif kind == "twice":
+        matrix[:, place[0, -1]] = matrix[:, place[-1, 0]]
+    elif kind == "scaled":
+        matrix[:, place[0]] *= 1e-8
+    return DenseLeastSquares(matrix, random.standard_normal(rows)), place
+
+
+KINDS = ("generic", "in the span", "zero", "twice", "scaled")
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@given(seed=st.integers(0, 10**6))
+def test_scores_are_what_re_solving_with_each_candidate_gains(kind, width, seed):
+    system, place = candidates(seed, kind, width=width)
+    old = np.arange(3)
+    before = best(system.matrix[:, old], system.residual)
+    expected = [before - best(system.matrix[:, [*old, *group]], system.residual) for group in place]
+    assert system.score(place) == pytest.approx(expected, rel=1e-6, abs=1e-10)
+    if width == 1:
+        assert system.score(place.ravel()) == pytest.approx(expected, rel=1e-6, abs=1e-10)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@given(seed=st.integers(0, 10**6))
+def test_selection_is_greedy_re_solving(kind, width, seed):
+    system, place = candidates(seed, kind, groups=4, width=width)
+    order, gains = system.select(place, 4)
+    chosen = list(range(3))
+    for k, gain in zip(order, gains, strict=True):
+        before = best(system.matrix[:, chosen], system.residual)
+        trials = [before - best(system.matrix[:, [*chosen, *group]], system.residual) for group in place]
+        assert gain == pytest.approx(max(trials), rel=1e-6, abs=1e-10)
+        assert gain == pytest.approx(trials[k], rel=1e-6, abs=1e-10)
+        chosen += place[k].tolist()
+    assert len(set(order.tolist())) == len(order)
+    left = best(system.matrix[:, chosen], system.residual)
+    assert left == pytest.approx(best(system.matrix, system.residual), rel=1e-9, abs=1e-10)
+
+
+def test_selection_stops_at_the_count():
+    system, place = candidates(0, "generic", groups=5)
+    order, gains = system.select(place, 2)
+    assert len(order) == len(gains) == 2
+    assert np.array_equal(order, system.select(place, 5)[0][:2])
+    assert system.select(place, 0)[0].size == 0
+
+
+@given(systems())
+def test_leverage_is_the_diagonal_of_the_hat_matrix(system):
+    length = np.linalg.norm(system.matrix, axis=0)
+    scaled = system.matrix / np.where(length > 0, length, 1.0)
+    hat = scaled @ np.linalg.pinv(scaled, rcond=1e-12)
+    assert system.leverage() == pytest.approx(np.diag(hat), rel=1e-8, abs=1e-10)
+
+
+def test_leverage_gives_the_leave_one_out_residuals():
+    random = np.random.default_rng(0)
+    a, r = random.standard_normal((8, 3)), random.standard_normal(8)
+    system = DenseLeastSquares(a, r)
+    fitted = r + a @ system.solve(np.arange(3))
+    for k in range(8):
+        keep = np.arange(8) != k
+        without = np.linalg.lstsq(a[keep], -r[keep], rcond=None)[0]
+        assert fitted[k] / (1.0 - system.leverage()[k]) == pytest.approx(r[k] + a[k] @ without, rel=1e-10)
+
+
+def test_a_system_keeps_what_it_was_made_of():
+    random = np.random.default_rng(0)
+    a, r = random.standard_normal((8, 5)), random.standard_normal(8)
+    system = DenseLeastSquares(a.copy(), r.copy())
+    columns = np.arange(3, 5)
+    for use in (system.condensed, system.solve, system.score, lambda c: system.select(c, 2), lambda c: system.moved(np.ones(5))):
+        use(columns)
+    system.steps(Euclidean(Coordinates(5)))(0.1)
+    system.leverage()
+    assert np.array_equal(system.matrix, a) and np.array_equal(system.residual, r)

@@ -1,0 +1,183 @@
+"""Norms: Riesz maps, roots, and what a pulled-back norm does not see."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnnfem.functionals import condense, from_callables
+from dnnfem.norms import Euclidean, Norm, Pullback, Weighted
+from dnnfem.problems import Regression
+from dnnfem.solvers import gauss_newton, trust_region
+from dnnfem.spaces import Coordinates, FeedforwardSpace
+from dnnfem.testing import check_norm
+
+RANDOM = np.random.default_rng(4)
+INPUTS = RANDOM.uniform(-1.0, 1.0, (30, 2))
+TARGETS = np.sin(INPUTS[:, 0]) + INPUTS[:, 1] ** 2
+SPACE = FeedforwardSpace(2, (3,), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain(Norm):
+    """``sum (v_{i+1} - v_i)^2 + v_0^2``: a norm of one's own, as the guide tells users to write it."""
+
+    dim: int = 6
+
+    def apply(self, v):
+        w = np.diff(v, prepend=0.0)
+        return w - np.append(w[1:], 0.0)
+
+    def riesz(self, g):
+        return np.cumsum(np.cumsum(g[::-1])[::-1])
+
+
+def linearization(x=None, inputs=INPUTS, targets=TARGETS, space=SPACE):
+    """Return the functional at a point."""
+    return Regression(inputs, targets, backend="reference").on(space).linearize(space.initial(0) if x is None else x)
+
+
+def norms():
+    """Return one norm of each kind."""
+    weights = np.geomspace(1e-3, 1e3, SPACE.dim)
+    return {
+        "Euclidean": Euclidean(SPACE),
+        "weighted": Weighted(SPACE, weights),
+        "pulled back": Pullback(SPACE, linearization(), 1e-3),
+        "pulled back, weighted": Pullback(SPACE, linearization(), 1e-3, Weighted(SPACE, weights)),
+        "a user's": Chain(),
+    }
+
+
+@pytest.mark.parametrize("name", list(norms()))
+def test_every_norm_is_one(name):
+    check_norm(norms()[name])
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=6), st.integers(0, 100))
+def test_weighted_norms_are_the_diagonal_matrix(weights, seed):
+    norm = Weighted(Coordinates(len(weights)), np.array(weights))
+    check_norm(norm, seed)
+    v = np.random.default_rng(seed).standard_normal(len(weights))
+    assert norm.norm(v) == pytest.approx(np.sqrt(np.sum(np.array(weights) * v**2)), rel=1e-13)
+
+
+def test_a_weighted_norm_with_equal_weights_is_a_multiple_of_the_euclidean_one():
+    weighted, plain = Weighted(SPACE, np.full(SPACE.dim, 4.0)), Euclidean(SPACE)
+    v = SPACE.initial(0)
+    assert weighted.norm(v) == pytest.approx(2.0 * plain.norm(v))
+    assert weighted.dual_norm(v) == pytest.approx(0.5 * plain.dual_norm(v))
+
+
+@pytest.mark.parametrize("name", list(norms()))
+def test_roots_and_whitening_match_the_dense_matrix(name):
+    norm = norms()[name]
+    matrix = np.column_stack([norm.apply(e) for e in np.eye(norm.dim)])
+    scale = np.abs(matrix).max()
+    assert norm.root().T @ norm.root() == pytest.approx(matrix, rel=1e-10, abs=1e-12 * scale)
+    rows = np.random.default_rng(0).standard_normal((4, norm.dim))
+    white = norm.whiten(rows)
+    assert white.shape == rows.shape
+    assert np.einsum("kd,kd->k", white, white) == pytest.approx([norm.dual_norm(g) ** 2 for g in rows], rel=1e-8)
+    several = norm.unwhiten(rows.T)
+    assert several[:, 2] == pytest.approx(norm.unwhiten(rows[2]), rel=1e-12, abs=1e-12)
+    assert [norm.norm(v) for v in several.T] == pytest.approx(np.linalg.norm(rows, axis=1), rel=1e-8)
+
+
+@given(st.integers(0, 1000))
+def test_primal_and_dual_norms_are_dual(seed):
+    random = np.random.default_rng(seed)
+    for norm in norms().values():
+        g = random.standard_normal(norm.dim)
+        best = norm.riesz(g)
+        assert g @ best / norm.norm(best) == pytest.approx(norm.dual_norm(g), rel=1e-8)
+        v = random.standard_normal(norm.dim)
+        assert g @ v <= norm.dual_norm(g) * norm.norm(v) * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("weights", [np.zeros(13), -np.ones(13), np.full(13, np.nan), np.full(13, np.inf)])
+def test_weights_are_positive_and_finite(weights):
+    with pytest.raises(ValueError, match="^weights: got values down to.*expected positive finite numbers"):
+        Weighted(SPACE, weights)
+
+
+def test_weights_fit_the_space():
+    with pytest.raises(ValueError, match=r"^weights: got shape \(3,\), expected \(13,\)"):
+        Weighted(SPACE, np.ones(3))
+
+
+@pytest.mark.parametrize("delta", [0.0, -1.0, np.nan])
+def test_a_pulled_back_norm_needs_a_regularization(delta):
+    with pytest.raises(ValueError, match="^delta: got.*expected a positive number"):
+        Pullback(SPACE, linearization(), delta)
+
+
+def test_a_pulled_back_length_is_the_mean_square_change_of_the_function():
+    x, step = SPACE.initial(0), 1e-6 * np.cos(np.arange(SPACE.dim))
+    problem = Regression(INPUTS, TARGETS, backend="reference")
+    change = (problem.solution(SPACE, x + step)(INPUTS) - problem.solution(SPACE, x)(INPUTS)) / problem.ansatz.output_scale
+    length = Pullback(SPACE, linearization(x), 1e-12).norm(step)
+    assert length == pytest.approx(np.sqrt(np.mean(change**2)), rel=1e-4)
+
+
+def test_a_pulled_back_norm_where_nothing_is_curved_is_its_regularization():
+    flat = from_callables(3, lambda x: 0.0, lambda x: np.zeros(3), lambda x, v: np.zeros(3))
+    norm = Pullback(Coordinates(3), flat.linearize(np.zeros(3)), 1e-2)
+    check_norm(norm)
+    assert norm.norm(np.array([3.0, 0.0, 4.0])) == pytest.approx(0.5)
+
+
+def test_the_sample_given_twice_changes_no_pulled_back_length():
+    once, twice = linearization(), linearization(inputs=np.tile(INPUTS, (2, 1)), targets=np.tile(TARGETS, 2))
+    v = np.cos(np.arange(SPACE.dim))
+    left, right = Pullback(SPACE, once), Pullback(SPACE, twice)
+    assert left.norm(v) == pytest.approx(right.norm(v), rel=1e-11)
+    assert left.dual_norm(once.derivative) == pytest.approx(right.dual_norm(twice.derivative), rel=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.1, 3.0, 100.0])
+def test_pulled_back_norms_do_not_see_how_a_relu_network_is_scaled(factor):
+    space = FeedforwardSpace(2, (4,), 1, "relu")
+    x = space.initial(1)
+    outer = space.condensable[0, :-1]
+    first = np.arange(space.blocks[0].stop)
+    scale = np.ones(space.dim)
+    scale[first], scale[outer] = factor, 1.0 / factor
+    here, there = linearization(x, space=space), linearization(scale * x, space=space)
+    assert there.value == pytest.approx(here.value, rel=1e-12)
+    delta, carried = 1e-4, Weighted(space, scale**-2.0)
+    # The regularization is relative to the mean diagonal; it is carried along in absolute size.
+    diagonals = [np.trace(part.curvature(np.eye(space.dim))) for part in (here, there)]
+    moved = delta * diagonals[0] / space.dim * np.sum(scale**-2.0) / diagonals[1]
+    left, right = Pullback(space, here, delta), Pullback(space, there, moved, carried)
+    v = np.cos(np.arange(space.dim))
+    assert right.norm(scale * v) == pytest.approx(left.norm(v), rel=1e-9)
+    assert right.dual_norm(there.derivative) == pytest.approx(left.dual_norm(here.derivative), rel=1e-7)
+
+    def layers(part):
+        return np.linalg.norm(part.derivative[first]), np.linalg.norm(part.derivative[outer])
+
+    ratios = np.array(layers(there)) / np.array(layers(here))
+    assert ratios == pytest.approx([1.0 / factor, factor], rel=1e-9)
+    assert abs(Euclidean(space).dual_norm(there.derivative) / Euclidean(space).dual_norm(here.derivative) - 1.0) > 0.1
+
+
+def test_solvers_take_a_norm_a_metric_and_a_norm_of_ones_own():
+    functional = Regression(INPUTS, TARGETS, backend="reference").on(SPACE)
+    reduced = condense(functional)
+    x = SPACE.initial(0)
+    for norm in (Weighted(reduced.space, np.linspace(1, 2, 9)), Pullback, Chain(9)):
+        result = gauss_newton(functional, x, norm=norm, max_steps=5)
+        assert result.value < result.steps[0].value
+    for norm in (Weighted(SPACE, np.linspace(1, 2, 13)), Pullback, Chain(13)):
+        result = trust_region(functional, x, norm=norm, max_steps=5)
+        assert result.value < result.steps[0].value
+
+
+@pytest.mark.parametrize("norm", [Euclidean(SPACE), Chain(4)])
+def test_a_norm_of_another_dimension_is_refused(norm):
+    functional = Regression(INPUTS, TARGETS, backend="reference").on(SPACE)
+    with pytest.raises(ValueError, match=rf"^norm: got a norm on {norm.dim} coefficients, expected 9"):
+        gauss_newton(functional, SPACE.initial(0), norm=norm)

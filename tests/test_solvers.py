@@ -1,0 +1,637 @@
+"""Solvers: oracles for the inner steps, honest stopping reasons, invariance, and resuming bit for bit."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnnfem.estimators import algebraic
+from dnnfem.functionals import Shifted, Sum, Tikhonov, condense, from_callables
+from dnnfem.norms import Euclidean, Weighted
+from dnnfem.problems import Regression
+from dnnfem.records import Progress, State, Status, relative
+from dnnfem.solvers import gauss_newton, more_sorensen, steihaug, trust_region
+from dnnfem.spaces import Coordinates, FeedforwardSpace
+
+NORMS = {
+    "Euclidean": lambda n: Euclidean(Coordinates(n)),
+    "weighted": lambda n: Weighted(Coordinates(n), np.geomspace(0.1, 10.0, n)),
+}
+
+
+def symmetric(eigenvalues, seed=0):
+    """Return a symmetric matrix with the given eigenvalues."""
+    n = len(eigenvalues)
+    basis, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
+    return (basis * eigenvalues) @ basis.T
+
+
+def model(matrix, derivative, d):
+    """Return the value of a quadratic model."""
+    return float(derivative @ d + 0.5 * d @ matrix @ d)
+
+
+# Truncated conjugate gradients
+
+
+@pytest.mark.parametrize("name", NORMS)
+@given(st.integers(1, 8), st.integers(0, 1000))
+def test_conjugate_gradients_reach_the_dense_solution(name, n, seed):
+    matrix = symmetric(np.linspace(1.0, 30.0, n), seed)
+    derivative = np.random.default_rng(seed).standard_normal(n)
+    result = steihaug(lambda v: matrix @ v, derivative, NORMS[name](n), np.inf, 1e-12, 20 * n)
+    expected = -np.linalg.solve(matrix, derivative)
+    assert result.step == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert result.decrease == pytest.approx(-model(matrix, derivative, expected), rel=1e-10)
+    assert not result.boundary and not result.negative
+
+
+@pytest.mark.parametrize("name", NORMS)
+@given(st.integers(2, 8), st.floats(1e-3, 0.5), st.booleans(), st.integers(0, 1000))
+def test_truncated_steps_end_on_the_boundary_and_beat_the_cauchy_point(name, n, share, indefinite, seed):
+    norm = NORMS[name](n)
+    matrix = symmetric(np.linspace(-5.0 if indefinite else 1.0, 30.0, n), seed)
+    derivative = np.random.default_rng(seed).standard_normal(n)
+    descent = norm.riesz(derivative)
+    radius = share * norm.norm(np.linalg.solve(matrix, derivative))
+    result = steihaug(lambda v: matrix @ v, derivative, norm, radius, 1e-12, 10 * n)
+    assert result.boundary and norm.norm(result.step) == pytest.approx(radius, rel=1e-9)
+    assert result.decrease == pytest.approx(-model(matrix, derivative, result.step), rel=1e-8, abs=1e-12)
+    bend = descent @ matrix @ descent
+    longest = radius / norm.norm(descent)
+    length = min(longest, derivative @ descent / bend) if bend > 0 else longest
+    assert result.decrease >= -model(matrix, derivative, -length * descent) * (1 - 1e-9)
+
+
+def test_negative_curvature_is_reported_and_followed_to_the_boundary():
+    result = steihaug(lambda v: -v, np.array([1.0, 2.0]), NORMS["Euclidean"](2), 3.0, 1e-3, 10)
+    assert result.negative and result.boundary and result.iterations == 1
+    assert result.step == pytest.approx(-3.0 * np.array([1.0, 2.0]) / np.sqrt(5.0))
+
+
+def test_accuracy_buys_iterations():
+    matrix = symmetric(np.geomspace(1e-3, 1.0, 30))
+    derivative = np.ones(30)
+    runs = [steihaug(lambda v: matrix @ v, derivative, NORMS["Euclidean"](30), np.inf, a, 200) for a in (0.3, 1e-2, 1e-6)]
+    assert runs[0].iterations < runs[1].iterations < runs[2].iterations
+    assert runs[0].decrease < runs[1].decrease < runs[2].decrease
+
+
+def test_no_derivative_no_step_and_at_most_as_many_products_as_allowed():
+    norm = NORMS["Euclidean"](3)
+    assert steihaug(lambda v: v, np.zeros(3), norm, 1.0, 1e-3, 10).iterations == 0
+    matrix = symmetric(np.array([1.0, 10.0, 100.0]))
+    assert steihaug(lambda v: matrix @ v, np.ones(3), norm, np.inf, 1e-12, 2).iterations == 2
+    assert not steihaug(lambda v: -v, np.ones(3), norm, np.inf, 1e-3, 10).step.any()
+
+
+# Moré and Sorensen
+
+SPECTRA = {
+    "definite": [1.0, 2.0, 5.0, 9.0],
+    "indefinite": [-3.0, -1.0, 2.0, 4.0],
+    "negative": [-4.0, -3.0, -2.0, -1.0],
+    "singular": [0.0, 1.0, 2.0, 3.0],
+    "zero": [0.0, 0.0, 0.0, 0.0],
+    "double": [-2.0, -2.0, 1.0, 1.0],
+    "ill-conditioned": [1e-9, 1e-3, 1.0, 1e3],
+}
+
+
+def check_global(matrix, derivative, norm, radius, result, tolerance=1e-7):
+    """Assert that a step minimizes the model globally: (H + lambda M) d = -g with H + lambda M >= 0."""
+    d = result.step
+    length = norm.norm(d)
+    assert length <= radius * (1 + 1e-8)
+    metric = norm.root().T @ norm.root()
+    scale = np.abs(matrix).max() * length + np.abs(derivative).max()
+    multiplier = max(0.0, -float((matrix @ d + derivative) @ d) / length**2) if result.boundary else 0.0
+    assert np.abs(matrix @ d + derivative + multiplier * metric @ d).max() <= tolerance * scale
+    white = norm.whiten(norm.whiten(matrix).T)
+    assert np.linalg.eigvalsh(white)[0] + multiplier >= -tolerance * max(1.0, np.abs(white).max())
+    if result.boundary:
+        assert length == pytest.approx(radius, rel=1e-7)
+    assert result.decrease == pytest.approx(-model(matrix, derivative, d), rel=1e-7, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@given(st.floats(-3.0, 3.0), st.integers(0, 1000))
+def test_dense_steps_are_global_minimizers(spectrum, name, exponent, seed):
+    matrix = symmetric(np.array(SPECTRA[spectrum]), seed)
+    derivative = np.random.default_rng(seed + 1).standard_normal(4)
+    norm = NORMS[name](4)
+    result = more_sorensen(matrix, derivative, norm, 10.0**exponent)
+    check_global(matrix, derivative, norm, 10.0**exponent, result)
+
+
+@pytest.mark.parametrize("spectrum", ["indefinite", "negative", "double"])
+@given(st.floats(0.0, 3.0), st.integers(0, 1000))
+def test_the_hard_case_goes_along_a_lowest_eigenvector(spectrum, exponent, seed):
+    matrix = symmetric(np.array(SPECTRA[spectrum]), seed)
+    values, vectors = np.linalg.eigh(matrix)
+    load = np.random.default_rng(seed).standard_normal(4)
+    derivative = vectors @ np.where(values <= values[0] + 1e-9, 0.0, load)
+    norm, radius = NORMS["Euclidean"](4), 10.0**exponent
+    result = more_sorensen(matrix, derivative, norm, radius)
+    check_global(matrix, derivative, norm, radius, result)
+    assert result.boundary and result.negative
+
+
+def test_a_saddle_without_derivative_is_left_along_negative_curvature():
+    result = more_sorensen(np.diag([1.0, -2.0]), np.zeros(2), NORMS["Euclidean"](2), 3.0)
+    assert np.abs(result.step) == pytest.approx([0.0, 3.0])
+    assert result.decrease == pytest.approx(9.0) and result.negative
+
+
+@given(st.integers(0, 1000), st.integers(1, 3), st.booleans())
+def test_flat_directions_are_left_alone(seed, nullity, rotated):
+    eigenvalues = np.array([0.0] * nullity + [1.0, 2.0, 3.0])
+    n = len(eigenvalues)
+    matrix = symmetric(eigenvalues, seed) if rotated else np.diag(eigenvalues)
+    derivative = matrix @ np.random.default_rng(seed).standard_normal(n)
+    result = more_sorensen(matrix, derivative, NORMS["Euclidean"](n), 1e3)
+    assert result.step == pytest.approx(-np.linalg.pinv(matrix, rcond=1e-10) @ derivative, abs=1e-8)
+    assert not result.boundary and not result.negative
+
+
+# Trust regions
+
+
+def classical():
+    """Return classical functions of two variables: value, derivative, Hessian, start, minimum."""
+    return {
+        "Rosenbrock": (
+            lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2,
+            lambda x: np.array([-400 * x[0] * (x[1] - x[0] ** 2) - 2 * (1 - x[0]), 200 * (x[1] - x[0] ** 2)]),
+            lambda x: np.array([[1200 * x[0] ** 2 - 400 * x[1] + 2, -400 * x[0]], [-400 * x[0], 200.0]]),
+            [-1.2, 1.0],
+            0.0,
+        ),
+        "Himmelblau": (
+            lambda x: (x[0] ** 2 + x[1] - 11) ** 2 + (x[0] + x[1] ** 2 - 7) ** 2,
+            lambda x: np.array(
+                [
+                    4 * x[0] * (x[0] ** 2 + x[1] - 11) + 2 * (x[0] + x[1] ** 2 - 7),
+                    2 * (x[0] ** 2 + x[1] - 11) + 4 * x[1] * (x[0] + x[1] ** 2 - 7),
+                ]
+            ),
+            lambda x: np.array(
+                [
+                    [12 * x[0] ** 2 + 4 * x[1] - 42, 4 * (x[0] + x[1])],
+                    [4 * (x[0] + x[1]), 12 * x[1] ** 2 + 4 * x[0] - 26],
+                ]
+            ),
+            [-0.2, -0.9],
+            0.0,
+        ),
+        "a degenerate valley": (
+            lambda x: x[0] ** 2 + x[1] ** 4,
+            lambda x: np.array([2 * x[0], 4 * x[1] ** 3]),
+            lambda x: np.diag([2.0, 12 * x[1] ** 2]),
+            [3.0, 2.0],
+            0.0,
+        ),
+        "a double well": (
+            lambda x: 0.25 * x[0] ** 4 - 0.5 * x[0] ** 2 + 0.5 * x[1] ** 2,
+            lambda x: np.array([x[0] ** 3 - x[0], x[1]]),
+            lambda x: np.diag([3 * x[0] ** 2 - 1, 1.0]),
+            [1e-8, 1.0],
+            -0.25,
+        ),
+    }
+
+
+def functional(name):
+    """Return a classical functional, its start and its minimum."""
+    value, derivative, hessian, start, minimum = classical()[name]
+    return from_callables(2, value, derivative, lambda x, v: hessian(x) @ v), np.array(start), minimum
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("name", list(classical()))
+def test_trust_regions_find_the_minimum_of_classical_functions(name, dense):
+    j, start, minimum = functional(name)
+    result = trust_region(j, start, dense=dense, max_steps=200)
+    assert result.status.converged
+    assert result.value == pytest.approx(minimum, abs=1e-15)
+    values = result.steps.column("value")
+    assert (np.diff(values) <= 1e-15).all()
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_trust_region_leaves_the_neighbourhood_of_a_saddle(dense):
+    j, start, _ = functional("a double well")
+    assert j.linearize(start).hessian(np.array([1.0, 0.0]))[0] < 0
+    result = trust_region(j, start, dense=dense)
+    assert abs(result.x[0]) == pytest.approx(1.0, rel=1e-9)
+
+
+def test_newtons_method_ends_quadratically():
+    j, start, _ = functional("Rosenbrock")
+    norms = trust_region(j, start, tolerance=1e-14).steps.column("dual_norm")
+    last = norms[norms > 1e-12][-3:]
+    assert last[2] < 1e-3 * last[1] and last[1] < 0.5 * last[0]
+
+
+def test_the_curvature_alone_serves_where_the_hessian_is_indefinite(scalar_problem, space):
+    j = Sum(scalar_problem.on(space), Tikhonov(space, Euclidean, 1e-3))
+    result = trust_region(j, space.initial(0), tolerance=1e-6, curvature=True, max_steps=300)
+    assert result.status.converged
+    assert np.linalg.norm(j.linearize(result.x).derivative) < 1e-5
+
+
+def test_a_singular_hessian_does_not_let_the_iterate_drift():
+    flat = from_callables(3, lambda x: 0.5 * x[0] ** 2, lambda x: np.array([x[0], 0, 0]), lambda x, v: np.array([v[0], 0, 0]))
+    for dense in (True, False):
+        result = trust_region(flat, np.array([1.0, 2.0, 3.0]), dense=dense)
+        assert result.status.converged and result.x == pytest.approx([0.0, 2.0, 3.0], abs=1e-12)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_change_of_variables_changes_nothing_if_the_norm_changes_along(dense):
+    j, start, _ = functional("Himmelblau")
+    scale = np.array([100.0, 0.1])
+    moved = from_callables(
+        2,
+        lambda y: j.value(y / scale),
+        lambda y: j.linearize(y / scale).derivative / scale,
+        lambda y, v: j.linearize(y / scale).hessian(v / scale) / scale,
+    )
+    plain = trust_region(j, start, dense=dense)
+    other = trust_region(moved, start * scale, dense=dense, norm=Weighted(Coordinates(2), scale**-2.0))
+    assert len(plain.steps) == len(other.steps)
+    assert other.x / scale == pytest.approx(plain.x, rel=1e-9)
+    assert other.steps.column("radius") == pytest.approx(plain.steps.column("radius"), rel=1e-6)
+
+
+def test_both_solvers_agree_on_a_convex_problem(vector_problem):
+    space = FeedforwardSpace(2, (2,), 2)
+    j = Sum(vector_problem.on(space), Tikhonov(space, Euclidean, 0.5))
+    first = trust_region(j, space.initial(0), tolerance=1e-12)
+    second = gauss_newton(j, space.initial(0), tolerance=1e-12, condensed=False)
+    third = gauss_newton(j, space.initial(0), tolerance=1e-12)
+    for result in (second, third):
+        assert result.value == pytest.approx(first.value, rel=1e-12)
+        assert np.abs(np.abs(result.x) - np.abs(first.x)).max() < 1.0
+
+
+# Gauss-Newton
+
+
+def rosenbrock(rotation=None):
+    """Return Rosenbrock's function as a sum of squares, its residuals perhaps rotated."""
+    q = np.eye(2) if rotation is None else rotation
+    return from_callables(
+        2,
+        residual=lambda x: q @ np.array([10 * (x[1] - x[0] ** 2), 1 - x[0]]),
+        jacobian=lambda x: q @ np.array([[-20 * x[0], 10.0], [-1.0, 0.0]]),
+    )
+
+
+def test_gauss_newton_decreases_the_value_in_every_step(vector_problem, vector_space):
+    result = gauss_newton(vector_problem.on(vector_space), vector_space.initial(0), max_steps=30)
+    assert (np.diff(result.steps.column("value")) < 0).all()
+    assert vector_problem.on(vector_space).value(result.x) == pytest.approx(result.value, rel=1e-10)
+    assert result.x.shape == (vector_space.dim,)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_teacher_network_is_recovered_quadratically(seed):
+    space = FeedforwardSpace(2, (3,), 1)
+    random = np.random.default_rng(seed)
+    teacher = space.initial(seed)
+    inputs = random.uniform(-1, 1, (40, 2))
+    inputs[:4] = [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+    from_teacher = Regression(inputs, random.standard_normal(40), backend="reference").solution(space, teacher)
+    problem = Regression(inputs, from_teacher(inputs)[:, 0], backend="reference")
+    start = teacher + 0.03 * random.standard_normal(space.dim)
+    result = gauss_newton(problem.on(space), start, tolerance=1e-14, max_steps=60)
+    assert result.value < 1e-15
+    norms = result.steps.column("value")[:-1]
+    rates = norms[1:] / norms[:-1]
+    assert rates.min() < 1e-3 and problem.solution(space, result.x)(inputs)[:, 0] == pytest.approx(problem.targets[:, 0], abs=1e-6)
+
+
+def test_gauss_newton_finds_the_minimum_of_rosenbrocks_function():
+    result = gauss_newton(rosenbrock(), np.array([-1.2, 1.0]))
+    assert result.status.converged and result.x == pytest.approx([1.0, 1.0], abs=1e-8)
+
+
+@given(st.integers(0, 1000))
+def test_gauss_newton_is_invariant_under_orthogonal_maps_of_the_residual(seed):
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((2, 2)))
+    start = np.array([-1.2, 1.0])
+    plain, rotated = gauss_newton(rosenbrock(), start), gauss_newton(rosenbrock(rotation), start)
+    count = min(len(plain.steps), len(rotated.steps)) - 2
+    for name in ("value", "length", "radius"):
+        left, right = plain.steps.column(name)[1:count], rotated.steps.column(name)[1:count]
+        assert right == pytest.approx(left, rel=1e-5, abs=1e-12)
+    assert rotated.x == pytest.approx(plain.x, abs=1e-8)
+
+
+def test_the_condensable_part_of_the_start_plays_no_role(scalar_problem, space):
+    j = scalar_problem.on(space)
+    x = space.initial(0)
+    other = x.copy()
+    other[space.condensable.ravel()] = 100.0
+    left, right = (gauss_newton(j, start, max_steps=5) for start in (x, other))
+    assert np.array_equal(left.x, right.x)
+
+
+def test_condensation_pays(scalar_problem, space):
+    j = scalar_problem.on(space)
+    with_it = gauss_newton(j, space.initial(0), max_steps=15)
+    without = gauss_newton(j, space.initial(0), max_steps=15, condensed=False)
+    assert with_it.value < without.value
+
+
+def test_a_linear_least_squares_problem_takes_one_long_enough_step():
+    random = np.random.default_rng(0)
+    a, b = random.standard_normal((8, 3)), random.standard_normal(8)
+    j = from_callables(3, residual=lambda x: a @ x - b, jacobian=lambda x: a)
+    result = gauss_newton(j, np.zeros(3), state=State(radius=1e6))
+    assert result.x == pytest.approx(np.linalg.lstsq(a, b, rcond=None)[0], rel=1e-10)
+    assert result.steps[-1].number <= 2
+
+
+# Stopping
+
+
+def test_reaching_the_tolerance_is_convergence():
+    for tolerance in (1e-2, 1e-6):
+        result = gauss_newton(rosenbrock(), np.array([-1.2, 1.0]), tolerance)
+        assert result.status is Status.CONVERGED
+        assert result.algebraic <= tolerance and np.sqrt(2 * result.value) <= 2 * tolerance
+
+
+@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+def test_a_relative_tolerance_compares_dual_norms_with_the_start(solve):
+    j = functional("Rosenbrock")[0] if solve is trust_region else rosenbrock()
+    result = solve(j, np.array([-1.2, 1.0]), relative(1e-3))
+    norms = result.steps.column("dual_norm")
+    assert result.status is Status.STATIONARY
+    assert norms[-1] <= 1e-3 * norms[0] and (norms[1:-1] > 1e-3 * norms[0]).all()
+
+
+@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+def test_a_stationary_start_is_returned_at_once(solve):
+    j = functional("Rosenbrock")[0] if solve is trust_region else rosenbrock()
+    result = solve(j, np.array([1.0, 1.0]))
+    assert result.status is Status.STATIONARY and len(result.steps) == 1
+
+
+@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+def test_limits_are_statuses(solve):
+    j = functional("Rosenbrock")[0] if solve is trust_region else rosenbrock()
+    start = np.array([-1.2, 1.0])
+    assert solve(j, start, max_seconds=0.0).status is Status.TIME_LIMIT
+    assert solve(j, start, max_steps=0).status is Status.STEP_LIMIT
+    result = solve(j, start, max_steps=3)
+    assert result.status is Status.STEP_LIMIT and [s.number for s in result.steps] == [0, 1, 2, 3]
+    assert not result.status.converged and not result.status.final
+
+
+def test_without_a_tolerance_rounding_ends_the_iteration():
+    j = from_callables(1, residual=lambda x: np.array([x[0], 1.0]), jacobian=lambda x: np.array([[1.0], [0.0]]))
+    result = gauss_newton(j, np.array([1.0]), 0.0)
+    assert result.status.converged and result.value == pytest.approx(0.5, rel=1e-14)
+
+
+def test_steps_that_never_decrease_are_stagnation():
+    wrong = from_callables(2, lambda x: float(x @ x), lambda x: -2 * x, lambda x, v: 2 * v)
+    result = trust_region(wrong, np.array([1.0, 1.0]))
+    assert result.status is Status.STAGNATED and not result.status.converged
+    backwards = from_callables(1, residual=lambda x: x, jacobian=lambda x: -np.eye(1))
+    assert gauss_newton(backwards, np.array([1.0])).status is Status.STAGNATED
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_start_that_is_not_finite_is_a_status(bad):
+    value = from_callables(1, lambda x: bad, lambda x: x, lambda x, v: v)
+    square = from_callables(1, residual=lambda x: np.array([bad]), jacobian=lambda x: np.eye(1))
+    for result in (trust_region(value, np.ones(1)), gauss_newton(square, np.ones(1))):
+        assert result.status is Status.NOT_FINITE and result.x.tolist() == [1.0] and result.status.final
+
+
+def test_a_derivative_that_is_not_finite_is_no_convergence():
+    broken = from_callables(1, lambda x: float(x @ x), lambda x: x * np.nan, lambda x, v: v)
+    for dense in (True, False):
+        assert not trust_region(broken, np.ones(1), dense=dense).status.converged
+
+
+@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+def test_trial_points_that_are_not_finite_are_rejected(solve):
+    def barrier(x):
+        return np.array([x[0], np.nan if x[0] < 0.5 else np.log(x[0] - 0.4)])
+
+    def slope(x):
+        return np.array([[1.0], [1.0 / (x[0] - 0.4)]])
+
+    def bend(x):
+        return 1.0 + (1.0 - np.log(x[0] - 0.4)) / (x[0] - 0.4) ** 2
+
+    if solve is gauss_newton:
+        j = from_callables(1, residual=barrier, jacobian=slope)
+    else:
+        j = from_callables(
+            1,
+            lambda x: float(0.5 * barrier(x) @ barrier(x)),
+            lambda x: slope(x).T @ barrier(x),
+            lambda x, v: bend(x) * v,
+        )
+    result = solve(j, np.array([5.0]), max_steps=50)
+    assert np.isfinite(result.value) and result.value < 1.5 and result.x[0] >= 0.5
+
+
+def test_a_small_carried_radius_is_no_convergence(scalar_problem, space):
+    j = scalar_problem.on(space)
+    result = gauss_newton(j, space.initial(0), 1e-2, state=State(radius=1e-12), max_steps=2)
+    assert result.status is Status.STEP_LIMIT
+
+
+# State, resuming, observers
+
+
+def test_the_radius_goes_over_to_the_next_solve():
+    start = np.array([-1.2, 1.0])
+    first = gauss_newton(rosenbrock(), start, max_steps=4)
+    assert first.state.radius == first.steps[-1].radius and first.state.progress is None
+    second = gauss_newton(rosenbrock(), first.x, state=first.state, max_steps=1)
+    assert second.steps[0].radius == first.state.radius
+    assert second.steps[0].number == 0
+
+
+def solves(problem, space):
+    """Return one call per solver, each on functionals with a long way to go."""
+    j = problem.on(space)
+    whole = Sum(j, Tikhonov(space, Euclidean, 1e-4))
+    return {
+        "gauss_newton": lambda **more: gauss_newton(j, space.initial(0), 0.0, **{"max_steps": 9, **more}),
+        "plain gauss_newton": lambda **more: gauss_newton(
+            whole, space.initial(0), 0.0, condensed=False, **{"max_steps": 9, **more}
+        ),
+        "dense trust_region": lambda **more: trust_region(whole, space.initial(0), 0.0, **{"max_steps": 9, **more}),
+        "krylov trust_region": lambda **more: trust_region(
+            whole, space.initial(0), 0.0, dense=False, **{"max_steps": 9, **more}
+        ),
+    }
+
+
+NAMES = ("gauss_newton", "plain gauss_newton", "dense trust_region", "krylov trust_region")
+
+
+def untimed(steps):
+    """Return the table without the column for people."""
+    return [dataclasses.astuple(dataclasses.replace(step, seconds=0.0)) for step in steps]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_solve_goes_on_bit_for_bit_from_any_snapshot(name, vector_problem, vector_space):
+    solve = solves(vector_problem, vector_space)[name]
+    snapshots = []
+    whole = solve(observer=snapshots.append)
+    assert len(snapshots) == 11
+    for snapshot in snapshots:
+        again = solve(state=snapshot.state)
+        assert np.array_equal(again.x, whole.x)
+        assert repr(untimed(again.steps)) == repr(untimed(whole.steps))
+        assert again.status is whole.status and again.state.radius == whole.state.radius
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_observer_sees_every_step_and_the_end(name, vector_problem, vector_space):
+    snapshots = []
+    result = solves(vector_problem, vector_space)[name](observer=snapshots.append)
+    assert [s.step.number for s in snapshots] == [*range(10), 9]
+    assert [s.state.progress.status for s in snapshots] == [None] * 10 + [Status.STEP_LIMIT]
+    assert np.array_equal(snapshots[-1].x, result.x) and snapshots[-1].step == result.steps[-1]
+    assert all(len(s.state.progress.steps) == min(k, 9) + 1 for k, s in enumerate(snapshots))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_runs_are_the_same_bit_for_bit(name, vector_problem, vector_space):
+    solve = solves(vector_problem, vector_space)[name]
+    assert np.array_equal(solve().x, solve().x)
+
+
+def test_a_finished_state_returns_without_an_evaluation():
+    def forbidden(*arguments):
+        raise AssertionError("evaluated")
+
+    first = gauss_newton(rosenbrock(), np.array([-1.2, 1.0]))
+    state = State(first.state.radius, Progress(first.x, first.steps, first.status))
+    again = gauss_newton(from_callables(2, residual=forbidden, jacobian=forbidden), np.zeros(2), state=state)
+    assert np.array_equal(again.x, first.x)
+    assert (again.status, again.steps, again.algebraic) == (first.status, first.steps, first.algebraic)
+
+
+def test_an_unfinished_state_goes_on_with_larger_limits(scalar_problem, space):
+    j = scalar_problem.on(space)
+    snapshots = []
+    gauss_newton(j, space.initial(0), 0.0, max_steps=4, observer=snapshots.append)
+    state = snapshots[-1].state
+    assert state.progress.status is Status.STEP_LIMIT
+    whole = gauss_newton(j, space.initial(0), 0.0, max_steps=8)
+    assert np.array_equal(gauss_newton(j, space.initial(0), 0.0, max_steps=8, state=state).x, whole.x)
+    assert len(gauss_newton(j, space.initial(0), 0.0, max_steps=4, state=state).steps) == 5
+
+
+@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+def test_an_interrupt_returns_the_last_iterate_from_which_the_run_can_go_on(solve):
+    calls = []
+
+    def interrupted(function, after):
+        def call(x, *more):
+            calls.append(1)
+            if len(calls) == after:
+                raise KeyboardInterrupt
+            return function(x, *more)
+
+        return call
+
+    start = np.array([-1.2, 1.0])
+    value, derivative, hessian, *_ = classical()["Rosenbrock"]
+    plain = rosenbrock() if solve is gauss_newton else functional("Rosenbrock")[0]
+    if solve is gauss_newton:
+        functions = plain.functions
+        broken = from_callables(
+            2, residual=interrupted(functions["residual"], 12), jacobian=functions["jacobian"]
+        )
+    else:
+        broken = from_callables(2, interrupted(value, 12), derivative, lambda x, v: hessian(x) @ v)
+    snapshots = []
+    result = solve(broken, start, observer=snapshots.append)
+    assert result.status is Status.INTERRUPTED and not result.status.final
+    assert 0 < result.steps[-1].number and plain.value(result.x) == result.value
+    whole = solve(plain, start)
+    assert np.array_equal(solve(plain, start, state=snapshots[-1].state).x, whole.x)
+
+
+# Wrong arguments
+
+
+@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+@pytest.mark.parametrize("x", [np.zeros(16), np.zeros((17, 1)), np.zeros(1), 0.0])
+def test_a_start_of_another_shape_is_refused(solve, x, scalar_problem, space):
+    with pytest.raises(ValueError, match=r"^x: got shape .*expected \(17,\)"):
+        solve(scalar_problem.on(space), x)
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, np.nan, np.inf, None, "small", True])
+def test_a_tolerance_is_a_number_that_is_not_negative(tolerance, scalar_problem, space):
+    for solve in (trust_region, gauss_newton):
+        with pytest.raises(ValueError, match="^tolerance: got.*expected a non-negative number or relative"):
+            solve(scalar_problem.on(space), space.initial(0), tolerance)
+
+
+def test_gauss_newton_needs_a_sum_of_squares(scalar_problem, space):
+    j = scalar_problem.on(space)
+    with pytest.raises(ValueError, match="^functional: got one without a least-squares system.*try trust_region"):
+        gauss_newton(Shifted(j, np.ones(space.dim)), space.initial(0))
+
+
+def test_condensing_what_cannot_be_condensed_is_refused():
+    with pytest.raises(ValueError, match="^functional: got one without condensable coefficients"):
+        gauss_newton(rosenbrock(), np.zeros(2), condensed=True)
+
+
+# The algebraic estimate
+
+
+def test_the_algebraic_estimate_is_exact_for_a_quadratic_functional():
+    random = np.random.default_rng(0)
+    a, b = random.standard_normal((8, 3)), random.standard_normal(8)
+    x = random.standard_normal(3)
+    best = np.linalg.lstsq(a, b, rcond=None)[0]
+    exact = np.linalg.norm(a @ (x - best))
+    square = from_callables(3, residual=lambda x: a @ x - b, jacobian=lambda x: a)
+    smooth = from_callables(
+        3, lambda x: 0.5 * np.sum((a @ x - b) ** 2), lambda x: a.T @ (a @ x - b), lambda x, v: a.T @ (a @ v)
+    )
+    assert algebraic(square, x).total == pytest.approx(exact, rel=1e-10)
+    assert algebraic(smooth, x).total == pytest.approx(exact, rel=1e-3)
+    assert algebraic(square, best).total == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_algebraic_estimate_is_effective_near_a_minimizer():
+    j = rosenbrock()
+    for distance in (1e-2, 1e-3, 1e-4):
+        x = np.array([1.0, 1.0]) + distance * np.array([0.3, -1.0])
+        index = algebraic(j, x).total / np.sqrt(2.0 * j.value(x))
+        assert abs(index - 1.0) < 10.0 * distance
+
+
+def test_the_algebraic_estimate_splits_into_the_outer_and_the_inner_part(scalar_problem, space):
+    j = scalar_problem.on(space)
+    x = space.initial(0)
+    estimate = algebraic(j, x)
+    assert estimate.total == pytest.approx(np.hypot(estimate.parts["outer"], estimate.parts["inner"]), rel=1e-9)
+    reduced = condense(j)
+    gain = j.value(x) - reduced.value(x[reduced.inner])
+    assert estimate.parts["outer"] == pytest.approx(np.sqrt(2.0 * gain), rel=1e-9)
+    solved = reduced.expand(x[reduced.inner])
+    assert algebraic(j, solved).parts["outer"] == pytest.approx(0.0, abs=1e-7)
+    assert algebraic(j, solved).total == pytest.approx(estimate.parts["inner"], rel=1e-5)
