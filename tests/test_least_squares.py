@@ -160,17 +160,17 @@ def test_systems_are_stacked_scaled_transformed_and_moved_like_the_sums_of_squar
     def value(system, d=d):
         return 0.5 * np.sum((system.residual + system.matrix @ d) ** 2)
 
-    both = first.stacked(second.scaled(factor))
+    both = first + factor * second
     assert both.moved(d).value == pytest.approx(value(first) + factor * value(second), rel=1e-12, abs=1e-14)
     transfer = np.array([[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]])
     e = np.array([0.7, -0.2])
     for form in (transfer, sp.csr_array(transfer)):
-        assert first.transformed(form).moved(e).value == pytest.approx(value(first, transfer @ e), rel=1e-10, abs=1e-13)
-    assert np.array_equal(first.restricted(np.array([2, 0])).matrix, first.matrix[:, [2, 0]])
+        assert (first @ form).moved(e).value == pytest.approx(value(first, transfer @ e), rel=1e-10, abs=1e-13)
+    assert np.array_equal(first[np.array([2, 0])].matrix, first.matrix[:, [2, 0]])
     ridged = first.ridge(np.array([2, 0]), factor, np.array([1.0, -2.0]))
     penalty = 0.5 * factor * ((1.0 + d[2]) ** 2 + (-2.0 + d[0]) ** 2)
     assert ridged.moved(d).value == pytest.approx(value(first) + penalty, rel=1e-12, abs=1e-14)
-    assert first.lengths() == pytest.approx(np.sqrt(np.sum(first.matrix**2, axis=0)))
+    assert first.lengths == pytest.approx(np.sqrt(np.sum(first.matrix**2, axis=0)))
     assert first.value == pytest.approx(0.5 * np.sum(first.residual**2))
 
 
@@ -249,8 +249,8 @@ def test_a_zero_matrix_and_a_system_without_rows_have_nothing_to_offer(capfd):
         system = DenseLeastSquares(np.zeros((rows, 2)), np.ones(rows))
         columns = np.arange(2)
         assert system.steps(Euclidean(Coordinates(2)))(1.0).step.tolist() == [0.0, 0.0]
-        assert not system.solve(columns).any() and not system.score(columns).any()
-        assert system.select(columns, 2)[0].size == 0
+        assert not system.solve(columns).any() and not system.candidates(columns).score().any()
+        assert system.candidates(columns).select(2)[0].size == 0
         assert not system.normal_solve(columns, np.ones(2)).any()
         assert system.leverage().tolist() == [0.0] * rows
         assert system.condensed(columns[:1]).value == system.value
@@ -284,9 +284,9 @@ def test_scores_are_what_re_solving_with_each_candidate_gains(kind, width, seed)
     old = np.arange(3)
     before = best(system.matrix[:, old], system.residual)
     expected = [before - best(system.matrix[:, [*old, *group]], system.residual) for group in place]
-    assert system.score(place) == pytest.approx(expected, rel=1e-6, abs=1e-10)
+    assert system.candidates(place).score() == pytest.approx(expected, rel=1e-6, abs=1e-10)
     if width == 1:
-        assert system.score(place.ravel()) == pytest.approx(expected, rel=1e-6, abs=1e-10)
+        assert system.candidates(place.ravel()).score() == pytest.approx(expected, rel=1e-6, abs=1e-10)
 
 
 @pytest.mark.parametrize("width", [1, 2])
@@ -294,7 +294,7 @@ def test_scores_are_what_re_solving_with_each_candidate_gains(kind, width, seed)
 @given(seed=st.integers(0, 10**6))
 def test_selection_is_greedy_re_solving(kind, width, seed):
     system, place = candidates(seed, kind, groups=4, width=width)
-    order, gains = system.select(place, 4)
+    order, gains = system.candidates(place).select(4)
     chosen = list(range(3))
     for k, gain in zip(order, gains, strict=True):
         before = best(system.matrix[:, chosen], system.residual)
@@ -309,10 +309,10 @@ def test_selection_is_greedy_re_solving(kind, width, seed):
 
 def test_selection_stops_at_the_count():
     system, place = candidates(0, "generic", groups=5)
-    order, gains = system.select(place, 2)
+    order, gains = system.candidates(place).select(2)
     assert len(order) == len(gains) == 2
-    assert np.array_equal(order, system.select(place, 5)[0][:2])
-    assert system.select(place, 0)[0].size == 0
+    assert np.array_equal(order, system.candidates(place).select(5)[0][:2])
+    assert system.candidates(place).select(0)[0].size == 0
 
 
 @given(systems())
@@ -339,7 +339,7 @@ def test_a_system_keeps_what_it_was_made_of():
     a, r = random.standard_normal((8, 5)), random.standard_normal(8)
     system = DenseLeastSquares(a.copy(), r.copy())
     columns = np.arange(3, 5)
-    for use in (system.condensed, system.solve, system.score, lambda c: system.select(c, 2), lambda c: system.moved(np.ones(5))):
+    for use in (system.condensed, system.solve, lambda c: system.candidates(c).score(), lambda c: system.candidates(c).select(2), lambda c: system.moved(np.ones(5))):
         use(columns)
     system.steps(Euclidean(Coordinates(5)))(0.1)
     system.leverage()

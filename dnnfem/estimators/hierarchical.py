@@ -144,7 +144,7 @@ def _joint(enriched: Enriched) -> tuple[float, dict[str, float]]:
     stride = max(1, math.ceil(sum(len(g) for g in groups) / max(room, 1.0)))
     chosen = np.concatenate(groups[::stride])
     old = np.arange(groups[0][0])
-    joint = system.restricted(np.concatenate([old, chosen])).enrichment(len(old) + np.arange(len(chosen)))
+    joint = system[np.concatenate([old, chosen])].candidates(len(old) + np.arange(len(chosen))).joint()
     base, added = joint.ranks
     variance = 2.0 * joint.remaining / max(rows - base - added, 1)
     total = math.sqrt(max(2.0 * joint.gain - added * variance, 0.0))
@@ -165,8 +165,8 @@ def _select(enriched: Enriched, count: int) -> tuple[list[int], Array]:
     gains: list[float] = []
     for size, members in numbers.items():
         # Neurons of one layer have equally many readers; layers are searched one by one.
-        part = enriched.system.restricted(np.concatenate([old, *(enriched.groups[k] for k in members)]))
-        order, gain = part.select(len(old) + np.arange(len(members) * size).reshape(-1, size), count)
+        part = enriched.system[np.concatenate([old, *(enriched.groups[k] for k in members)])]
+        order, gain = part.candidates(len(old) + np.arange(len(members) * size).reshape(-1, size)).select(count)
         chosen += [members[k] for k in order]
         gains += gain.tolist()
     best = sorted(range(len(chosen)), key=lambda k: -gains[k])[:count]
@@ -213,7 +213,7 @@ def _numbers(space: FeedforwardSpace, neurons: Sequence[Neuron]) -> list[int]:
     return numbers
 
 
-def _polished(functional: Functional, x: Array, neurons: Sequence[Neuron], steps: int) -> tuple[list[Neuron], float]:
+def _polished(functional: Functional, x: Array, neurons: Sequence[Neuron], steps: int) -> list[Neuron]:
     """Minimize the functional over the new neurons and the output layer; return them and the decrease of ``J``."""
     wide, start, outgoing = _enriched(functional, x, neurons)
     coarse, fine = functional.space, wide.space

@@ -67,8 +67,8 @@ class CombinedLinearization:
             system = part.system(columns)
             if system is None:
                 return None
-            system = system if factor == 1.0 else system.scaled(factor)
-            result = system if result is None else result.stacked(system)
+            system = system if factor == 1.0 else factor * system
+            result = system if result is None else result + system
         return result
 
 
@@ -356,4 +356,5 @@ class ComposedLinearization:
         if system is None:
             return None
         matrix = self.transfer.matrix if columns is None else self.transfer.matrix[:, columns]
-        return system.transformed(matrix)
+        composed: LeastSquaresSystem = system @ matrix
+        return composed

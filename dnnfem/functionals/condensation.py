@@ -144,7 +144,7 @@ class CondensedLinearization:
 
     def system(self, columns: Index | None = None) -> LeastSquaresSystem:
         """The reduced system in the inner coefficients."""
-        return self._reduced if columns is None else self._reduced.restricted(columns)
+        return self._reduced if columns is None else self._reduced[columns]
 
 
 def condense(functional: Functional, ridge: float = RIDGE) -> Condensed:

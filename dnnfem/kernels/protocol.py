@@ -201,8 +201,28 @@ class StepFamily(Protocol):
         ...
 
 
+class CandidateColumns(Protocol):
+    """Some columns of a system, after all others have been eliminated: what they would gain."""
+
+    def score(self) -> Array:
+        """Return the decrease that each column, or group of columns, gains on its own, shape (candidates,)."""
+        ...
+
+    def select(self, count: int) -> tuple[Index, Array]:
+        """Choose up to `count` one after another with re-projection; return their numbers, best first, and gains."""
+        ...
+
+    def joint(self) -> Enrichment:
+        """Return what all of them gain together."""
+        ...
+
+
 class LeastSquaresSystem(Protocol):
-    """``min_d |r + A d|^2 / 2``: dense least squares that stays where it was assembled."""
+    """``min_d |r + A d|^2 / 2``: dense least squares that stays where it was assembled.
+
+    Systems behave like the functionals they come from: ``first + second`` appends rows, ``factor * system`` scales the
+    value, ``system @ transfer`` substitutes ``d = transfer @ e`` and ``system[columns]`` keeps some coefficients.
+    """
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -224,44 +244,37 @@ class LeastSquaresSystem(Protocol):
         """``A^T r``, dual, shape (coefficients,)."""
         ...
 
+    @property
+    def lengths(self) -> Array:
+        """Euclidean lengths of the columns, shape (coefficients,)."""
+        ...
+
+    def __add__(self, other: Self) -> Self: ...
+
+    def __rmul__(self, factor: float) -> Self: ...
+
+    def __matmul__(self, transfer: Any) -> Self: ...
+
+    def __getitem__(self, columns: Index) -> Self: ...
+
     def curvature(self, v: Array) -> Array:
         """Return ``A^T A v`` for v (n,) or (n, k)."""
-        ...
-
-    def stacked(self, other: Self) -> Self:
-        """Append the rows of another system in the same coefficients."""
-        ...
-
-    def scaled(self, factor: float) -> Self:
-        """Scale the value by a non-negative factor."""
-        ...
-
-    def ridge(self, columns: Index, weight: float, values: Array) -> Self:
-        """Append the penalty ``weight/2 |c + d_c|^2`` on the coefficients `columns` with present values ``c``."""
-        ...
-
-    def pull(self, residual: Array) -> Array:
-        """Return ``A^T residual`` for a residual vector of the functional, as `Linearization.residual` gives it."""
-        ...
-
-    def lengths(self) -> Array:
-        """Return the Euclidean lengths of the columns, shape (coefficients,)."""
-        ...
-
-    def transformed(self, transfer: Any) -> Self:
-        """Substitute ``d = transfer @ e`` with a dense or sparse (coefficients, k) matrix."""
-        ...
-
-    def restricted(self, columns: Index) -> Self:
-        """Keep only `columns`, in that order."""
         ...
 
     def moved(self, correction: Array) -> Self:
         """Return the system after the correction: ``r + A correction`` in place of ``r``."""
         ...
 
+    def pull(self, residual: Array) -> Array:
+        """Return ``A^T residual`` for a residual vector of the functional, as `Linearization.residual` gives it."""
+        ...
+
+    def ridge(self, columns: Index, weight: float, values: Array) -> Self:
+        """Append the penalty ``weight/2 |c + d_c|^2`` on the coefficients `columns` with present values ``c``."""
+        ...
+
     def solve(self, columns: Index) -> Array:
-        """Return the correction of least norm to the coefficients in `columns` alone, shape of `columns`."""
+        """Return the correction to the coefficients in `columns` alone, shape of `columns`."""
         ...
 
     def condensed(self, columns: Index) -> Self:
@@ -276,16 +289,8 @@ class LeastSquaresSystem(Protocol):
         """Factorize once; the result gives the step of every trust radius."""
         ...
 
-    def score(self, columns: Index) -> Array:
-        """Return the decrease that each column of `columns` gains on its own, all others outside re-solved."""
-        ...
-
-    def select(self, columns: Index, count: int) -> tuple[Index, Array]:
-        """Choose columns one after another with re-projection; numbers of the chosen ones and their gains."""
-        ...
-
-    def enrichment(self, columns: Index) -> Enrichment:
-        """Return what `columns` gain together beyond the others."""
+    def candidates(self, columns: Index) -> CandidateColumns:
+        """Eliminate all other columns; `columns` has shape (c,) or, for groups of columns, (c, k)."""
         ...
 
     def leverage(self) -> Array:

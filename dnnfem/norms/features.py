@@ -36,6 +36,6 @@ def feature_norm(condensed: Condensed) -> Callable[[Space, Linearization], Norm]
         outer = np.full(condensed.outer.size, 1.0 / np.sqrt(len(condensed.outer)))
         system = condensed.functional.linearize(condensed.merge(outer, linearization.x)).system(condensed.inner)
         assert system is not None
-        return Weighted(space, np.maximum(system.lengths(), FLOOR) ** 2)
+        return Weighted(space, np.maximum(system.lengths, FLOOR) ** 2)
 
     return metric

@@ -9,6 +9,9 @@ from dnnfem.functionals import Norm
 from dnnfem.records import Array
 from dnnfem.solvers.krylov import InnerStep
 
+FLAT = 100.0
+"""Parts of the derivative along flat directions that are smaller than this multiple of rounding are rounding."""
+
 
 def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -> InnerStep:
     """Return a global minimizer of ``<g, d> + <H d, d>/2`` within ``|d| <= radius``.
@@ -36,46 +39,35 @@ def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -
     lowest = float(curvatures[0])
     rounding = len(load) * np.finfo(float).eps
     tiny = rounding * max(float(np.abs(curvatures).max()), np.finfo(float).tiny)
-
-    def amplitudes(multiplier: float) -> Array:
-        shifted = curvatures + multiplier
-        safe = np.where(np.abs(shifted) > tiny, shifted, np.inf)
-        return np.asarray(-load / safe)
-
-    floor = max(0.0, -lowest)
-    d = amplitudes(floor)
-    hard = np.abs(load[curvatures <= lowest + tiny]).max() <= rounding * max(
-        float(np.abs(load).max()), 1e-300
-    )
+    # Shifted by the lowest eigenvalue if that is negative: the multiplier is then found to full relative accuracy even
+    # where the derivative has next to no part along the lowest eigenvectors.
+    gaps = curvatures + max(0.0, -lowest)
+    flat = gaps <= tiny
+    hard = float(np.abs(load[flat]).max(initial=0.0)) <= FLAT * rounding * float(np.abs(load).max())
+    d = np.where(flat, 0.0, -load / np.where(flat, 1.0, gaps))
     # A singular matrix with a consistent derivative has an interior minimizer; its flat directions are left alone.
-    definite = lowest > tiny or (hard and lowest >= -tiny)
-    interior = bool(definite and np.linalg.norm(d) <= radius)
+    interior = bool(lowest >= -tiny and (hard or lowest > tiny) and np.linalg.norm(d) <= radius)
     if not interior:
-        if lowest <= tiny and hard and np.linalg.norm(d) <= radius:
-            d = d.copy()
+        if hard and flat[0] and np.linalg.norm(d) <= radius:
             d[0] += np.sqrt(max(radius**2 - float(d @ d), 0.0))
         else:
-            d = amplitudes(_secular(curvatures, load, radius, floor))
+            d = -load / (gaps + _secular(gaps, load, radius))
     decrease = -float(np.sum(d * (load + 0.5 * curvatures * d)))
     return InnerStep(norm.unwhiten(basis @ d), decrease, not interior, bool(lowest < -tiny), 0)
 
 
-def _secular(curvatures: Array, load: Array, radius: float, floor: float) -> float:
-    """Solve ``|load / (curvatures + lambda)| = radius`` for ``lambda > floor``: safeguarded Newton."""
-    lower, upper = floor, floor + float(np.linalg.norm(load)) / radius
-    multiplier = 0.5 * (lower + upper)
+def _secular(gaps: Array, load: Array, radius: float) -> float:
+    """Solve ``|load / (gaps + shift)| = radius`` for ``shift > 0``: safeguarded Newton on the reciprocal."""
+    lower, upper = 0.0, float(np.linalg.norm(load)) / radius
+    shift = upper
     for _ in range(200):
-        shifted = curvatures + multiplier
-        if shifted[0] <= 0.0:
-            lower = multiplier
-            multiplier = 0.5 * (lower + upper)
-            continue
+        shifted = gaps + shift
         d = load / shifted
         length = float(np.linalg.norm(d))
         if abs(length - radius) <= 1e-10 * radius or upper - lower <= 1e-15 * upper:
             break
-        lower, upper = (multiplier, upper) if length > radius else (lower, multiplier)
+        lower, upper = (shift, upper) if length > radius else (lower, shift)
         slope = float(np.sum(d * d / shifted)) / length
-        step = multiplier + (length - radius) / radius * length / slope
-        multiplier = step if lower < step < upper else 0.5 * (lower + upper)
-    return multiplier
+        step = shift + (length - radius) / radius * length / slope
+        shift = step if lower < step < upper else max(np.sqrt(lower * upper), 1e-3 * upper)
+    return float(shift)

@@ -12,7 +12,7 @@ from dnnfem.kernels.protocol import LeastSquaresSystem, ModelStep, StepFamily
 from dnnfem.norms import feature_norm
 from dnnfem.records import Array, Result, State, Status, Step, Steps
 from dnnfem.solvers.iteration import PLAIN, Iterate, Limits, Observer, Tolerance, View, iterate, norm_at
-from dnnfem.solvers.trust_region import ROUNDING, VALUE_WORK
+from dnnfem.solvers.trust_region import NOISE, ROUNDING, VALUE_WORK
 
 ACCEPT = 0.1
 """A step is taken if it achieves this part of what the model promises: a small target, so that the largest useful step
@@ -108,10 +108,11 @@ class GaussNewton:
         assert isinstance(iterate, GaussNewtonIterate)
         value, last = iterate.linearization.value, iterate.step
         radius, found, trials = last.radius, None, 0
+        promised = iterate.family(radius).decrease
         while trials < TRIALS:
             model = iterate.family(radius)
             if model.decrease <= ROUNDING * value:
-                return Status.EXHAUSTED
+                return Status.EXHAUSTED if promised <= NOISE * value else Status.STAGNATED
             trial = self._try(iterate, model, radius)
             trials += 1
             if trial.ratio >= ACCEPT:

@@ -19,6 +19,9 @@ DENSE_LIMIT = 300
 ACCEPT, GOOD = 0.1, 0.75
 SHRINK, GROW = 0.25, 2.0
 ROUNDING = 10.0 * np.finfo(float).eps
+NOISE = 1e-8
+"""A promise above this part of the value that is kept at no radius is stagnation, below it may be rounding."""
+
 VALUE_WORK = 1.0 / 3.0
 """Work of a value alone: one of the three matrix products of value and derivative."""
 
@@ -94,6 +97,7 @@ class TrustRegion:
         here, last, norm, trial = iterate.linearization, iterate.step, iterate.norm, iterate.trial
         work, inner, radius = last.work, max(trial.iterations, 1), last.radius
         rounding = ROUNDING * abs(here.value)
+        exhausted = Status.EXHAUSTED if trial.decrease <= NOISE * abs(here.value) else Status.STAGNATED
         while True:
             if not trial.decrease > 0.0:
                 return Status.EXHAUSTED
@@ -103,7 +107,7 @@ class TrustRegion:
             if max(abs(here.value - there.value), trial.decrease) <= rounding:
                 # The difference of the values is rounding: the derivative decides.
                 if not norm.dual_norm(there.derivative) < last.dual_norm:
-                    return Status.EXHAUSTED
+                    return exhausted
                 ratio = 1.0
             elif math.isfinite(there.value):
                 ratio = (here.value - there.value) / trial.decrease

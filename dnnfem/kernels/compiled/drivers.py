@@ -32,17 +32,20 @@ def _start(first, group, groups):  # type: ignore[no-untyped-def]
 def _seed(lam, seeds, k, column):  # type: ignore[no-untyped-def]
     """Set the cotangents of the output register, the last one, to the seeds of a tile, and the others to zero."""
     begin = lam.size - seeds.shape[1] * TILE
-    lam[:begin] = 0.0
+    for s in range(begin):
+        lam[s] = 0.0
     for o in range(seeds.shape[1]):
-        lam[begin + o * TILE : begin + (o + 1) * TILE] = seeds[k, o, column : column + TILE]
+        for s in range(TILE):
+            lam[begin + o * TILE + s] = seeds[k, o, column + s]
 
 
 @njit(**OPTIONS)
-def _output(block, out, k, column):  # type: ignore[no-untyped-def]
-    """Copy the output register, the last one of `block`, to the columns of a tile."""
-    begin = block.size - out.shape[1] * TILE
+def _output(r, end, out, k, column):  # type: ignore[no-untyped-def]
+    """Copy the output register, which ends at `end`, to the columns of a tile."""
+    begin = end - out.shape[1] * TILE
     for o in range(out.shape[1]):
-        out[k, o, column : column + TILE] = block[begin + o * TILE : begin + (o + 1) * TILE]
+        for s in range(TILE):
+            out[k, o, column + s] = r[begin + o * TILE + s]
 
 
 @njit(**OPTIONS)
@@ -50,16 +53,17 @@ def _forward(stages, scales, carry, factors, w, points, r, d, b, out, first, las
     block = rows * TILE
     for tile in range(_start(first, group, groups), last, groups):
         begin = ((tile - first) if slots else group) * block
-        r[begin : begin + points.shape[1]] = points[tile]
+        for s in range(points.shape[1]):
+            r[begin + s] = points[tile, s]
         sweeps.forward(stages, scales, carry, factors, w, r, begin, d, b, begin)
-        _output(r[begin : begin + block], out, 0, (tile - first) * TILE)
+        _output(r, begin + block, out, 0, (tile - first) * TILE)
 
 
 @njit(parallel=True, **OPTIONS)
 def forward(stages, scales, carry, factors, w, points, r, d, b, out, first, last, groups, rows, slots):  # type: ignore[no-untyped-def]
     """Run the forward sweep; `points` (tiles, inputs * TILE), `out` (1, outputs, samples of the tiles)."""
     for group in prange(groups):
-        _forward(stages, scales, carry, factors, w, points, r, d, b, out, first, last, groups, rows, slots, group)
+        _forward(stages, scales, carry, factors, w, points, r, d, b, out, first, last, groups, rows, slots, np.int64(group))
 
 
 @njit(**OPTIONS)
@@ -72,11 +76,12 @@ def _tangent(  # type: ignore[no-untyped-def]
         begin = (tile - first) * block
         for k in range(count):
             place = (((tile - first) * count + k) if slots else group) * block
-            rdot[place : place + inputs * TILE] = 0.0
+            for s in range(inputs * TILE):
+                rdot[place + s] = 0.0
             sweeps.tangent(
                 stages, carry, factors, w, flat, k * v.shape[1], r, begin, d, bend, rdot, place, q, place, slots
             )
-            _output(rdot[place : place + block], out, k, (tile - first) * TILE)
+            _output(rdot, place + block, out, k, (tile - first) * TILE)
 
 
 @njit(parallel=True, **OPTIONS)
@@ -89,7 +94,7 @@ def tangent(  # type: ignore[no-untyped-def]
     """
     for group in prange(groups):
         _tangent(
-            stages, carry, factors, w, v, r, d, bend, rdot, q, out, first, last, groups, rows, inputs, slots, group
+            stages, carry, factors, w, v, r, d, bend, rdot, q, out, first, last, groups, rows, inputs, slots, np.int64(group)
         )
 
 
@@ -116,7 +121,7 @@ def reverse(stages, scales, carry, factors, w, seeds, r, d, b, delta, a, first, 
     With `record`, ``delta`` and ``bend`` (in the place of ``b``) are kept for products with second derivatives.
     """
     for group in prange(groups):
-        _reverse(stages, carry, factors, w, seeds, r, d, b, delta, a, first, last, groups, rows, record, group)
+        _reverse(stages, carry, factors, w, seeds, r, d, b, delta, a, first, last, groups, rows, record, np.int64(group))
 
 
 @njit(**OPTIONS)
@@ -141,7 +146,7 @@ def second_reverse(  # type: ignore[no-untyped-def]
     """Run the second-order reverse sweep for all directions `v` (k, weights); add to `a` (groups, k, weights)."""
     for group in prange(groups):
         _second_reverse(
-            stages, carry, factors, w, v, seeds, r, d, delta, rdot, q, a, first, last, groups, rows, group
+            stages, carry, factors, w, v, seeds, r, d, delta, rdot, q, a, first, last, groups, rows, np.int64(group)
         )
 
 
@@ -167,7 +172,8 @@ def _system(  # type: ignore[no-untyped-def]
                     needs, stop, position, matrix, begin, stride, count, False, ones,
                 )  # fmt: skip
             else:
-                buffer[:] = 0.0
+                for s in range(buffer.size):
+                    buffer[s] = 0.0
                 sweeps.write_rows(
                     stages, carry, factors, w, r, at, d, lam, delta,
                     needs, stop, position, buffer, 0, TILE, TILE, True, ones,
@@ -198,5 +204,5 @@ def system(  # type: ignore[no-untyped-def]
         _system(
             stages, carry, factors, w, seeds, r, d,
             needs, stop, position, direct, buffered, start, index, factor,
-            matrix, samples, first, last, groups, rows, group,
+            matrix, samples, first, last, groups, rows, np.int64(group),
         )  # fmt: skip
