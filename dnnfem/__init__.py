@@ -12,13 +12,13 @@ from dnnfem._lazy import attach
 __version__ = "0.1.0.dev0"
 
 _public = {
-    "archive": ("Archive",),
+    "archive": ("Archive", "ArchiveError", "read"),
     "control": ("decide",),
     "estimators": ("algebraic", "hierarchical", "removal"),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "as_scipy", "condense", "from_callables"),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
     "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
-    "observers": ("observers", "progress"),
+    "observers": ("observe", "progress"),
     "plotting": (),
     "problems": ("Regression", "Solution"),
     "quadrature": ("Quadrature",),
@@ -32,7 +32,7 @@ _public = {
 # For type checkers and editors; a test keeps it in step with the table.
 if TYPE_CHECKING:
     from dnnfem import plotting as plotting, testing as testing
-    from dnnfem.archive import Archive as Archive
+    from dnnfem.archive import Archive as Archive, ArchiveError as ArchiveError, read as read
     from dnnfem.control import decide as decide
     from dnnfem.estimators.algebraic import algebraic as algebraic
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         Pullback as Pullback,
         Weighted as Weighted,
     )
-    from dnnfem.observers import observers as observers, progress as progress
+    from dnnfem.observers import observe as observe, progress as progress
     from dnnfem.problems import Regression as Regression, Solution as Solution
     from dnnfem.quadrature import Quadrature as Quadrature
     from dnnfem.records import (

@@ -11,14 +11,14 @@ from dnnfem.records import Snapshot
 Observer = Callable[[Snapshot], None]
 
 
-def observers(*parts: Observer) -> Observer:
+def observe(*parts: Observer) -> Observer:
     """Return one observer that calls several, in the order given."""
 
-    def observe(snapshot: Snapshot) -> None:
+    def every(snapshot: Snapshot) -> None:
         for part in parts:
             part(snapshot)
 
-    return observe
+    return every
 
 
 def progress(description: str = "solve", disable: bool | None = None) -> Observer:

@@ -72,6 +72,7 @@ def taylor_test(
         [abs(functional.value(x + t * direction) - here.value - t * slope - 0.5 * t * t * bend) for t in steps]
     )
     rounding = 100.0 * np.finfo(float).eps * max(abs(here.value), abs(slope) * step, np.finfo(float).tiny)
+    assert np.isfinite(remainder).all(), f"Taylor remainder is not finite: {remainder}"
     usable = remainder > rounding
     if np.count_nonzero(usable) < 3:
         # The polynomial is exact, as for a functional of that degree: nothing is left to measure.
@@ -177,6 +178,7 @@ def check_functional(functional: Functional, x: Array, seed: int = 0, smooth: bo
     assert (bend >= -1e-13 * np.abs(bend).max()).all(), f"curvature: not positive semidefinite, {bend.min():.2e}"
     system = linearization.system()
     if system is not None:
+        assert abs(system.value - linearization.value) <= 1e-10 * (1.0 + abs(linearization.value)), "system: value"
         scale = float(np.abs(linearization.derivative).max()) + np.finfo(float).tiny
         assert np.allclose(system.derivative, linearization.derivative, rtol=1e-9, atol=1e-10 * scale), (
             "system: derivative"

@@ -277,9 +277,7 @@ RULES = [
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_library_keeps_the_rule(rule):
-    findings = [
-        f"{module.path.relative_to(ROOT)}:{line}: {text}" for module in MODULES for line, text in rule(module)
-    ]
+    findings = [f"{module.path.relative_to(ROOT)}:{line}: {text}" for module in MODULES for line, text in rule(module)]
     assert not findings, f"{rule.__name__.replace('_', ' ')}:\n" + "\n".join(findings)
 
 

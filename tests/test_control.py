@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dnnfem.control import decide
 from dnnfem.records import Decision, Estimate
@@ -85,7 +84,11 @@ def test_decisions_change_nothing_they_are_given():
     ("parts", "tolerance", "words"),
     [
         ({}, 1.0, "^estimates: got none"),
-        ({"a": estimate(1.0), "b": estimate(1.0, quantity="other")}, 1.0, "^estimates: got different quantities"),
+        (
+            {"a": estimate(1.0), "b": estimate(1.0, quantity="other")},
+            1.0,
+            "^estimates: got different quantities",
+        ),
         ({"a": estimate(np.nan)}, 1.0, "^estimates: the total of 'a' is nan"),
         ({"a": estimate(np.inf)}, 1.0, "^estimates: the total of 'a' is inf"),
         ({"a": estimate(1.0)}, -1.0, "^tolerance: got -1.0"),

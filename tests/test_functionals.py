@@ -67,7 +67,17 @@ def everything(problem, space):
     }
 
 
-KINDS = ("integral", "sum", "scaled", "shifted", "penalty", "composed", "condensed", "condensed sum", "all at once")
+KINDS = (
+    "integral",
+    "sum",
+    "scaled",
+    "shifted",
+    "penalty",
+    "composed",
+    "condensed",
+    "condensed sum",
+    "all at once",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,7 +142,11 @@ def test_a_shift_turns_a_coarse_model_into_one_of_first_order(scalar_problem, sp
 def test_what_is_no_sum_of_squares_says_so(scalar_problem, space):
     j = scalar_problem.on(space)
     x = space.initial(0)
-    for functional in (Shifted(j, np.ones(space.dim)), Scaled(j, -1.0), Sum(j, Shifted(j, np.ones(space.dim)))):
+    for functional in (
+        Shifted(j, np.ones(space.dim)),
+        Scaled(j, -1.0),
+        Sum(j, Shifted(j, np.ones(space.dim))),
+    ):
         assert functional.linearize(x).system() is None
         assert functional.condensable is None
         with pytest.raises(ValueError, match="^functional: got one without condensable coefficients"):
@@ -218,7 +232,9 @@ def test_a_composition_is_the_functional_at_the_image(scalar_problem, space):
     composed = Composed(j, transfer)
     assert composed.value(y) == j.value(transfer(y))
     here, there = composed.linearize(y), j.linearize(transfer(y))
-    assert here.system().matrix == pytest.approx(there.system().matrix @ transfer.matrix.toarray(), rel=1e-12, abs=1e-14)
+    assert here.system().matrix == pytest.approx(
+        there.system().matrix @ transfer.matrix.toarray(), rel=1e-12, abs=1e-14
+    )
     columns = np.array([2, 0])
     assert here.system(columns).matrix == pytest.approx(here.system().matrix[:, columns], rel=1e-12, abs=1e-14)
 
@@ -367,7 +383,12 @@ def test_scipy_linearizes_once_per_point():
     functional = from_callables(1, lambda x: calls.append(1) or float(x @ x), lambda x: 2 * x, lambda x, v: 2 * v)
     door = as_scipy(functional)
     x = np.array([3.0])
-    assert (door["fun"](x), door["jac"](x).tolist(), door["hessp"](x, [1]).tolist(), door["fun"](x)) == (9.0, [6.0], [2.0], 9.0)
+    assert (door["fun"](x), door["jac"](x).tolist(), door["hessp"](x, [1]).tolist(), door["fun"](x)) == (
+        9.0,
+        [6.0],
+        [2.0],
+        9.0,
+    )
     assert len(calls) == 1
     x[0] = 1.0
     assert door["fun"](x) == 1.0 and len(calls) == 2
@@ -405,7 +426,9 @@ def test_a_functional_of_ones_own_needs_value_and_derivative_or_residual_and_jac
         return 0.0
 
     for incomplete in ({}, {"value": zero}, {"derivative": zero}, {"residual": zero}, {"jacobian": zero}):
-        with pytest.raises(ValueError, match="^from_callables: expected value and derivative, or residual and jacobian"):
+        with pytest.raises(
+            ValueError, match="^from_callables: expected value and derivative, or residual and jacobian"
+        ):
             from_callables(2, **incomplete)
     for half in ({"residual": zero}, {"jacobian": zero}):
         with pytest.raises(ValueError, match="^from_callables: got only one of residual and jacobian"):

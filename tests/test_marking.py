@@ -13,9 +13,7 @@ from dnnfem.marking import dorfler, equidistribution, fixed_fraction, gain_per_c
 whole = st.lists(st.integers(0, 1000), max_size=40)
 few = st.lists(st.integers(0, 6), max_size=9)
 dyadic = st.integers(1, 16).map(lambda k: k / 16)
-wild = st.lists(
-    st.floats(0.0, 1e300, allow_subnormal=False).filter(lambda v: v == 0.0 or v > 1e-300), max_size=40
-)
+wild = st.lists(st.floats(0.0, 1e300, allow_subnormal=False).filter(lambda v: v == 0.0 or v > 1e-300), max_size=40)
 RULES = {
     "dorfler": dorfler,
     "maximum": maximum,
@@ -85,9 +83,7 @@ def test_the_order_of_the_cells_does_not_matter_without_ties():
         lambda v: fixed_fraction(v, 0.2),
     ):
         assert np.array_equal(np.sort(order[rule(eta[order])]), rule(eta))
-    assert np.array_equal(
-        np.sort(order[gain_per_cost(eta[order], cost[order], 20.0)]), gain_per_cost(eta, cost, 20.0)
-    )
+    assert np.array_equal(np.sort(order[gain_per_cost(eta[order], cost[order], 20.0)]), gain_per_cost(eta, cost, 20.0))
 
 
 # ---- Dörfler

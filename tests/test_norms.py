@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dnnfem.functionals import condense, from_callables
 from dnnfem.norms import Euclidean, Norm, Pullback, Weighted
@@ -117,7 +116,9 @@ def test_a_pulled_back_norm_needs_a_regularization(delta):
 def test_a_pulled_back_length_is_the_mean_square_change_of_the_function():
     x, step = SPACE.initial(0), 1e-6 * np.cos(np.arange(SPACE.dim))
     problem = Regression(INPUTS, TARGETS, backend="reference")
-    change = (problem.solution(SPACE, x + step)(INPUTS) - problem.solution(SPACE, x)(INPUTS)) / problem.ansatz.output_scale
+    change = (
+        problem.solution(SPACE, x + step)(INPUTS) - problem.solution(SPACE, x)(INPUTS)
+    ) / problem.ansatz.output_scale
     length = Pullback(SPACE, linearization(x), 1e-12).norm(step)
     assert length == pytest.approx(np.sqrt(np.mean(change**2)), rel=1e-4)
 

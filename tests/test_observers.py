@@ -1,10 +1,20 @@
 """Observers: called in order, and silent when they should be."""
 
-import numpy as np
+import functools
 
-from dnnfem.observers import observers, progress
+import numpy as np
+import pytest
+import tqdm
+
+from dnnfem.observers import observe, progress
 from dnnfem.records import Progress, Snapshot, State, Status, Step, Steps
 from dnnfem.solvers import gauss_newton
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Make bars show every change, however fast it comes."""
+    monkeypatch.setattr("dnnfem.observers.tqdm", functools.partial(tqdm.tqdm, mininterval=0.0))
 
 
 def snapshot(number, status=None):
@@ -15,12 +25,12 @@ def snapshot(number, status=None):
 
 def test_a_chain_calls_its_parts_in_the_order_given():
     calls = []
-    chain = observers(lambda s: calls.append(("first", s)), lambda s: calls.append(("second", s)))
+    chain = observe(lambda s: calls.append(("first", s)), lambda s: calls.append(("second", s)))
     shown = [snapshot(0), snapshot(1)]
     for s in shown:
         chain(s)
     assert calls == [("first", shown[0]), ("second", shown[0]), ("first", shown[1]), ("second", shown[1])]
-    observers()(shown[0])
+    observe()(shown[0])
 
 
 def test_solvers_are_silent_without_an_observer(capfd, scalar_problem, space):
@@ -34,15 +44,15 @@ def test_progress_is_silent_when_disabled_or_not_on_a_terminal(capfd, scalar_pro
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_shows_steps_and_value_and_closes_at_the_end(capfd):
+def test_progress_shows_steps_and_value_and_closes_at_the_end(capfd, eager):
     show = progress("level 3", disable=False)
-    for s in (snapshot(0), snapshot(5), snapshot(7, Status.CONVERGED)):
+    for s in (snapshot(0), snapshot(2), snapshot(7, Status.CONVERGED)):
         show(s)
     out, err = capfd.readouterr()
     assert out == "" and "level 3" in err and "7 steps" in err and "J = 1.250e-01" in err
 
 
-def test_progress_serves_one_solve_after_another(capfd):
+def test_progress_serves_one_solve_after_another(capfd, eager):
     show = progress("solve", disable=False)
     for number in (2, 4):
         show(snapshot(0))

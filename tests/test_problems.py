@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dnnfem.problems import Regression
 from dnnfem.quadrature import Quadrature
@@ -263,7 +262,9 @@ def test_solutions_are_called_with_any_number_of_points(backend):
     assert solution(INPUTS.tolist()) == pytest.approx(together, rel=0)
 
 
-@pytest.mark.parametrize("points", [np.ones((3, 1)), np.ones((3, 3)), np.ones((3, 2, 1)), [[np.nan, 1.0]], [["a", "b"]]])
+@pytest.mark.parametrize(
+    "points", [np.ones((3, 1)), np.ones((3, 3)), np.ones((3, 2, 1)), [[np.nan, 1.0]], [["a", "b"]]]
+)
 def test_solutions_refuse_points_that_do_not_fit(points):
     solution = regression(INPUTS, TARGETS).solution(PAIR, PAIR.initial(0))
     for evaluate in (solution, solution.gradient):
@@ -321,6 +322,10 @@ def test_a_quadrature_of_another_dimension_is_refused():
 def test_the_identity_tells_problems_apart():
     same, again = regression(INPUTS, TARGETS).identity, regression(INPUTS.tolist(), TARGETS).identity
     assert all(np.array_equal(same[key], again[key]) for key in same)
-    others = [regression(INPUTS, 2 * TARGETS), regression(INPUTS + 1, TARGETS), regression(INPUTS, TARGETS, range(1, 13))]
+    others = [
+        regression(INPUTS, 2 * TARGETS),
+        regression(INPUTS + 1, TARGETS),
+        regression(INPUTS, TARGETS, range(1, 13)),
+    ]
     for other in others:
         assert any(not np.array_equal(same[key], other.identity[key]) for key in same)

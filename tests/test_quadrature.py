@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dnnfem.quadrature import Quadrature, as_finite
@@ -21,7 +20,11 @@ BAD = {
     "points that are objects": ({"points": np.array([[None, 1.0]] * 3, dtype=object)}, "points", "object"),
     "complex points": ({"points": POINTS + 1j}, "points", "complex"),
     "points that are words": ({"points": [["a", "b"]] * 3}, "points", "<U"),
-    "points that are dates": ({"points": np.array([["2020-01-01"]] * 3, dtype="M8[D]")}, "points", "datetime"),
+    "points that are dates": (
+        {"points": np.array([["2020-01-01"]] * 3, dtype="M8[D]")},
+        "points",
+        "datetime",
+    ),
     "ragged points": ({"points": [[0.0, 1.0], [2.0], [3.0, 4.0]]}, "points", ""),
     "a weight too few": ({"weights": [1.0, 2.0]}, "weights", "(2,)"),
     "a zero weight": ({"weights": [1.0, 0.0, 1.0]}, "weights", "0.0"),
@@ -46,7 +49,9 @@ def test_bad_input_is_refused_by_name_with_what_was_got_and_what_is_expected(cas
     assert got in str(error.value)
 
 
-@pytest.mark.parametrize("weights", [[1.0, 0.0, 1.0], [-1.0, 2.0, 1.0], [np.inf, 1.0, 1.0], [1.0, 1.0], np.ones((3, 1))])
+@pytest.mark.parametrize(
+    "weights", [[1.0, 0.0, 1.0], [-1.0, 2.0, 1.0], [np.inf, 1.0, 1.0], [1.0, 1.0], np.ones((3, 1))]
+)
 def test_samples_refuse_bad_weights(weights):
     with pytest.raises(ValueError, match="^weights: got.*expected"):
         Quadrature.samples(POINTS, DATA, weights)
@@ -69,7 +74,14 @@ def test_lists_integers_strides_and_read_only_arrays_are_all_the_same(array):
     strided = np.repeat(np.repeat(expected, 2, axis=0), 3, axis=1)[::2, ::3]
     frozen = expected.copy()
     frozen.setflags(write=False)
-    for form in (array, array.tolist(), strided, np.asfortranarray(expected), frozen, array.astype(np.float32)):
+    for form in (
+        array,
+        array.tolist(),
+        strided,
+        np.asfortranarray(expected),
+        frozen,
+        array.astype(np.float32),
+    ):
         result = as_finite("points", form, 2)
         assert np.array_equal(result, expected)
         assert result.dtype == np.float64 and result.flags.c_contiguous and not result.flags.writeable

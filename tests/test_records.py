@@ -57,7 +57,13 @@ def test_every_status_is_a_sentence_and_no_failure_is_convergence():
 def test_records_are_frozen():
     estimate = Estimate("error", np.arange(2), np.ones(2), 1.5)
     snapshot = Snapshot(STEPS[-1], State(1.0, Progress(np.zeros(2), STEPS)))
-    for record, name in ((STEPS[0], "value"), (STEPS, "rows"), (estimate, "total"), (snapshot, "step"), (State(), "radius")):
+    for record, name in (
+        (STEPS[0], "value"),
+        (STEPS, "rows"),
+        (estimate, "total"),
+        (snapshot, "step"),
+        (State(), "radius"),
+    ):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(record, name, None)
 

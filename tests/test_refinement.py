@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dnnfem.estimators import removal
 from dnnfem.estimators.removal import DAMPING
@@ -150,7 +149,9 @@ def test_penalties_nest_under_widening_if_the_reference_point_is_carried_along(s
     assert penalty.on(space=fine, transfer=transfer).value(transfer(x)) == pytest.approx(penalty.value(x), rel=1e-13)
 
 
-@pytest.mark.parametrize("neuron", [Neuron(2, np.ones(3), 0.0), Neuron(-1, np.ones(3), 0.0), Neuron(0, np.ones(3), 0.0)])
+@pytest.mark.parametrize(
+    "neuron", [Neuron(2, np.ones(3), 0.0), Neuron(-1, np.ones(3), 0.0), Neuron(0, np.ones(3), 0.0)]
+)
 def test_widening_refuses_neurons_that_do_not_fit(neuron):
     with pytest.raises(ValueError, match="^(layer|weights): got.*"):
         widen(FeedforwardSpace(2, (2, 3), 1), [neuron])

@@ -1,15 +1,24 @@
 """Spaces, transfers and hierarchies: layout, algebra, and randomness without a state."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from dnnfem.kernels.activations import derivatives
 from dnnfem.kernels.reference import evaluate
 from dnnfem.norms import Weighted
-from dnnfem.spaces import Coordinates, FeedforwardSpace, Hierarchy, Purpose, Transfer, generator, space_from_attributes
+from dnnfem.spaces import (
+    Coordinates,
+    FeedforwardSpace,
+    Hierarchy,
+    Purpose,
+    Transfer,
+    generator,
+    space_from_attributes,
+)
 from dnnfem.spaces.feedforward import HIDDEN_ACTIVATIONS, ridges
 from dnnfem.spaces.layout import check_coefficients
 from dnnfem.testing import adjoint_test, check_space
@@ -167,7 +176,12 @@ def test_generators_have_no_state():
     first, second = generator(1, 10, Purpose.INITIAL), generator(1, 10, Purpose.INITIAL)
     generator(1, 10, Purpose.CANDIDATES).random(100)
     assert np.array_equal(first.random(5), second.random(5))
-    keys = [(1, 10, Purpose.INITIAL), (2, 10, Purpose.INITIAL), (1, 11, Purpose.INITIAL), (1, 10, Purpose.PROBE)]
+    keys = [
+        (1, 10, Purpose.INITIAL),
+        (2, 10, Purpose.INITIAL),
+        (1, 11, Purpose.INITIAL),
+        (1, 10, Purpose.PROBE),
+    ]
     assert len({generator(*key).random() for key in keys}) == len(keys)
 
 
@@ -261,7 +275,7 @@ def chain():
     random = np.random.default_rng(0)
     steps = tuple(
         Transfer(sp.csr_array(random.standard_normal((b.dim, a.dim))), random.standard_normal(b.dim))
-        for a, b in zip(levels[:-1], levels[1:], strict=True)
+        for a, b in itertools.pairwise(levels)
     )
     return levels, steps
 

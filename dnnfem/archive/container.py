@@ -37,7 +37,8 @@ def check(path: Path) -> None:
         if len(block) < BLOCK:
             raise ArchiveError(f"{path}: truncated in its first {BLOCK} bytes; restore it from a copy or start anew")
         fields = dict(line.split(b" ", 1) for line in block[len(MAGIC) :].rstrip(b"\0").splitlines() if b" " in line)
-        version = int(fields.get(b"version", b"0"))
+        stated = fields.get(b"version", b"")
+        version = int(stated) if stated.isdigit() else 0
         if version > VERSION:
             raise ArchiveError(f"{path}: format version {version}, this library reads up to {VERSION}; update dnnfem")
         if hashlib.file_digest(file, "sha256").hexdigest().encode() != fields.get(b"sha256"):
@@ -63,6 +64,7 @@ def writing(path: Path, create: bool = False) -> Iterator[h5py.File]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         if not create:
+            check(path)  # a damaged file must not get a new checksum
             beside.write_bytes(path.read_bytes())
         with h5py.File(beside, "w" if create else "r+", userblock_size=BLOCK if create else None) as file:
             yield file

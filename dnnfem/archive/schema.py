@@ -83,8 +83,11 @@ def read_quadrature(group: h5py.Group) -> Quadrature:
 def write_solve(group: h5py.Group, state: State, steps: Steps, status: Status | None, algebraic: float) -> None:
     """Store state, table and status of a solve."""
     group.attrs["radius"] = math.nan if state.radius is None else state.radius
-    group.attrs["status"] = "" if status is None else status.name
-    group.attrs["sentence"] = "" if status is None else status.value
+    words = {"status": "", "sentence": ""} if status is None else {"status": status.name, "sentence": status.value}
+    for name, word in words.items():
+        # A string that is written anew takes new room in the file.
+        if group.attrs.get(name) != word:
+            group.attrs[name] = word
     group.attrs["algebraic"] = algebraic
     rows = [tuple(getattr(step, name) for name in STEP_FIELDS) for step in steps]
     put(group, "steps", np.array(rows, dtype=_STEP_TYPE))
@@ -117,7 +120,7 @@ def write_estimate(group: h5py.Group, estimate: Estimate) -> None:
         put(neurons, "bias", np.array([cell.bias for cell in cells]))
         put(neurons, "fan_in", np.array([len(cell.weights) for cell in cells], dtype=np.int64))
         put(neurons, "weights", np.concatenate([cell.weights for cell in cells]))
-    elif np.asarray(cells).dtype.kind in "iuf":
+    elif len({np.shape(cell) for cell in cells}) == 1 and np.asarray(cells).dtype.kind in "iuf":
         put(group, "cells", cells)
 
 

@@ -230,6 +230,12 @@ def _polished(functional: Functional, x: Array, neurons: Sequence[Neuron], steps
     part = Composed(wide, Transfer(matrix, offset), condensable)
     result = gauss_newton(part, start[free], 0.0, max_steps=steps)
     full = part.transfer(result.x)
-    return [
-        Neuron(n.layer, full[place[:-1]], float(full[place[-1]])) for n, place in zip(neurons, incoming, strict=True)
-    ]
+    sharpest = max(float(np.linalg.norm(neuron.weights)) for neuron in neurons)
+    return [_capped(n.layer, full[place], sharpest) for n, place in zip(neurons, incoming, strict=True)]
+
+
+def _capped(layer: int, coefficients: Array, sharpest: float) -> Neuron:
+    """Return a neuron no sharper than the sharpest candidate: polished against few samples, one may become a step."""
+    length = float(np.linalg.norm(coefficients[:-1]))
+    capped = coefficients * min(1.0, sharpest / length) if length > 0.0 else coefficients
+    return Neuron(layer, capped[:-1], float(capped[-1]))

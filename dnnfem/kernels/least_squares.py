@@ -62,9 +62,10 @@ class DenseLeastSquares:
         return np.asarray(np.linalg.norm(self.matrix, axis=0))
 
     def __add__(self, other: DenseLeastSquares) -> DenseLeastSquares:
-        return DenseLeastSquares(
-            np.concatenate([self.matrix, other.matrix]), np.concatenate([self.residual, other.residual])
-        )
+        # Columns stay contiguous: kernels write them so, and LAPACK reads them so.
+        matrix = np.empty((self.shape[0] + other.shape[0], self.shape[1]), order="F")
+        matrix[: self.shape[0]], matrix[self.shape[0] :] = self.matrix, other.matrix
+        return DenseLeastSquares(matrix, np.concatenate([self.residual, other.residual]))
 
     def __rmul__(self, factor: float) -> DenseLeastSquares:
         root = float(np.sqrt(factor))
@@ -93,6 +94,12 @@ class DenseLeastSquares:
         """Return the system after a correction."""
         return DenseLeastSquares(self.matrix, self.residual + self.matrix @ correction)
 
+    def _with_residual(self, columns: Index) -> Array:
+        """Return some columns with the residual behind them, columns contiguous."""
+        both = np.empty((self.shape[0], len(columns) + 1), order="F")
+        both[:, :-1], both[:, -1] = self.matrix[:, columns], self.residual
+        return both
+
     def _others(self, columns: Index) -> Index:
         keep = np.ones(self.matrix.shape[1], dtype=bool)
         keep[columns.ravel()] = False
@@ -105,8 +112,7 @@ class DenseLeastSquares:
     def condensed(self, columns: Index) -> DenseLeastSquares:
         """Eliminate `columns`, (f,) or (groups, f) as in `Elimination`."""
         elimination = Elimination.of(self.matrix, columns)
-        both = np.column_stack([self.matrix[:, self._others(columns)], self.residual])
-        rotated = elimination.complement(both)
+        rotated = elimination.complement(self._with_residual(self._others(columns)))
         return DenseLeastSquares(rotated[:, :-1], rotated[:, -1], elimination)
 
     def normal_solve(self, columns: Index, dual: Array) -> Array:
@@ -134,7 +140,7 @@ class DenseLeastSquares:
         """Eliminate all other columns; see `dnnfem.kernels.selection.Candidates`."""
         base = Factor.of(self.matrix[:, self._others(columns)])
         groups = columns.reshape(len(columns), -1)
-        rotated = base.rotate(np.column_stack([self.matrix[:, groups.ravel()], self.residual]))
+        rotated = base.rotate(self._with_residual(groups.ravel()))
         places = np.arange(groups.size).reshape(groups.shape)
         present = 0.5 * float(np.sum(rotated[: base.rank, -1] ** 2))
         rest = rotated[base.rank :]

@@ -257,7 +257,9 @@ class ReferenceLinearization:
         tangents = self.tangents if columns is None else self.tangents[columns]
         slopes = np.broadcast_to(self.law.slopes, (*self.law.slopes.shape[:3], len(root)))
         rows = np.einsum("m,rcom,ncom->rmn", root, slopes, tangents)
-        return DenseLeastSquares(rows.reshape(-1, rows.shape[-1]), (root * self.law.residual).ravel())
+        return DenseLeastSquares(
+            rows.reshape(rows.shape[0] * rows.shape[1], rows.shape[2]), (root * self.law.residual).ravel()
+        )
 
 
 def place(program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law) -> ReferenceEvaluator:

@@ -34,10 +34,10 @@ def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -
     Moré and Sorensen, SIAM J. Sci. Stat. Comput. 4 (1983) 553-572.
     """
     white = norm.whiten(norm.whiten(0.5 * (matrix + matrix.T)).T)
-    curvatures, basis = scipy.linalg.eigh(0.5 * (white + white.T))
+    curvatures, basis = scipy.linalg.eigh(0.5 * (white + white.T), driver="evd")
     load = basis.T @ norm.whiten(derivative[None])[0]
     lowest = float(curvatures[0])
-    rounding = len(load) * np.finfo(float).eps
+    rounding = 4.0 * len(load) * np.finfo(float).eps
     tiny = rounding * max(float(np.abs(curvatures).max()), np.finfo(float).tiny)
     # Shifted by the lowest eigenvalue if that is negative: the multiplier is then found to full relative accuracy even
     # where the derivative has next to no part along the lowest eigenvectors.

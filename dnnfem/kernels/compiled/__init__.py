@@ -1,0 +1,25 @@
+"""The compiled backend: values and their derivatives in the coefficients, on a CPU, with numba.
+
+Samples go through the sweeps in tiles of 64; between a forward or tangent sweep and the reverse sweep the law
+is evaluated with NumPy.  Sums run in an order that depends neither on the number of threads nor on the memory
+that may be used for what the forward sweep computed.
+"""
+
+from __future__ import annotations
+
+from dnnfem.kernels.compiled.evaluator import CompiledEvaluator
+from dnnfem.kernels.program import Program
+from dnnfem.kernels.protocol import Ansatz, Law, PlacedPoints
+
+__all__ = ["CompiledEvaluator", "place"]
+
+
+def place(program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law) -> CompiledEvaluator:
+    """Bind program, quadrature, ansatz and law.
+
+    Raises
+    ------
+    ValueError
+        If the law reads derivatives with respect to the inputs, or the points do not fit the program.
+    """
+    return CompiledEvaluator(program, quadrature, ansatz, law)

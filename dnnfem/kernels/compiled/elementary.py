@@ -1,8 +1,8 @@
 """Activations with two derivatives in a form that compilers vectorize.
 
-No branches, no calls into the mathematical library, except where the comments say so: range reduction after Cody and
-Waite, a Taylor polynomial on the reduced range, powers of two by their bits.  Every selection is written such that a
-NaN falls through to the result.
+No branches, no calls into the mathematical library, except where the comments say so: range reduction after
+Cody and Waite, a Taylor polynomial on the reduced range, powers of two by their bits.  Every selection is
+written such that a NaN falls through to the result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
-OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+from dnnfem.kernels.compiled.tables import INTERNAL
+
+OPTIONS: dict[str, Any] = {**INTERNAL, "fastmath": {"contract"}}
 """Fused multiply-adds are welcome; any other liberty would break the range reductions or the NaNs."""
 
 # Adding and subtracting this rounds to the nearest integer, which then stands in the low bits of the sum.
@@ -26,7 +28,12 @@ LOG2_E = 1.4426950408889634
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 LN2 = 0.6931471805599453
 # pi/2 in three parts of 33 bits, whose products with integers below 2^20 are exact, and the rest.
-HALF_PI = (1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624871116645580e-21, 8.47842766036889956997e-32)
+HALF_PI = (
+    1.57079632673412561417e00,
+    6.07710050630396597660e-11,
+    2.02226624871116645580e-21,
+    8.47842766036889956997e-32,
+)
 HALF_PI_0, HALF_PI_1, HALF_PI_2, HALF_PI_3 = HALF_PI
 TWO_OVER_PI = 2.0 / math.pi
 SINE_LIMIT = 1e5

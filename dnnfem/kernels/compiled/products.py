@@ -5,8 +5,9 @@ A register of a network is a block (width, TILE) in a flat array.  Two products 
     add_product    z_o += sum_i w_oi r_i                forward with W, backward with its transpose
     add_outer      a_oi += sum_s delta_os r_is          derivative in the weights
 
-Both work on blocks of four rows.  The inner loops are written as vector instructions, since a compiler does not keep a
-block of sums in registers over a loop of unknown length; how wide vectors are is asked of the processor.
+Both work on blocks of four rows.  The inner loops are written as vector instructions, since a compiler does
+not keep a block of sums in registers over a loop of unknown length; how wide vectors are is asked of the
+processor.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from llvmlite import binding, ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from dnnfem.kernels.compiled.tables import TILE
+from dnnfem.kernels.compiled.tables import INTERNAL, TILE
 
 FOUR = 4
 LANES = 8 if binding.get_host_cpu_features().get("avx512f", False) else 4
@@ -85,7 +86,7 @@ class _Loop:
 
 
 def _product(rows: int, vectors: int) -> Any:
-    """Return the intrinsic ``z[o, :] += sum_i w[o, i] r[i, :]`` for `rows` rows and `vectors` vectors of samples."""
+    """Return the intrinsic ``z[o, :] += sum_i w[o, i] r[i, :]`` for a block of `rows` times `vectors`."""
 
     @intrinsic
     def block(
@@ -120,8 +121,8 @@ def _product(rows: int, vectors: int) -> Any:
 def _fold(builder: Any, vectors: list[Any]) -> list[Any]:
     """Sum up the lanes of a power of two of vectors; return vectors that hold the sums in order.
 
-    Two vectors are merged into one that holds half sums of both, until a lane is a sum; this takes a third of the
-    instructions of summing up one by one.
+    Two vectors are merged into one that holds half sums of both, until a lane is a sum; this takes a third of
+    the instructions of summing up one by one.
     """
     segment = LANES
     while segment > 1:
@@ -140,7 +141,7 @@ def _fold(builder: Any, vectors: list[Any]) -> list[Any]:
 
 
 def _outer(rows: int, columns: int) -> Any:
-    """Return the intrinsic ``a[o, i] += sum_s delta[o, s] r[i, s]`` for a block of `rows` times `columns` sums."""
+    """Return the intrinsic ``a[o, i] += sum_s delta[o, s] r[i, s]`` for a block of `rows` times `columns`."""
 
     @intrinsic
     def block(typingctx: Any, a: Any, a0: Any, stride: Any, delta: Any, d0: Any, r: Any, r0: Any) -> Any:
@@ -181,16 +182,17 @@ _product_four, _product_one = _product(FOUR, VECTORS), _product(1, 2 * VECTORS)
 _outer_four, _outer_column, _outer_row, _outer_one = _outer(4, 4), _outer(4, 1), _outer(1, 4), _outer(1, 1)
 
 
-@njit(cache=True)
+@njit(**INTERNAL)
 def add_product(z, z0, rows, r, r0, columns, w, w0, row, column):  # type: ignore[no-untyped-def]
-    """Add ``sum_i w[w0 + o row + i column] r[i]`` to ``z[o]``, for `rows` rows o and `columns` rows i of a tile.
+    """Add ``sum_i w[w0 + o row + i column] r[i]`` to ``z[o]``, for all o < `rows`, i < `columns`.
 
     Parameters
     ----------
     z, r, w : array, one axis
         Flat; the blocks begin at `z0` and `r0`.
     row, column : int
-        Steps in the weights: (columns, 1) multiplies by a matrix stored row by row, (1, rows) by its transpose.
+        Steps in the weights: (columns, 1) multiplies by a matrix stored row by row, (1, rows) by its
+        transpose.
     """
     full = rows - rows % FOUR
     # Samples outside: a part of all r stays in the first-level cache while the rows of z pass by.
@@ -202,9 +204,9 @@ def add_product(z, z0, rows, r, r0, columns, w, w0, row, column):  # type: ignor
             _product_one(z, z0 + o * TILE + s, r, r0 + s, columns, w, w0 + o * row, row, column)
 
 
-@njit(cache=True)
+@njit(**INTERNAL)
 def add_outer(a, a0, delta, d0, rows, r, r0, columns):  # type: ignore[no-untyped-def]
-    """Add ``sum_s delta[o, s] r[i, s]`` to ``a[a0 + o columns + i]``, for `rows` rows o and `columns` rows i."""
+    """Add ``sum_s delta[o, s] r[i, s]`` to ``a[a0 + o columns + i]``, for all o < `rows`, i < `columns`."""
     full, wide = rows - rows % FOUR, columns - columns % FOUR
     for o in range(0, full, FOUR):
         for i in range(0, wide, FOUR):

@@ -1,8 +1,9 @@
-"""What one tile goes through: forward, tangent, reverse and second-order reverse sweep, and the rows of a system.
+"""What one tile goes through: forward, tangent, reverse, second-order reverse sweep, rows of a system.
 
-Every function works on one tile and one direction.  Blocks of all registers of a tile, (rows, TILE), begin at an offset
-in flat arrays; `stages`, `scales`, `carry` and `factors` are described in `dnnfem.kernels.compiled.tables`, `w` are the
-weights.  In the notation of the documentation, with the registers `r`, the arguments z and the cotangents lambda,
+Every function works on one tile and one direction.  Blocks of all registers of a tile, (rows, TILE), begin at
+an offset in flat arrays; `stages`, `scales`, `carry` and `factors` are described in
+`dnnfem.kernels.compiled.tables`, `w` are the weights.  In the notation of the documentation, with the
+registers `r`, the arguments z and the cotangents lambda,
 
     d = h sigma'(z),    b = h sigma''(z),    delta = d lambda,    bend = b lambda.
 """
@@ -23,13 +24,14 @@ from dnnfem.kernels.compiled.tables import (
     COLUMNS,
     IN,
     INNER,
+    INTERNAL,
     MATRIX,
     OUT,
     ROWS,
     TILE,
 )
 
-OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
+OPTIONS: dict[str, Any] = {**INTERNAL, "fastmath": {"contract", "reassoc"}}
 """Sums may be reordered to fill vectors; this keeps NaN and infinity what they are."""
 
 
@@ -51,7 +53,7 @@ def _add_scaled(z, factor, r):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def _add_row_sums(a, begin, delta):  # type: ignore[no-untyped-def]
-    """Add the sums over the samples of the rows of the block `delta` to ``a[begin:]``; nothing if it is negative."""
+    """Add the sums over the samples of `delta` to ``a[begin:]``; nothing if `begin` is negative."""
     if begin >= 0:
         for o in range(delta.size // TILE):
             row = delta[o * TILE : (o + 1) * TILE]
@@ -63,17 +65,30 @@ def _add_row_sums(a, begin, delta):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def forward(stages, scales, carry, factors, w, r, r0, d, b, b0):  # type: ignore[no-untyped-def]
-    """Compute all registers from the input register, which is in place; fill in `d` and `b`, which begin at `b0`."""
+    """Compute all registers from the input register; fill in `d` and `b`, which begin at `b0`."""
     for s in range(len(stages)):
         stage = stages[s]
         begin, size = stage[OUT] * TILE, stage[ROWS] * TILE
         y = r[r0 + begin : r0 + begin + size]
         _fill(y, w, stage[BIAS])
         add_product(
-            r, r0 + begin, stage[ROWS], r, r0 + stage[IN] * TILE, stage[COLUMNS], w, stage[MATRIX], stage[COLUMNS], 1
+            r,
+            r0 + begin,
+            stage[ROWS],
+            r,
+            r0 + stage[IN] * TILE,
+            stage[COLUMNS],
+            w,
+            stage[MATRIX],
+            stage[COLUMNS],
+            1,
         )
         activate(
-            stage[ACTIVATION], scales[s], y, d[b0 + begin : b0 + begin + size], b[b0 + begin : b0 + begin + size]
+            stage[ACTIVATION],
+            scales[s],
+            y,
+            d[b0 + begin : b0 + begin + size],
+            b[b0 + begin : b0 + begin + size],
         )
         for c in range(stage[CARRY], stage[CARRY_END]):
             other = r0 + carry[c] * TILE
@@ -82,10 +97,10 @@ def forward(stages, scales, carry, factors, w, r, r0, d, b, b0):  # type: ignore
 
 @njit(**OPTIONS)
 def tangent(stages, carry, factors, w, v, v0, r, r0, d, bend, rdot, rdot0, q, q0, second):  # type: ignore[no-untyped-def]
-    """Differentiate the registers along a direction `v` of weights; with `second`, store ``q = bend zdot`` too.
+    """Differentiate the registers along a direction `v` of weights; with `second`, store ``q = bend zdot``.
 
-    `r`, `d` and `bend` begin at `r0`.  Of `rdot` the input register must be zero; the derivatives of the arguments are
-    formed in `q`.
+    `r`, `d` and `bend` begin at `r0`.  Of `rdot` the input register must be zero; the derivatives of the
+    arguments are formed in `q`.
     """
     for s in range(len(stages)):
         stage = stages[s]
@@ -110,11 +125,20 @@ def tangent(stages, carry, factors, w, v, v0, r, r0, d, bend, rdot, rdot0, q, q0
 
 @njit(**OPTIONS)
 def _pull_back(stage, carry, factors, w, lam, delta, delta0, inner):  # type: ignore[no-untyped-def]
-    """Add ``W^T delta`` to the cotangent of the input register if `inner`, and carry over that of the output."""
+    """Add ``W^T delta`` to the cotangent of the input if `inner`, and carry over that of the output."""
     if inner:
         rows, columns = stage[ROWS], stage[COLUMNS]
         add_product(
-            lam, stage[IN] * TILE, columns, delta, delta0 + stage[OUT] * TILE, rows, w, stage[MATRIX], 1, columns
+            lam,
+            stage[IN] * TILE,
+            columns,
+            delta,
+            delta0 + stage[OUT] * TILE,
+            rows,
+            w,
+            stage[MATRIX],
+            1,
+            columns,
         )
     begin, size = stage[OUT] * TILE, stage[ROWS] * TILE
     for c in range(stage[CARRY], stage[CARRY_END]):
@@ -149,7 +173,14 @@ def reverse(stages, carry, factors, w, r, r0, d, b, lam, delta, delta0, a, a0, r
             for k in range(size):
                 curved[k] *= cotangent[k]
         add_outer(
-            a, a0 + stage[MATRIX], delta, delta0 + begin, stage[ROWS], r, r0 + stage[IN] * TILE, stage[COLUMNS]
+            a,
+            a0 + stage[MATRIX],
+            delta,
+            delta0 + begin,
+            stage[ROWS],
+            r,
+            r0 + stage[IN] * TILE,
+            stage[COLUMNS],
         )
         _add_row_sums(a, a0 + stage[BIAS] if stage[BIAS] >= 0 else -1, product)
         _pull_back(stage, carry, factors, w, lam, delta, delta0, stage[INNER])
@@ -159,10 +190,10 @@ def reverse(stages, carry, factors, w, r, r0, d, b, lam, delta, delta0, a, a0, r
 def second_reverse(  # type: ignore[no-untyped-def]
     stages, carry, factors, w, v, v0, r, r0, d, delta, rdot, rdot0, q, mu, work, a, a0
 ):
-    """Add the derivative of the derivative along a direction `v` to `a`; ``mu`` is the derivative of the cotangents.
+    """Add the derivative of the derivative along `v` to `a`; ``mu`` is the derivative of the cotangents.
 
-    `r`, `d` and `delta` begin at `r0`, `rdot` and `q` at `rdot0`; `mu` holds the seed in the output register and zero
-    elsewhere; `work` has its size.
+    `r`, `d` and `delta` begin at `r0`, `rdot` and `q` at `rdot0`; `mu` holds the seed in the output register
+    and zero elsewhere; `work` has its size.
     """
     for s in range(len(stages) - 1, -1, -1):
         stage = stages[s]
@@ -194,7 +225,24 @@ def _write(target, begin, x, y, count, add):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def write_rows(  # type: ignore[no-untyped-def]
-    stages, carry, factors, w, r, r0, d, lam, delta, needs, first, position, target, begin, stride, count, add, ones
+    stages,
+    carry,
+    factors,
+    w,
+    r,
+    r0,
+    d,
+    lam,
+    delta,
+    needs,
+    first,
+    position,
+    target,
+    begin,
+    stride,
+    count,
+    add,
+    ones,
 ):
     """Write the derivative of one residual in each weight, one row of samples per weight.
 
@@ -236,7 +284,7 @@ def write_rows(  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def gather(buffer, start, index, factor, target, begin, stride, count):  # type: ignore[no-untyped-def]
-    """Apply the map `start`, `index`, `factor` (CSR) to rows of TILE samples in `buffer`; write as `write_rows`."""
+    """Apply the map `start`, `index`, `factor` (CSR) to the rows of `buffer`; write as `write_rows`."""
     for p in range(len(start) - 1):
         row = target[begin + p * stride : begin + p * stride + count]
         for s in range(count):

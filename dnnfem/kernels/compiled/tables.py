@@ -14,6 +14,14 @@ from dnnfem.records import Array, Index
 TILE = 64
 """Samples that one tile holds; a register of a tile is a contiguous block (width, TILE)."""
 
+INTERNAL: dict[str, Any] = {
+    "cache": True,
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+"""Options of functions that only compiled functions call: the way in from Python is not compiled."""
+
 IN, OUT, COLUMNS, ROWS, MATRIX, BIAS, ACTIVATION, CARRY, CARRY_END, INNER = range(10)
 """Columns of `Tables.stages`."""
 
@@ -25,9 +33,9 @@ class Tables:
     Attributes
     ----------
     stages : int array, shape (stages, 10)
-        First row of the input and of the output register, their widths, first weight of the matrix, first bias (-1 if
-        there is none), number of the activation, range of the carry terms, and 1 if the input register depends on the
-        coefficients (register 0 does not).
+        First row of the input and of the output register, their widths, first weight of the matrix, first
+        bias (-1 if there is none), number of the activation, range of the carry terms, and 1 if the input
+        register depends on the coefficients (register 0 does not).
     scales : array, shape (stages,)
         ``h``.
     carry : int array, shape (terms,)
@@ -91,8 +99,8 @@ class Selection:
     position : int array, shape (weights,)
         Row that the derivative in a weight is written to, -1 if it is not needed.
     direct : bool
-        Whether these rows are the columns of the system.  If not, because the embedding mixes weights or because
-        several stages share them, they are summed in a buffer of `buffered` rows first.
+        Whether these rows are the columns of the system.  If not, because the embedding mixes weights or
+        because several stages share them, they are summed in a buffer of `buffered` rows first.
     start, index, factor : arrays
         For the other case, the map from rows of the buffer to columns as CSR arrays.
     empty : int array

@@ -1,0 +1,273 @@
+"""Linearization of the compiled backend: what runs between the sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dnnfem.kernels.compiled import drivers
+from dnnfem.kernels.compiled.samples import Tape, total
+from dnnfem.kernels.compiled.tables import TILE
+from dnnfem.kernels.least_squares import DenseLeastSquares
+from dnnfem.records import Array, Index
+
+if TYPE_CHECKING:
+    from dnnfem.kernels.compiled.evaluator import CompiledEvaluator
+
+DIRECTION_ENTRIES = 2**23
+"""Numbers that the sums of all groups for one block of directions may take."""
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledLinearization:
+    """See `dnnfem.kernels.protocol.Linearization`.
+
+    Attributes
+    ----------
+    evaluator : CompiledEvaluator
+    x : array, shape (dim,)
+        The point, primal.
+    weights : array, shape (weights,)
+        The weights that belong to it.
+    """
+
+    evaluator: CompiledEvaluator
+    x: Array
+    weights: Array
+
+    @cached_property
+    def _kept(self) -> Tape | None:
+        """The forward sweep over all tiles, or None if it does not fit into the memory."""
+        e = self.evaluator
+        return e.tape(self.weights, *e.chunks[0], e.pool.lend(e.largest, self)) if len(e.chunks) == 1 else None
+
+    def _tapes(self) -> Iterator[Tape]:
+        """Yield the forward sweep, some tiles at a time; a tape is valid until the next one."""
+        e = self.evaluator
+        if self._kept is not None:
+            yield self._kept
+            return
+        buffers = e.pool.take(e.largest)
+        for chunk in e.chunks:
+            yield e.tape(self.weights, *chunk, buffers)
+        e.pool.give_back(buffers)
+
+    @cached_property
+    def value(self) -> float:
+        """``J(x)``."""
+        e, tape = self.evaluator, self._kept
+        if tape is None:
+            return e.value(self.x)
+        return total(e.weighted(tape.law.density, tape.first, tape.last))
+
+    @cached_property
+    def groups(self) -> int:
+        """Number of groups of tiles."""
+        return self.evaluator.samples.groups(self.weights.size)
+
+    def _sums(self, count: int) -> Array:
+        return np.zeros((self.groups, count, self.weights.size))
+
+    def _restrict(self, sums: Array) -> Array:
+        """Add up the groups in their order; return dual vectors as columns, shape (dim, k)."""
+        result = sums[0]
+        for group in sums[1:]:
+            result += group
+        return np.asarray(self.evaluator.program.restrict(result.T))
+
+    def _seeds(self, tape: Tape, duals: list[Array], weights: Array) -> Array:
+        """Return ``w A^T dual`` for cotangents of the user's jet, shape (k, outputs, samples of the tape)."""
+        e = self.evaluator
+        points, outputs = e.samples.points[tape.columns], e.program.outputs
+        weights = weights[tape.columns]
+        seeds = np.empty((len(duals), outputs, weights.size))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for seed, dual in zip(seeds, duals, strict=True):
+                full = np.broadcast_to(dual, (1, outputs, weights.size))
+                np.multiply(weights, e.ansatz.cotangent(points, full, e.law.components)[0], out=seed)
+        return seeds
+
+    def _reverse(self, tape: Tape, seeds: Array, sums: Array, record: bool) -> None:
+        b = tape.buffers
+        drivers.reverse(
+            *self.evaluator.tables.arrays,
+            self.weights,
+            seeds,
+            b.r,
+            b.d,
+            b.b,
+            b.delta,
+            sums,
+            tape.first,
+            tape.last,
+            self.groups,
+            self.evaluator.tables.rows,
+            record,
+        )
+
+    def _recorded(self, sums: Array) -> Iterator[Tape]:
+        """Yield tapes after the reverse sweep of the derivative, whose sums are added to `sums`."""
+        for tape in self._tapes():
+            self._reverse(tape, self._seeds(tape, [tape.law.derivative], self.evaluator.samples.weights), sums, True)
+            yield tape
+
+    @cached_property
+    def derivative(self) -> Array:
+        """``J'(x)``, dual, shape (dim,)."""
+        sums = self._sums(1)
+        for _ in self._recorded(sums):
+            pass
+        return self._restrict(sums)[:, 0]
+
+    def _ready(self) -> Iterator[Tape]:
+        """Yield tapes that are ready for products with second derivatives."""
+        if self._kept is None:
+            yield from self._recorded(self._sums(1))
+        else:
+            # The derivative is computed once, and with it what the products need.
+            _ = self.derivative
+            yield self._kept
+
+    def _blocks(self, v: Array, limit: int) -> Iterator[tuple[slice, Array]]:
+        """Yield blocks of the directions v (n, k) as weight directions (count, weights)."""
+        count = max(1, min(limit, DIRECTION_ENTRIES // max(self.groups * self.weights.size, 1)))
+        for start in range(0, v.shape[1], count):
+            block = slice(start, start + count)
+            yield block, np.ascontiguousarray(self.evaluator.program.directions(v[:, block]).T)
+
+    def _tangents(self, tape: Tape, v: Array, rdot: Array, q: Array, second: bool) -> list[Array]:
+        """Run the tangent sweep; return directions of the user's jet."""
+        e, b = self.evaluator, tape.buffers
+        out = np.empty((len(v), e.program.outputs, (tape.last - tape.first) * TILE))
+        drivers.tangent(
+            *e.tables.arrays,
+            self.weights,
+            v,
+            b.r,
+            b.d,
+            b.b,
+            rdot,
+            q,
+            out,
+            tape.first,
+            tape.last,
+            self.groups,
+            e.tables.rows,
+            e.program.inputs,
+            second,
+        )
+        points = e.samples.points[tape.columns]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return [e.ansatz.tangent(points, jet[None], e.law.components) for jet in out]
+
+    def _as_columns(self, v: Array) -> Array:
+        v = np.asarray(v, dtype=np.float64)
+        if v.ndim not in (1, 2) or v.shape[0] != self.x.size:
+            raise ValueError(f"v: got shape {v.shape}, expected {(self.x.size,)} or ({self.x.size}, k)")
+        return v.reshape(self.x.size, -1) if v.size else v.reshape(self.x.size, 0 if v.ndim == 2 else 1)
+
+    def curvature(self, v: Array) -> Array:
+        """Return ``sum_q w T^T C T v``, dual, for v of shape (dim,) or (dim, k)."""
+        e, columns = self.evaluator, self._as_columns(v)
+        result = np.empty(columns.shape)
+        work = e.pool.take(self.groups * e.tables.rows * TILE)
+        for block, directions in self._blocks(columns, columns.shape[1]):
+            sums = self._sums(len(directions))
+            for tape in self._tapes():
+                jets = self._tangents(tape, directions, work.r, work.d, False)
+                seeds = self._seeds(tape, [tape.law.curvature(jet) for jet in jets], e.samples.weights)
+                self._reverse(tape, seeds, sums, False)
+            result[:, block] = self._restrict(sums)
+        e.pool.give_back(work)
+        return result.reshape(np.shape(v))
+
+    def hessian(self, v: Array) -> Array:
+        """Return ``J''(x) v``, dual, for v of shape (dim,) or (dim, k)."""
+        e, columns = self.evaluator, self._as_columns(v)
+        result = np.empty(columns.shape)
+        limit = max(1, min(columns.shape[1], e.memory // (2 * 8 * e.largest)))
+        work = e.pool.take(limit * e.largest)
+        for block, directions in self._blocks(columns, limit):
+            sums = self._sums(len(directions))
+            for tape in self._ready():
+                jets = self._tangents(tape, directions, work.r, work.d, True)
+                seeds = self._seeds(tape, [tape.law.hessian(jet) for jet in jets], e.samples.weights)
+                b = tape.buffers
+                drivers.second_reverse(
+                    *e.tables.arrays,
+                    self.weights,
+                    directions,
+                    seeds,
+                    b.r,
+                    b.d,
+                    b.delta,
+                    work.r,
+                    work.d,
+                    sums,
+                    tape.first,
+                    tape.last,
+                    self.groups,
+                    e.tables.rows,
+                )
+            result[:, block] = self._restrict(sums)
+        e.pool.give_back(work)
+        return result.reshape(np.shape(v))
+
+    def residual(self) -> Array | None:
+        """Return ``sqrt(w) r``, residuals running slower than samples; None for a loss law."""
+        e = self.evaluator
+        root, size = np.sqrt(e.samples.weights), e.samples.size
+        parts: list[Array] = []
+        for tape in self._tapes():
+            if tape.law.residual is None:
+                return None
+            count = min(tape.last * TILE, size) - tape.first * TILE
+            parts.append((root[tape.columns] * tape.law.residual)[:, :count])
+        return np.concatenate(parts, axis=1).ravel()
+
+    def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
+        """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
+
+        Only what these need is computed: the reverse sweep ends at the earliest stage among them.
+        """
+        e = self.evaluator
+        if e.law.kind != "residual":
+            return None
+        chosen, size = e.selection(columns), e.samples.size
+        root = np.sqrt(e.samples.weights)
+        matrix, residual = np.empty((0, 0)), np.empty((0, 0))
+        for tape in self._tapes():
+            r, slopes = tape.law.residual, tape.law.slopes
+            if r is None or slopes is None:
+                return None
+            if tape.first == 0:
+                residual, matrix = np.empty((len(r), size)), np.empty((chosen.size, len(r) * size))
+                matrix[chosen.empty] = 0.0
+            count = min(tape.last * TILE, size) - tape.first * TILE
+            residual[:, tape.first * TILE : tape.last * TILE] = (root[tape.columns] * r)[:, :count]
+            drivers.system(
+                *e.tables.arrays,
+                self.weights,
+                self._seeds(tape, list(slopes), root),
+                tape.buffers.r,
+                tape.buffers.d,
+                chosen.needs,
+                chosen.first,
+                chosen.position,
+                chosen.direct,
+                chosen.buffered,
+                chosen.start,
+                chosen.index,
+                chosen.factor,
+                matrix.reshape(-1),
+                size,
+                tape.first,
+                tape.last,
+                self.groups,
+                e.tables.rows,
+            )
+        return DenseLeastSquares(matrix.T, residual.ravel())

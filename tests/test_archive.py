@@ -1,0 +1,608 @@
+"""The archive: a run that was killed goes on bit for bit, and no file is ever harmed."""
+
+import hashlib
+import os
+
+import h5py
+import numpy as np
+import pytest
+
+from dnnfem import archive as archive_module
+from dnnfem.archive import Archive, ArchiveError, container, read
+from dnnfem.problems import Regression
+from dnnfem.quadrature import Quadrature
+from dnnfem.records import Estimate, Status, Step, Steps
+from dnnfem.refinement import coarsen, widen
+from dnnfem.solvers import gauss_newton
+from dnnfem.spaces import FeedforwardSpace, Transfer
+from dnnfem.spaces.feedforward import Neuron
+
+SPACE = FeedforwardSpace(2, (2,), 1)
+START = SPACE.initial(0)
+LEVELS, MAX_STEPS = 3, 4
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch):
+    """Let archives write every snapshot, and let the disk take its time."""
+    monkeypatch.setattr(archive_module, "WRITE_SHARE", 1e12)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def problem(scalar_problem):
+    """Return the problem of all runs."""
+    return scalar_problem
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Return the name of a file that does not exist yet."""
+    return tmp_path / "run.h5"
+
+
+def digest(path):
+    """Return the hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pool(space):
+    """Return new neurons that depend on the space alone."""
+    random = np.random.default_rng(space.dim)
+    cells = np.empty(3, dtype=object)
+    cells[:] = [Neuron(0, random.standard_normal(2), float(random.standard_normal())) for _ in range(3)]
+    return cells
+
+
+def estimate(space, total=0.5):
+    """Return an estimate whose cells are neurons."""
+    return Estimate(
+        "error",
+        pool(space),
+        np.array([0.3, 0.2, 0.1]),
+        total,
+        signed=np.array([0.3, -0.2, 0.1]),
+        parts={"local": 0.1, "candidates": 3.0},
+        cost=np.array([4.0, 4.0, 4.0]),
+        guaranteed=True,
+    )
+
+
+class Killed(Exception):
+    """The run ends here."""
+
+
+def loop(path, problem, kill=None):
+    """Run the adaptive loop; raise `Killed` before the event number `kill`."""
+    events = iter(range(10**6))
+
+    def event():
+        if next(events) == kill:
+            raise Killed
+
+    archive = Archive.open(path, problem, SPACE, START)
+
+    def observer(snapshot):
+        event()
+        archive(snapshot)
+
+    while True:
+        space, x, state, quadrature, _ = archive.level
+        event()
+        result = gauss_newton(
+            problem.on(space, quadrature), x, 0.0, state=state, observer=observer, max_steps=MAX_STEPS
+        )
+        event()
+        found = estimate(space)
+        archive.solved(result, found)
+        event()
+        if len(archive.levels) == LEVELS:
+            return archive
+        marked = np.array([0, 2])
+        fine, transfer = widen(space, found.cells[marked])
+        archive.refined(marked, fine, transfer)
+        event()
+
+
+def same(left, right):
+    """Assert that two runs are the same bit for bit."""
+    assert len(left.levels) == len(right.levels)
+    for a, b in zip(left.levels, right.levels, strict=True):
+        assert a.space == b.space and a.status is b.status
+        assert np.array_equal(a.start, b.start) and np.array_equal(a.x, b.x)
+        for name in ("number", "value", "radius", "ratio", "length", "work"):
+            assert np.array_equal(a.steps.column(name), b.steps.column(name), equal_nan=True)
+        assert (a.marked is None) == (b.marked is None)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Return a problem and the archive of a run that nobody killed."""
+    random = np.random.default_rng(7)
+    inputs = random.uniform(-1.0, 1.0, (40, 2))
+    problem = Regression(inputs, np.sin(2 * inputs[:, 0]) * inputs[:, 1], backend="reference")
+    return problem, loop(tmp_path_factory.mktemp("whole") / "run.h5", problem)
+
+
+@pytest.mark.parametrize("kill", [0, 1, 3, 6, 7, 8, 9, 10, 11, 13, 17, 26])
+def test_a_run_killed_at_any_event_goes_on_bit_for_bit(kill, whole_run, path):
+    problem, whole = whole_run
+    with pytest.raises(Killed):
+        loop(path, problem, kill)
+    resumed = loop(path, problem)
+    same(resumed, whole)
+
+
+def test_a_run_killed_again_and_again_arrives(whole_run, path):
+    problem, whole = whole_run
+    for _ in range(60):
+        try:
+            resumed = loop(path, problem, kill=5)
+            break
+        except Killed:
+            continue
+    same(resumed, whole)
+
+
+def test_a_run_that_is_complete_is_read_without_a_step(whole_run, path, monkeypatch):
+    problem, whole = whole_run
+    path.write_bytes(whole.path.read_bytes())
+    levels = loop(path, problem).levels
+    assert [v.steps.column("seconds").tolist() for v in levels] == [
+        v.steps.column("seconds").tolist() for v in whole.levels
+    ]
+
+
+def test_the_level_before_and_after_solve_and_refinement(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    level = archive.level
+    assert level.space == SPACE and np.array_equal(level.x, START)
+    assert level.state.radius is None and level.state.progress is None and level.previous is None
+    assert level.quadrature is problem.quadrature
+
+    snapshots = []
+    result = gauss_newton(
+        problem.on(SPACE), START, 0.0, max_steps=2, observer=lambda s: (snapshots.append(s), archive(s))
+    )
+    level = archive.level
+    assert level.state.progress.status is Status.STEP_LIMIT
+    assert np.array_equal(level.state.progress.x, result.x) and np.array_equal(level.x, START)
+
+    found = estimate(SPACE)
+    record = archive.solved(result, found)
+    assert np.array_equal(record.x, result.x) and "not solved" not in str(record) and record.status is result.status
+    level = archive.level
+    assert level.state.radius == result.state.radius and level.state.progress.steps[-1] == result.steps[-1]
+    assert level.previous is None
+
+    fine, transfer = widen(SPACE, found.cells[[1]])
+    archive.refined(np.array([1]), fine, transfer)
+    level = archive.level
+    assert level.space == fine and np.array_equal(level.x, transfer(result.x))
+    assert level.state.radius == result.state.radius and level.state.progress is None
+    assert level.previous.total == found.total
+    assert str(archive.levels[-1]).endswith("not solved yet")
+    assert archive.levels[0].marked.tolist() == [1]
+
+
+def test_each_snapshot_is_on_the_disk_before_the_next_step(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    seen = []
+
+    def observer(snapshot):
+        archive(snapshot)
+        stored = Archive.open(path, problem, SPACE, START).level.state
+        assert np.array_equal(stored.progress.x, snapshot.x) and stored.radius == snapshot.state.radius
+        assert repr(stored.progress.steps) == repr(snapshot.state.progress.steps)
+        seen.append(snapshot.step.number)
+
+    gauss_newton(problem.on(SPACE), START, 0.0, max_steps=3, observer=observer)
+    assert seen == [0, 1, 2, 3, 3]
+
+
+def test_writing_takes_only_a_share_of_the_time(problem, path, monkeypatch):
+    monkeypatch.setattr(archive_module, "WRITE_SHARE", 1e-12)
+    archive = Archive.open(path, problem, SPACE, START)
+    numbers = []
+
+    def observer(snapshot):
+        archive(snapshot)
+        numbers.append(archive.level.state.progress.steps[-1].number)
+
+    gauss_newton(problem.on(SPACE), START, 0.0, max_steps=3, observer=observer)
+    assert numbers == [0, 0, 0, 0, 3]
+
+
+def test_solved_is_idempotent(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=2, observer=archive)
+    first = archive.solved(result, estimate(SPACE))
+    for _ in range(3):
+        again = archive.solved(result, estimate(SPACE))
+    assert len(archive.levels) == 1
+    assert np.array_equal(first.x, again.x) and repr(first.steps) == repr(again.steps)
+    assert again.estimate.parts == first.estimate.parts
+
+
+def test_a_solved_level_returns_its_result_without_an_evaluation(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=400)
+    assert result.status.final
+    archive.solved(result, estimate(SPACE))
+    level = Archive.open(path, problem, SPACE, START).level
+    again = gauss_newton(problem.on(SPACE), level.x * np.nan, 0.0, state=level.state)
+    assert np.array_equal(again.x, result.x) and again.status is result.status
+    assert repr(again.steps) == repr(result.steps)
+
+
+def test_coarsening_starts_from_the_projected_iterate(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=2)
+    cells = np.array([[0, 0], [0, 1]])
+    archive.solved(result, Estimate("rise", cells, np.array([0.1, 0.2]), 0.1))
+    coarse, back = coarsen(SPACE, cells[[0]])
+    archive.refined(np.array([0]), coarse, back)
+    level = archive.level
+    assert level.space == coarse and np.array_equal(level.x, back.project(result.x))
+    hierarchy = archive.hierarchy
+    assert hierarchy.finest == coarse and hierarchy.transfers[0].shape == (SPACE.dim, coarse.dim)
+
+
+# Damage and mismatch
+
+
+def solved_run(problem, path):
+    """Write a run of one solved level."""
+    archive = Archive.open(path, problem, SPACE, START)
+    archive.solved(gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1), estimate(SPACE))
+    return archive
+
+
+def version(path):
+    """Pretend that a later library wrote the file."""
+    path.write_bytes(path.read_bytes().replace(b"version 1\n", b"version 7\n", 1))
+
+
+def foreign(path):
+    """Put another program's HDF5 file in its place."""
+    path.unlink()
+    with h5py.File(path, "w") as file:
+        file["x"] = np.arange(3)
+
+
+def cut(share):
+    """Return a function that truncates a file."""
+
+    def change(path):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+
+    return change
+
+
+def flip(position):
+    """Return a function that flips one bit."""
+
+    def change(path):
+        content = bytearray(path.read_bytes())
+        content[position if position >= 0 else len(content) + position] ^= 4
+        path.write_bytes(bytes(content))
+
+    return change
+
+
+DAMAGE = {
+    "half of the file": (cut(0.5), "truncated or damaged"),
+    "all but the last byte": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "truncated or damaged"),
+    "part of the first block": (lambda path: path.write_bytes(path.read_bytes()[:100]), "truncated"),
+    "nothing": (lambda path: path.write_bytes(b""), "empty"),
+    "a bit in the data": (flip(-100), "truncated or damaged"),
+    "a bit in the HDF5 signature": (flip(513), "truncated or damaged"),
+    "a bit in the checksum": (flip(40), "truncated or damaged"),
+    "a bit in the version": (flip(15 + 8), "damaged|version"),
+    "a bit in the magic word": (flip(0), "not an HDF5 file"),
+    "bytes at the end": (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "truncated or damaged"),
+    "another HDF5 file": (foreign, "an HDF5 file of another program"),
+    "a text": (lambda path: path.write_text("epoch,loss\n0,1.0\n" * 50), "not an HDF5 file"),
+    "a later version": (version, "format version 7, this library reads up to 1; update"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_or_foreign_file_is_refused_with_a_reason_and_left_alone(kind, problem, path):
+    archive = solved_run(problem, path)
+    change, words = DAMAGE[kind]
+    change(path)
+    before = digest(path)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1)
+    fine, transfer = widen(SPACE, pool(SPACE)[:1])
+    uses = [
+        lambda: Archive.open(path, problem, SPACE, START),
+        lambda: read(path),
+        lambda: archive.level,
+        lambda: archive.solved(result, estimate(SPACE)),
+        lambda: archive.refined(np.array([0]), fine, transfer),
+        lambda: gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1, observer=archive),
+    ]
+    for use in uses:
+        with pytest.raises(ArchiveError, match=words) as error:
+            use()
+        assert str(path) in str(error.value)
+        assert digest(path) == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_every_bit_of_the_header_is_worth_an_error_or_nothing(problem, path):
+    archive = solved_run(problem, path)
+    good = path.read_bytes()
+    reference = archive.levels[0].x
+    for position in range(0, 110):
+        for bit in (1, 4, 64):
+            content = bytearray(good)
+            content[position] ^= bit
+            path.write_bytes(bytes(content))
+            try:
+                levels = read(path)
+            except ArchiveError:
+                continue
+            assert np.array_equal(levels[0].x, reference)
+
+
+def test_another_problem_or_start_is_refused_by_name_and_the_file_left_alone(problem, path):
+    solved_run(problem, path)
+    before = digest(path)
+    inputs, targets = problem.inputs, problem.targets
+    other_space = FeedforwardSpace(2, (2,), 1, "sin")
+    cases = [
+        (
+            Regression(inputs, targets + np.arange(40)[:, None], backend="reference"),
+            SPACE,
+            START,
+            "another problem.*data",
+        ),
+        (Regression(2 * inputs, targets, backend="reference"), SPACE, START, "another problem.*input_scale"),
+        (Regression(inputs, 2 * targets, backend="reference"), SPACE, START, "another problem.*output_scale"),
+        (Regression(inputs[:-1], targets[:-1], backend="reference"), SPACE, START, "another problem"),
+        (problem, SPACE, SPACE.initial(1), "started from another space or other coefficients"),
+        (problem, other_space, START, "started from another space or other coefficients"),
+        (
+            problem,
+            FeedforwardSpace(2, (3,), 1),
+            FeedforwardSpace(2, (3,), 1).initial(0),
+            "started from another space",
+        ),
+    ]
+    for other, space, x, words in cases:
+        with pytest.raises(ArchiveError, match=words):
+            Archive.open(path, other, space, x)
+        assert digest(path) == before
+
+
+def test_another_law_with_the_same_data_is_noticed(problem, path):
+    solved_run(problem, path)
+
+    class Doubled:
+        identity, quadrature = problem.identity, problem.quadrature
+
+        def on(self, space, quadrature=None):
+            return problem.on(space, quadrature.subset(slice(0, 20)))
+
+    before = digest(path)
+    with pytest.raises(ArchiveError, match="was the law or the backend changed"):
+        Archive.open(path, Doubled(), SPACE, START)
+    assert digest(path) == before
+
+
+def test_wrong_calls_are_refused_and_the_file_left_alone(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    before = digest(path)
+    fine, transfer = widen(SPACE, pool(SPACE)[:1])
+    other = FeedforwardSpace(2, (6,), 1)
+    with pytest.raises(ValueError, match="^refined: level 0 is not solved yet"):
+        archive.refined(np.array([0]), fine, transfer)
+    with pytest.raises(ValueError, match=r"^result: got coefficients of shape \(25,\), expected \(9,\)"):
+        archive.solved(gauss_newton(problem.on(other), other.initial(0), max_steps=1), estimate(SPACE))
+    assert digest(path) == before
+    archive.solved(gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1), estimate(SPACE))
+    before = digest(path)
+    for wrong in (Transfer.identity(SPACE.dim), Transfer.identity(fine.dim)):
+        with pytest.raises(ValueError, match="^transfer: got shape.*expected"):
+            archive.refined(np.array([0]), fine, wrong)
+    assert digest(path) == before and os.listdir(path.parent) == [path.name]
+
+
+def test_a_start_of_another_shape_creates_no_file(problem, path):
+    with pytest.raises(ValueError, match="^x: got shape"):
+        Archive.open(path, problem, SPACE, START[:-1])
+    with pytest.raises(ValueError, match="^space: got 3 inputs"):
+        space = FeedforwardSpace(3, (2,), 1)
+        Archive.open(path, problem, space, space.initial(0))
+    assert os.listdir(path.parent) == []
+
+
+def test_a_file_that_is_not_there_is_not_an_archive(path):
+    with pytest.raises(FileNotFoundError):
+        read(path)
+
+
+@pytest.mark.parametrize("where", ["write_solve", "write_estimate"])
+def test_a_failure_inside_a_write_leaves_the_old_file_and_nothing_else(where, problem, path, monkeypatch):
+    archive = solved_run(problem, path)
+    before = digest(path)
+
+    def broken(group, *arguments):
+        group.attrs["half"] = "written"
+        raise OSError("no space left")
+
+    monkeypatch.setattr(archive_module.schema, where, broken)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1)
+    with pytest.raises(OSError, match="no space left"):
+        archive.solved(result, estimate(SPACE))
+    assert digest(path) == before and os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failure_of_the_file_system_leaves_the_old_file_and_nothing_else(call, problem, path, monkeypatch):
+    archive = solved_run(problem, path)
+    before = digest(path)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1)
+
+    def broken(*arguments):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(container.os, call, broken)
+        with pytest.raises(OSError, match="no space left"):
+            archive.solved(result, estimate(SPACE, total=0.7))
+    assert digest(path) == before and os.listdir(path.parent) == [path.name]
+    assert archive.solved(result, estimate(SPACE, total=0.7)).estimate.total == 0.7
+
+
+# What is inside
+
+
+def test_the_file_is_plain_hdf5(whole_run):
+    _, whole = whole_run
+    with h5py.File(whole.path, "r") as file:
+        assert file.attrs["format"] == "dnnfem archive" and file.attrs["format_version"] == 1
+        kinds = []
+
+        def visit(name, item):
+            for value in item.attrs.values():
+                kinds.append(np.asarray(value).dtype)
+            if isinstance(item, h5py.Dataset):
+                fields = item.dtype.fields
+                kinds.extend([d for d, _ in fields.values()] if fields else [item.dtype])
+
+        file.visititems(visit)
+        assert all(kind.kind in "iufbU" or h5py.check_string_dtype(kind) or kind.kind == "O" for kind in kinds)
+        datasets = []
+        file.visititems(lambda name, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+        assert datasets and all(d.dtype.kind in "iufbV" for d in datasets)
+        assert sorted(file["levels"]) == ["0000", "0001", "0002"]
+        level = file["levels/0001"]
+        space = whole.levels[1].space
+        assert level["space"].attrs["hidden"].tolist() == list(space.hidden)
+        assert level["coefficients"].shape == (space.dim,)
+        matrix = level["transfer"]
+        assert matrix["indptr"].shape == (space.dim + 1,) and matrix.attrs["shape"].tolist() == [17, 9]
+        steps = level["solver/steps"]
+        assert steps.dtype.names[:3] == ("number", "value", "dual_norm") and steps["number"][-1] == MAX_STEPS
+        assert level["solver"].attrs["sentence"] == Status.STEP_LIMIT.value
+        assert "current" not in file and "quadratures" not in file
+
+
+def test_the_file_names_its_own_checksum(whole_run):
+    _, whole = whole_run
+    content = whole.path.read_bytes()
+    head = content[: container.BLOCK].rstrip(b"\0").splitlines()
+    assert head[0] == b"dnnfem archive" and head[1] == b"version 1"
+    assert head[2] == b"sha256 " + hashlib.sha256(content[container.BLOCK :]).hexdigest().encode()
+
+
+def test_writing_the_same_again_does_not_let_the_file_grow(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    snapshots = []
+    gauss_newton(problem.on(SPACE), START, 0.0, max_steps=4, observer=snapshots.append)
+    sizes = []
+    for _ in range(5):
+        for snapshot in snapshots[:-1]:
+            archive(snapshot)
+        sizes.append(path.stat().st_size)
+    assert len(set(sizes)) == 1
+
+
+def test_a_built_quadrature_is_stored_once_by_its_content(problem, path):
+    archive = solved_run(problem, path)
+    built = problem.quadrature.subset(slice(0, 25))
+    again = Quadrature(built.points, built.weights, built.data, built.cells)
+    for quadrature in (built, again, None):
+        space = archive.level.space
+        fine, transfer = widen(space, pool(space)[:1])
+        archive.refined(np.array([0]), fine, transfer, quadrature)
+        stored = archive.level.quadrature
+        assert stored.hash == built.hash and np.array_equal(stored.cells, built.cells)
+        result = gauss_newton(problem.on(fine, stored), archive.level.x, 0.0, max_steps=1)
+        archive.solved(result, estimate(fine))
+    with h5py.File(path, "r") as file:
+        assert list(file["quadratures"]) == [built.hash]
+        assert {file[f"levels/{k:04d}"].attrs["quadrature"] for k in (1, 2, 3)} == {built.hash}
+    space = archive.level.space
+    archive.refined(np.array([0]), *widen(space, pool(space)[:1]), problem.quadrature)
+    assert archive.level.quadrature is problem.quadrature
+
+
+def stored(problem, path, given):
+    """Return an estimate as it comes back from the file."""
+    archive = Archive.open(path, problem, SPACE, START)
+    return archive.solved(gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1), given).estimate
+
+
+def test_estimates_with_neurons_come_back(problem, path):
+    given = estimate(SPACE)
+    back = stored(problem, path, given)
+    for name in ("quantity", "total", "guaranteed"):
+        assert getattr(back, name) == getattr(given, name)
+    for name in ("indicators", "signed", "cost"):
+        assert np.array_equal(getattr(back, name), getattr(given, name))
+    assert back.parts == given.parts
+    for left, right in zip(back.cells, given.cells, strict=True):
+        assert left.layer == right.layer and left.bias == right.bias and np.array_equal(left.weights, right.weights)
+    assert widen(SPACE, back.cells[np.array([0, 2])])[0].hidden == (4,)
+
+
+@pytest.mark.parametrize("cells", [np.array([[0, 1], [0, 0]]), np.array([4, 7]), np.array([0.5, 1.5])])
+def test_estimates_with_numbers_for_cells_come_back(cells, problem, path):
+    back = stored(problem, path, Estimate("rise", cells, np.ones(2), 1.0))
+    assert np.array_equal(back.cells, cells) and back.signed is None and back.cost is None and not back.guaranteed
+
+
+def test_a_list_of_cells_comes_back_as_an_array(problem, path):
+    back = stored(problem, path, Estimate("rise", [(0, 1), (0, 0)], np.ones(2), 1.0))
+    assert back.cells.tolist() == [[0, 1], [0, 0]]
+
+
+def test_cells_that_are_anything_else_come_back_as_numbers(problem, tmp_path):
+    objects = np.empty(2, dtype=object)
+    objects[:] = [{"mesh": 1}, "cell"]
+    for number, cells in enumerate((objects, ["left", "right"], [(0, 1), (2,)], [None, None])):
+        back = stored(problem, tmp_path / f"{number}.h5", Estimate("e", cells, np.array([1.0, 2.0]), 1.0))
+        assert back.cells.tolist() == [0, 1] and back.indicators.tolist() == [1.0, 2.0]
+
+
+def test_an_estimate_without_cells_comes_back(problem, path):
+    back = stored(problem, path, Estimate("e", np.empty(0, dtype=object), np.empty(0), 0.0))
+    assert len(back.cells) == len(back.indicators) == 0
+
+
+def test_results_that_are_not_finite_are_stored_as_they_are(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1)
+    steps = Steps((Step(0, np.nan), Step(1, np.inf, algebraic=np.inf)))
+    record = archive.solved(type(result)(START, Status.NOT_FINITE, steps, result.state), estimate(SPACE))
+    assert record.status is Status.NOT_FINITE
+    assert np.isnan(record.steps[0].value) and record.steps[1].algebraic == np.inf
+
+
+def test_the_hierarchy_comes_back(whole_run):
+    _, whole = whole_run
+    hierarchy = whole.hierarchy
+    assert [space.hidden for space in hierarchy.spaces] == [(2,), (4,), (6,)]
+    levels = whole.levels
+    x = levels[0].x
+    assert np.array_equal(hierarchy.prolongation(0, 1)(x), levels[1].start)
+    assert hierarchy.prolongation(0, 2).shape == (levels[2].space.dim, SPACE.dim)
+    assert repr(hierarchy).splitlines()[-1].split()[:2] == ["2", str(levels[2].space.dim)]
+
+
+def test_levels_print_what_they_are(whole_run):
+    _, whole = whole_run
+    assert str(whole.levels[1]).startswith("level 1: 2-4-1 tanh, 17 coefficients, 4 steps, J = ")
+    assert [level.number for level in read(str(whole.path))] == [0, 1, 2]
+
+
+def test_spaces_of_every_kind_come_back(problem, path):
+    deep = FeedforwardSpace(2, (3, 3, 2), 1, "gelu", (False, True, False))
+    Archive.open(path, problem, deep, deep.initial(0))
+    assert read(path)[0].space == deep
+    assert np.array_equal(read(path)[0].start, deep.initial(0))

@@ -1,0 +1,426 @@
+"""Kernels: the compiled backend against the reference, the reference against calculus."""
+
+import gc
+from itertools import pairwise
+
+import mpmath
+import numba
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings, strategies as st
+
+from dnnfem import kernels
+from dnnfem.kernels import reference
+from dnnfem.kernels.activations import derivatives
+from dnnfem.kernels.compiled import CompiledEvaluator, elementary
+from dnnfem.kernels.laws import Misfit
+from dnnfem.kernels.program import ACTIVATIONS, SMOOTH_ACTIVATIONS, Block, Program, Stage
+from dnnfem.problems.ansatz import AffineAnsatz
+from dnnfem.quadrature import Quadrature
+from dnnfem.testing import convergence_order
+
+VALUES = ((),)
+
+
+class SquareLinearization:
+    """``r = (u_0^2 - y_0, sin u_0 + u_1 y_1, u_0 u_1)``: curved, with more residuals than outputs."""
+
+    def __init__(self, data, jet):
+        u, v = jet[0]
+        y, z = data.T
+        one, zero = np.ones_like(u), np.zeros_like(u)
+        self.residual = np.stack([u * u - y, np.sin(u) + v * z, u * v])
+        self.slopes = np.stack([[[2 * u, zero]], [[np.cos(u), z * one]], [[v, u]]])
+        self.bends = np.zeros((3, 2, 2, u.size))
+        self.bends[0, 0, 0], self.bends[1, 0, 0] = 2.0, -np.sin(u)
+        self.bends[2, 0, 1] = self.bends[2, 1, 0] = 1.0
+        self.density = 0.5 * np.sum(self.residual**2, axis=0)
+        self.derivative = np.einsum("rm,rcom->com", self.residual, self.slopes)
+
+    def curvature(self, jet):
+        return np.einsum("rm,rcom->com", np.einsum("rcom,com->rm", self.slopes, jet), self.slopes)
+
+    def hessian(self, jet):
+        return self.curvature(jet) + np.einsum("rm,ropm,pm->om", self.residual, self.bends, jet[0])[None]
+
+
+class Square:
+    kind, components, affine = "residual", VALUES, False
+
+    def linearize(self, points, data, jet):
+        return SquareLinearization(data, jet)
+
+
+class CrossEntropyLinearization:
+    residual = slopes = None
+
+    def __init__(self, label, jet):
+        u = jet[0] - jet[0].max(axis=0)
+        self.p = np.exp(u) / np.exp(u).sum(axis=0)
+        onehot = np.arange(len(u))[:, None] == label
+        self.density = np.log(np.exp(u).sum(axis=0)) - np.sum(u * onehot, axis=0)
+        self.derivative = (self.p - onehot)[None]
+
+    def hessian(self, jet):
+        return self.p * (jet - np.sum(self.p * jet[0], axis=0))
+
+    curvature = hessian
+
+
+class CrossEntropy:
+    kind, components, affine = "loss", VALUES, False
+
+    def linearize(self, points, data, jet):
+        return CrossEntropyLinearization(data[:, 0], jet)
+
+
+LAWS = {"misfit": Misfit, "square": Square, "cross entropy": CrossEntropy}
+
+
+def identity(dim):
+    return sp.csr_array(sp.eye_array(dim)), np.zeros(dim)
+
+
+def plain(widths, activation, bias=True):
+    """A feedforward program with a linear output."""
+    blocks, stages, start = [], [], 0
+    for n, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        blocks.append(Block(fan_out, fan_in, start, bias))
+        start = blocks[-1].stop
+        stages.append(Stage(n + 1, n, n, activation if n + 2 < len(widths) else "identity"))
+    return Program(tuple(widths), tuple(stages), tuple(blocks), *identity(start))
+
+
+def flow(inputs, width, outputs, steps, activation, embedded=True, seed=0):
+    """Heun steps with one block per pair of steps, a decoder without bias, and shared coefficients."""
+    blocks = [Block(width, inputs, 0)]
+    for _ in range((steps + 1) // 2):
+        blocks.append(Block(width, width, blocks[-1].stop))
+    blocks.append(Block(outputs, width, blocks[-1].stop, False))
+    stages = [Stage(1, 0, 0, activation, 0.7)]
+    for n in range(steps):
+        z, k, h = 2 * n + 1, n // 2 + 1, 0.8 / steps
+        stages.append(Stage(z + 1, z, k, activation, h, ((z, 1.0),)))
+        stages.append(Stage(z + 2, z + 1, k, activation, 0.5 * h, ((z, 0.5), (z + 1, 0.5))))
+    stages.append(Stage(2 * steps + 2, 2 * steps + 1, len(blocks) - 1))
+    count = blocks[-1].stop
+    random = np.random.default_rng(seed)
+    embedding, offset = identity(count)
+    if embedded:
+        embedding = sp.random_array((count, count // 2), density=0.2, rng=random, data_sampler=random.standard_normal)
+        embedding, offset = embedding.tocsr(), random.standard_normal(count)
+    widths = (inputs, *[width] * (2 * steps + 1), outputs)
+    return Program(widths, tuple(stages), tuple(blocks), embedding, offset)
+
+
+def problem(program, law="misfit", m=150, seed=0):
+    """Place a program with both backends; return them, a point and directions."""
+    random = np.random.default_rng(seed)
+    d, outputs = program.inputs, program.outputs
+    data = random.integers(0, outputs, (m, 1)) if law == "cross entropy" else random.standard_normal((m, outputs))
+    cells = random.integers(0, 9, m)
+    quadrature = Quadrature(random.uniform(-2, 2, (m, d)), random.uniform(0.1, 1.0, m) / m, data, cells)
+    ansatz = AffineAnsatz(
+        random.standard_normal(d),
+        1.0 + random.random(d),
+        random.standard_normal(outputs),
+        0.5 + random.random(outputs),
+    )
+    both = [kernels.load(name).place(program, quadrature, ansatz, LAWS[law]()) for name in ("reference", "compiled")]
+    return *both, 0.6 * random.standard_normal(program.dim), random.standard_normal((program.dim, 3))
+
+
+def close(a, b, tolerance=1e-12):
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.shape == b.shape and a.dtype == b.dtype
+    assert np.abs(a - b).max(initial=0.0) <= tolerance * max(np.abs(b).max(initial=0.0), 1e-300)
+
+
+def check_parity(oracle, fast, x, v):
+    """Compare every operation of two evaluators."""
+    a, b = oracle.linearize(x), fast.linearize(x)
+    close(fast.value(x), oracle.value(x))
+    close(b.value, a.value)
+    close(b.derivative, a.derivative)
+    for name in ("hessian", "curvature"):
+        close(getattr(b, name)(v), getattr(a, name)(v))
+        close(getattr(b, name)(v[:, 0]), getattr(a, name)(v[:, 0]))
+    close(fast.cellwise(x), oracle.cellwise(x))
+    points = np.random.default_rng(5).uniform(-3, 3, (70, oracle.program.inputs))
+    close(fast.jet(x, points, VALUES), oracle.jet(x, points, VALUES))
+    if oracle.law.kind == "loss":
+        assert b.system() is None and b.system(np.arange(2)) is None
+        return
+    n = x.size
+    for columns in (
+        None,
+        np.arange(n // 2),
+        np.arange(n - n // 3, n),
+        np.random.default_rng(1).permutation(n)[:3],
+    ):
+        s, t = a.system(columns), b.system(columns)
+        close(t.matrix, s.matrix)
+        close(t.residual, s.residual)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_and_law(activation, law):
+    check_parity(*problem(plain((3, 6, 5, 2), activation), law))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("embedded", [False, True])
+def test_shared_blocks_carry_and_embedding(embedded, law):
+    check_parity(*problem(flow(2, 4, 2, 3, "tanh", embedded), law, m=129))
+
+
+@settings(max_examples=12)
+@given(
+    st.lists(st.integers(1, 19), min_size=2, max_size=5),
+    st.sampled_from(SMOOTH_ACTIVATIONS),
+    st.booleans(),
+    st.integers(1, 140),
+)
+def test_any_widths(widths, activation, bias, m):
+    check_parity(*problem(plain(widths, activation, bias), m=m))
+
+
+@settings(max_examples=8)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.integers(0, 4),
+    st.booleans(),
+    st.integers(0, 9),
+)
+def test_any_flow(inputs, width, outputs, steps, embedded, seed):
+    check_parity(*problem(flow(inputs, width, outputs, steps, "softplus", embedded, seed), m=67, seed=seed))
+
+
+def test_columns_that_no_stage_uses():
+    embedding = sp.csr_array(np.vstack([np.eye(5)[:, [0, 1, 2, 3, 4, 0]], np.zeros((2, 6))]))
+    program = Program(
+        (1, 2, 1),
+        plain((1, 2, 1), "tanh").stages,
+        (Block(2, 1, 0, False), Block(1, 2, 2)),
+        embedding,
+        np.zeros(7),
+    )
+    check_parity(*problem(program, m=20))
+    unused = Program((2, 1), (Stage(1, 0, 0),), (Block(1, 2, 1),), *identity(6))
+    check_parity(*problem(unused, m=20))
+
+
+def results(evaluator, x, v):
+    here = evaluator.linearize(x)
+    out = [
+        here.value,
+        here.derivative,
+        here.hessian(v),
+        here.curvature(v),
+        evaluator.value(x),
+        evaluator.cellwise(x),
+    ]
+    if (system := here.system()) is not None:
+        out += [system.matrix, system.residual, here.system(np.arange(4)).matrix]
+    return out
+
+
+@pytest.mark.parametrize("program", [plain((2, 20, 9, 2), "tanh"), flow(2, 5, 2, 2, "gelu")], ids=["plain", "flow"])
+@pytest.mark.parametrize("law", LAWS)
+def test_threads_and_memory_do_not_change_a_bit(program, law):
+    _, fast, x, v = problem(program, law, m=64 * 40 + 3)
+    expected = results(fast, x, v)
+    memory = 4 * 8 * 64 * sum(program.widths)
+    threads = numba.get_num_threads()
+    try:
+        for count in {1, min(2, numba.config.NUMBA_NUM_THREADS)}:
+            numba.set_num_threads(count)
+            for budget in (fast.memory, 0, 7 * memory, 35 * memory):
+                other = CompiledEvaluator(program, fast.quadrature, fast.ansatz, fast.law, budget)
+                for a, b in zip(results(other, x, v), expected, strict=True):
+                    assert np.array_equal(a, b)
+    finally:
+        numba.set_num_threads(threads)
+    assert expected[0] == expected[4]
+
+
+def test_linearizations_do_not_share_memory():
+    _, fast, x, v = problem(plain((2, 8, 1), "tanh"))
+    alone = results(fast, x, v)
+    here = fast.linearize(x)
+    assert here.value == alone[0]
+    for k in range(4):
+        there = fast.linearize(x + 0.1 * k)
+        there.hessian(v)
+        fast.value(x - 1.0)
+        del there
+        gc.collect()
+    assert np.array_equal(here.hessian(v), alone[2]) and np.array_equal(here.derivative, alone[1])
+
+
+def test_a_linearization_does_not_follow_its_argument():
+    _, fast, x, _ = problem(plain((2, 8, 1), "tanh"))
+    expected, here = fast.value(x), fast.linearize(x)
+    x += 1.0
+    assert here.value == expected
+
+
+@pytest.mark.parametrize("backend", kernels.BACKENDS)
+@pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
+@pytest.mark.parametrize("law", LAWS)
+def test_taylor_orders(backend, activation, law):
+    oracle, fast, x, v = problem(plain((2, 5, 4, 2), activation), law, m=70)
+    evaluator = oracle if backend == "reference" else fast
+    s = v[:, 0] / np.linalg.norm(v[:, 0])
+    here, steps = evaluator.linearize(x), 0.2 * 0.5 ** np.arange(6)
+    change = np.array([evaluator.value(x + t * s) - here.value for t in steps])
+    linear = change - steps * (here.derivative @ s)
+    quadratic = linear - 0.5 * steps**2 * (s @ here.hessian(s))
+    assert np.median(convergence_order(steps, abs(linear))) == pytest.approx(2.0, abs=0.25)
+    assert np.median(convergence_order(steps, abs(quadratic))) > 2.7
+
+
+@pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
+def test_reference_jets_are_derivatives(activation):
+    oracle, _, x, _ = problem(flow(2, 4, 2, 2, activation))
+    points, h = np.random.default_rng(2).uniform(-1, 1, (5, 2)), 1e-5
+    components = ((), (0,), (1,), (0, 1), (1, 1), (0, 1, 1), (1, 1, 1, 0))
+    jet = dict(zip(components, oracle.jet(x, points, components), strict=True))
+    for component in components[1:]:
+        axis, lower = component[-1], component[:-1]
+        shift = h * np.eye(2)[axis]
+        plus, minus = (oracle.jet(x, points + s, (lower,))[0] for s in (shift, -shift))
+        lower_sorted = jet[component]
+        assert np.allclose((plus - minus) / (2 * h), lower_sorted, rtol=1e-6, atol=1e-7)
+
+
+def test_reference_jet_of_one_neuron():
+    """``u = c sin(a x + b)``, whose derivatives are known to any order."""
+    a, b, c = 1.3, -0.4, 0.7
+    program = plain((1, 1, 1), "sin")
+    quadrature = Quadrature(np.zeros((1, 1)), np.ones(1), np.zeros((1, 1)))
+    ansatz = AffineAnsatz(np.zeros(1), np.ones(1), np.zeros(1), np.ones(1))
+    points = np.linspace(-2, 2, 9)[:, None]
+    jet = reference.place(program, quadrature, ansatz, Misfit()).jet(
+        np.array([a, b, c, 0.0]), points, tuple((0,) * n for n in range(5))
+    )
+    for n in range(5):
+        close(jet[n, 0], c * a**n * np.sin(a * points[:, 0] + b + n * np.pi / 2), 1e-14)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_curvature_is_positive_semidefinite(law):
+    _, fast, x, _ = problem(plain((2, 4, 2), "tanh"), law)
+    matrix = fast.linearize(x).curvature(np.eye(x.size))
+    close(matrix, matrix.T)
+    assert np.linalg.eigvalsh(0.5 * (matrix + matrix.T)).min() > -1e-13 * np.abs(matrix).max()
+
+
+def test_linear_regression_hessian():
+    """``H = X^T X / m``."""
+    random = np.random.default_rng(3)
+    points, targets = random.standard_normal((200, 4)), random.standard_normal((200, 1))
+    ansatz = AffineAnsatz(np.zeros(4), np.ones(4), np.zeros(1), np.ones(1))
+    fast = kernels.load("compiled").place(plain((4, 1), "tanh"), Quadrature.samples(points, targets), ansatz, Misfit())
+    here = fast.linearize(random.standard_normal(5))
+    design = np.column_stack([points, np.ones(200)])
+    close(here.hessian(np.eye(5)), design.T @ design / 200)
+    close(here.curvature(np.eye(5)), design.T @ design / 200)
+
+
+def test_softmax_hessian():
+    """``H = (1/m) sum (diag p - p p^T) x (x x^T)``."""
+    random = np.random.default_rng(4)
+    points, labels = random.standard_normal((200, 3)), random.integers(0, 4, (200, 1))
+    ansatz = AffineAnsatz(np.zeros(3), np.ones(3), np.zeros(4), np.ones(4))
+    quadrature = Quadrature.samples(points, labels)
+    fast = kernels.load("compiled").place(plain((3, 4), "tanh", False), quadrature, ansatz, CrossEntropy())
+    x = random.standard_normal(12)
+    u = points @ x.reshape(4, 3).T
+    p = np.exp(u) / np.exp(u).sum(axis=1, keepdims=True)
+    inner = np.einsum("mi,ij->mij", p, np.eye(4)) - np.einsum("mi,mj->mij", p, p)
+    expected = np.einsum("mij,ma,mb->iajb", inner, points, points).reshape(12, 12) / 200
+    close(fast.linearize(x).hessian(np.eye(12)), expected)
+    close(fast.linearize(x).curvature(np.eye(12)), expected)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_coefficient_that_is_not_finite_shows(activation, bad):
+    _, fast, x, _ = problem(plain((2, 5, 3, 1), activation))
+    x[-1] = bad
+    assert not np.isfinite(fast.value(x)) and not np.isfinite(fast.linearize(x).value)
+    if np.isnan(bad):
+        x[-1], x[2] = 0.0, bad
+        assert np.isnan(fast.value(x)) and np.isnan(fast.linearize(x).derivative).any()
+
+
+def test_what_the_backend_does_not_do():
+    _, fast, x, _ = problem(plain((2, 3, 1), "tanh"))
+    with pytest.raises(ValueError, match='backend="reference"'):
+        fast.jet(x, np.zeros((3, 2)), ((0,),))
+    law = Misfit(components=((), (0,)))
+    with pytest.raises(ValueError, match='backend="reference"'):
+        kernels.load("compiled").place(fast.program, fast.quadrature, fast.ansatz, law)
+    with pytest.raises(ValueError, match=r"\(3,\).*\(13,\)"):
+        fast.value(np.zeros(3))
+    with pytest.raises(ValueError, match=r"\(3,\).*\(13,\)"):
+        fast.linearize(x).hessian(np.zeros(3))
+    assert fast.jet(x, np.zeros((0, 2)), VALUES).shape == (1, 1, 0)
+    assert fast.linearize(x).hessian(np.zeros((13, 0))).shape == (13, 0)
+
+
+@numba.njit(error_model="numpy")
+def _activated(kind, z, d, b):
+    elementary.activate(kind, 1.0, z, d, b)
+
+
+def apply(name, z):
+    y, d, b = np.array(z, dtype=float), np.empty(len(z)), np.empty(len(z))
+    _activated(ACTIVATIONS.index(name), y, d, b)
+    return y, d, b
+
+
+EXACT = {
+    "tanh": mpmath.tanh,
+    "sigmoid": lambda z: 1 / (1 + mpmath.exp(-z)),
+    "softplus": lambda z: mpmath.log1p(mpmath.exp(z)),
+    "sin": mpmath.sin,
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_activations_to_four_units_in_the_last_place(name):
+    random = np.random.default_rng(6)
+    z = np.concatenate(
+        [
+            random.uniform(-30, 30, 400),
+            random.uniform(-1, 1, 200),
+            random.choice([-1, 1], 200) * 10.0 ** random.uniform(-300, 2.8, 200),
+            np.pi / 2 * np.arange(-50, 50),
+            random.uniform(-1e5, 1e5, 100),
+            [0.0, -0.0, 5e-324, -5e-324],
+        ]
+    )
+    with mpmath.workdps(60):
+        # log1p of something tiny needs more digits than it has.
+        exact = [EXACT[name](mpmath.mpf(t)) if abs(t) < 700 or name == "sin" else None for t in z]
+        y = apply(name, z)[0]
+        for t, value, expected in zip(z, y, exact, strict=True):
+            if expected is not None and abs(expected) > 1e-300:
+                assert abs(mpmath.mpf(value) - expected) <= 4 * np.spacing(abs(float(expected))), (t, value)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_against_the_reference(name):
+    z = np.concatenate([np.linspace(-40, 40, 4001), [-1e70, 1e70, 1e8, -1e5, 3e5]])
+    for value, expected in zip(apply(name, z), derivatives(name, z, 2), strict=True):
+        assert np.allclose(value, expected, rtol=1e-13, atol=1e-14)
+    assert np.isnan(apply(name, [np.nan])[0]).all()
+    limits = {"tanh": (-1, 1), "sigmoid": (0, 1), "softplus": (0, np.inf)}.get(name)
+    if limits:
+        assert tuple(apply(name, [-np.inf, np.inf])[0]) == limits
