@@ -85,9 +85,8 @@ for level in levels:
 print("\nlevel  coefficients  rms residual  rms error: estimated      true  ratio")
 for level, error in zip(levels, errors, strict=True):
     residual, estimated = problem.rms(np.sqrt(2 * level.steps[-1].value)), problem.rms(level.estimate.total)
-    print(
-        f"{level.number:5d} {level.space.dim:13d} {residual:13.2e} {estimated:21.2e} {error:9.2e} {estimated / error:6.2f}"
-    )
+    row = f"{level.number:5d} {level.space.dim:13d} {residual:13.2e} {estimated:21.2e} {error:9.2e}"
+    print(f"{row} {estimated / error:6.2f}")
 print(f"\n{archive.hierarchy}")
 
 # %%

@@ -73,7 +73,8 @@ def decide(
     if len(recent) == 2 and all(not _agree(predicted, got) for predicted, got in recent):
         pairs = ", ".join(f"{predicted:.2e} against {got:.2e}" for predicted, got in recent)
         return Decision(None, f"stop: refinement does not pay as predicted twice running (decrease {pairs})")
-    best = max(estimates, key=lambda name: estimates[name].total ** 2 / _work(estimates[name]))
+    worthwhile = [name for name in estimates if estimates[name].total > tolerance]
+    best = max(worthwhile, key=lambda name: estimates[name].total ** 2 / _work(estimates[name]))
     estimate = estimates[best]
     return Decision(
         best,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from dnnfem.archive import LevelRecord
 from dnnfem.records import Array, Estimate, Index
@@ -48,6 +48,9 @@ def convergence(
     ax.loglog(dims, totals, "o-", color=BLUE, markersize=4, label="estimate")
     if errors is not None:
         ax.loglog(dims, errors, "s--", color=ORANGE, markersize=4, label="error")
+    # One tick per level: the decades of a logarithmic axis say little over a factor of ten.
+    ax.set_xticks(dims, [str(dim) for dim in dims], rotation=45 if len(dims) > 8 else 0)
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("coefficients")
     ax.set_ylabel("error" if unit != 1.0 else "total of the estimate")
     ax.grid(True, which="major", color="#dddddd", linewidth=0.6)

@@ -13,7 +13,7 @@ scratch           the same solver on the final architecture, from a random start
 Errors are medians over the seeds of mean squares at fresh points; a run that fails counts as an infinite error.
 `dim_ratio_at_best_ablation` is the median over the seeds of the number of coefficients at which the adaptive run first
 reaches the best of the three ablations' errors of that seed, over the final number; it is 1 if only the final level
-does, and infinite if no level does.
+does, and infinite (null in JSON) if no level does.
 """
 
 from __future__ import annotations
@@ -219,7 +219,8 @@ def report(name: str, runs: list[Run]) -> dict[str, float | str | int]:
         lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75), method="inverted_cdf")
         print(f"{label:28s} {lower:9.1e} {median:9.1e} {upper:9.1e}")
     ratio = float(np.median([r.ratio for r in runs]))
-    print(f"goal: median {function.goal:.0e}; coefficients at the best ablation's error, relative: {ratio:.2f}")
+    reached = f"{ratio:.2f}" if math.isfinite(ratio) else "not reached"
+    print(f"goal: median {function.goal:.0e}; coefficients at the best ablation's error, relative: {reached}")
     levels = " ".join(f"{dim}:{error:.1e}" for dim, error in runs[0].path)
     print(f"levels of the first seed (coefficients:error): {levels}")
     return {
@@ -232,7 +233,8 @@ def report(name: str, runs: list[Run]) -> dict[str, float | str | int]:
         "random_features_mse": float(np.median(rows["random features"])),
         "uniform_mse": float(np.median(rows["uniform refinement"])),
         "scratch_mse": float(np.median(rows["final size from scratch"])),
-        "dim_ratio_at_best_ablation": ratio,
+        # JSON knows no infinity: null says that the ablation's error was not reached.
+        "dim_ratio_at_best_ablation": ratio if math.isfinite(ratio) else None,
     }
 
 
@@ -255,7 +257,7 @@ def main() -> None:
             runs.append(run(function, seed))
             last = runs[-1]
             print(
-                f"{name} seed {seed}: {last.path[-1][0]} coefficients, test mse {last.error:.1e} in {last.seconds:.1f} s; "
+                f"{name} seed {seed}: {last.path[-1][0]} coefficients, mse {last.error:.1e}, {last.seconds:.1f} s; "
                 f"random {last.random:.1e}, uniform {last.uniform:.1e}, scratch {last.scratch:.1e}",
                 flush=True,
             )

@@ -51,10 +51,10 @@ def hierarchical(
     """Estimate the error by what a wider space gains, and say which neurons gain it.
 
     1. All candidates are added with outgoing weights zero and the functional is linearized there, once.
-    2. The total comes from one joint solve of this enriched system, old coefficients included: with the Schur
-       complement ``S`` and the derivative ``g`` of the candidates after re-solving the old coefficients it is
-       ``g^T S^-1 g``, less what as many coefficients would gain from noise alone (``k sigma^2`` for ``k`` new ranks,
-       with ``sigma^2`` from what the joint solve leaves per degree of freedom).
+    2. The total comes from one joint solve of this enriched system.  What re-solving the old coefficients gains is the
+       algebraic part.  With the Schur complement ``S`` and the derivative ``g`` of the candidates after that, the width
+       part is ``g^T S^-1 g``, less what as many coefficients would gain from noise alone (``k sigma^2`` for ``k`` new
+       ranks, with ``sigma^2`` from what the joint solve leaves per degree of freedom).  Their squares add up.
     3. For marking, candidates are chosen one after another with re-projection (orthogonal matching pursuit); these
        local gains are not additive and serve as indicators alone.
     4. The chosen ones are polished: a few Gauss-Newton steps in their own coefficients, and in those of the output
@@ -77,8 +77,8 @@ def hierarchical(
     -------
     Estimate
         Of ``sqrt(2 (J(x) - J*))``, the distance to the best that wider networks reach on the given quadrature; cells
-        are the polished neurons, for `dnnfem.widen`.  Parts: ``candidates`` (their number), ``algebraic`` (what
-        re-solving the old coefficients gains, linearized), ``noise`` (root mean square residual per point that the
+        are the polished neurons, for `dnnfem.widen`.  Parts: ``candidates`` (their number), ``width`` and ``algebraic``
+        as above, ``noise`` (root mean square residual per point that the
         joint solve leaves), ``sampling`` (error that this noise causes in the present coefficients,
         ``sigma sqrt(rank)``).
 
@@ -147,8 +147,9 @@ def _joint(enriched: Enriched) -> tuple[float, dict[str, float]]:
     joint = system[np.concatenate([old, chosen])].candidates(len(old) + np.arange(len(chosen))).joint()
     base, added = joint.ranks
     variance = 2.0 * joint.remaining / max(rows - base - added, 1)
-    total = math.sqrt(max(2.0 * joint.gain - added * variance, 0.0))
-    return total, {
+    width = max(2.0 * joint.gain - added * variance, 0.0)
+    return math.sqrt(2.0 * joint.present + width), {
+        "width": math.sqrt(width),
         "algebraic": math.sqrt(2.0 * joint.present),
         "noise": math.sqrt(variance * rows),
         "sampling": math.sqrt(variance * base),

@@ -138,6 +138,10 @@ class Scaled:
     functional: Functional
     factor: float
 
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.factor):
+            raise ValueError(f"factor: got {self.factor!r}, expected a finite number")
+
     @property
     def space(self) -> Space:
         """The space of `functional`."""
@@ -170,7 +174,7 @@ class Shifted:
     shift: Array
 
     def __post_init__(self) -> None:
-        check_coefficients(self.functional.space, self.shift, "shift")
+        check_coefficients(self.functional.space, self.shift, "shift", finite=True)
 
     @property
     def space(self) -> Space:
@@ -226,7 +230,7 @@ class Tikhonov:
         if not 0.0 <= self.alpha < np.inf:
             raise ValueError(f"alpha: got {self.alpha!r}, expected a finite number that is not negative")
         if self.x_ref is not None:
-            check_coefficients(self.space, self.x_ref, "x_ref")
+            check_coefficients(self.space, self.x_ref, "x_ref", finite=True)
         object.__setattr__(self, "norm", self.metric(self.space))
 
     @property
@@ -247,11 +251,12 @@ class Tikhonov:
         """Return the penalty on another space, with the reference point carried along."""
         if space is None:
             return self
-        if self.x_ref is None:
-            return replace(self, space=space)
-        if transfer is None:
+        if transfer is not None:
+            x_ref = np.zeros(self.space.dim) if self.x_ref is None else self.x_ref
+            return replace(self, space=space, x_ref=transfer(x_ref))
+        if self.x_ref is not None:
             raise ValueError("transfer: got None, expected the prolongation into the new space to carry x_ref along")
-        return replace(self, space=space, x_ref=transfer(self.x_ref))
+        return replace(self, space=space)
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,7 +291,7 @@ class TikhonovLinearization:
         return np.asarray(np.sqrt(self.alpha) * self.norm.root() @ self.difference)
 
     def system(self, columns: Index | None = None) -> DenseLeastSquares:
-        """Rows ``sqrt(alpha) L^T``; columns and rows that do not meet are dropped."""
+        """Rows ``sqrt(alpha) L^T``, restricted to `columns`."""
         root = np.sqrt(self.alpha) * self.norm.root()
         return DenseLeastSquares(root if columns is None else root[:, columns], root @ self.difference)
 

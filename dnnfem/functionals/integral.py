@@ -75,5 +75,13 @@ class Integral:
     def on(
         self, *, space: Any = None, quadrature: Quadrature | None = None, transfer: Transfer | None = None
     ) -> Integral:
-        """Return the same integral on another space or quadrature; the present ones where None."""
+        """Return the same integral on another space or quadrature; the present ones where None.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of inputs or outputs differ.
+        """
+        if space is not None and space.outputs != self.space.outputs:
+            raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {self.space.outputs}")
         return replace(self, space=space or self.space, quadrature=quadrature or self.quadrature)

@@ -40,14 +40,22 @@ class MisfitLinearization:
     curvature = hessian
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Misfit:
-    """The residual law of regression, ``r(p, u) = u - y(p)``."""
+    """The residual law of regression, ``r(p, u) = u - (y(p) - shift) / scale``.
 
+    Parameters
+    ----------
+    shift, scale : array, shape (outputs,), or float
+        From the units of the targets to those of `u`.
+    """
+
+    shift: Array | float = 0.0
+    scale: Array | float = 1.0
     kind: Literal["residual", "loss"] = "residual"
     components: tuple[Component, ...] = ((),)
     affine: bool = True
 
     def linearize(self, points: Array, data: Array, jet: Array) -> MisfitLinearization:
         """Return the law at jet (1, outputs, m) with targets `data` (m, outputs)."""
-        return MisfitLinearization(jet[0] - data.T)
+        return MisfitLinearization(jet[0] - ((data - self.shift) / self.scale).T)

@@ -60,10 +60,8 @@ class Regression:
                 f"inputs, targets: got shapes {points.shape}, {targets.shape}, expected at least one column"
             )
         kernels.check(self.backend)
-        samples = Quadrature.samples(points, targets, self.weights)
-        ansatz = AffineAnsatz.fitted(points, targets, samples.weights)
-        scaled = (targets - ansatz.output_shift) / ansatz.output_scale
-        quadrature = Quadrature(samples.points, samples.weights, scaled)
+        quadrature = Quadrature.samples(points, targets, self.weights)
+        ansatz = AffineAnsatz.fitted(points, targets, quadrature.weights)
         for name, value in (
             ("inputs", points),
             ("targets", targets),
@@ -95,7 +93,8 @@ class Regression:
         quadrature = self.quadrature if quadrature is None else quadrature
         if space.outputs != quadrature.data.shape[1]:
             raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {quadrature.data.shape[1]}")
-        return Integral(space, quadrature, self.ansatz.inputs_only, Misfit(), self.backend)
+        law = Misfit(self.ansatz.output_shift, self.ansatz.output_scale)
+        return Integral(space, quadrature, self.ansatz.inputs_only, law, self.backend)
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:
         """Return the function with coefficients `x`, in the user's coordinates and units."""

@@ -39,11 +39,11 @@ WINDOW = 5
 
 @dataclass(frozen=True, eq=False)
 class GaussNewtonIterate(Iterate):
-    """An iterate with its norm, its system and the steps of all radii."""
+    """An iterate with its norm, its system and the steps of all radii (None if the derivative is not finite)."""
 
     norm: Norm
     system: LeastSquaresSystem
-    family: StepFamily
+    family: StepFamily | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +71,15 @@ class GaussNewton:
             raise ValueError(
                 "functional: got one without a least-squares system, expected residual laws; try trust_region"
             )
+        dual_norm = norm.dual_norm(system.derivative)
+        if not math.isfinite(dual_norm):
+            return GaussNewtonIterate(linearization, replace(step, dual_norm=math.nan), norm, system, None)
         family = system.steps(norm)
         radius = step.radius if math.isfinite(step.radius) else FIRST * norm.norm(linearization.x) or 1.0
         model = family(radius)
         step = replace(
             step,
-            dual_norm=norm.dual_norm(system.derivative),
+            dual_norm=dual_norm,
             radius=radius,
             algebraic=math.sqrt(2.0 * max(model.decrease, 0.0)) if model.interior else math.inf,
             work=step.work + 2.0,
@@ -89,6 +92,7 @@ class GaussNewton:
 
     def _try(self, here: GaussNewtonIterate, model: ModelStep, radius: float) -> Trial:
         """Evaluate the functional at the end of a step, bent by its geodesic correction."""
+        assert here.family is not None
         at, x, step = here.linearization, here.linearization.x, model.step
         plus, minus = (self.functional.linearize(x + h * step).residual() for h in (PROBE, -PROBE))
         centre = at.residual()
@@ -105,7 +109,7 @@ class GaussNewton:
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Take the largest step of a geometric family of radii that keeps its promise."""
-        assert isinstance(iterate, GaussNewtonIterate)
+        assert isinstance(iterate, GaussNewtonIterate) and iterate.family is not None
         value, last = iterate.linearization.value, iterate.step
         radius, found, trials = last.radius, None, 0
         promised = iterate.family(radius).decrease

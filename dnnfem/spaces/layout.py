@@ -83,19 +83,21 @@ def generator(seed: int, dim: int, purpose: Purpose) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(dim, int(purpose))))
 
 
-def check_coefficients(space: Space, x: Any, name: str = "x") -> Array:
+def check_coefficients(space: Space, x: Any, name: str = "x", finite: bool = False) -> Array:
     """Return a copy of `x` as a float64 vector of the space: what is kept must not follow later changes of `x`.
 
     Raises
     ------
     ValueError
-        If the shape or the dtype is wrong; the message names both shapes.
+        If the shape or the dtype is wrong, the message names both shapes; with `finite` also on NaN or infinity.
     """
     vector = np.asarray(x)
     if vector.dtype.kind not in "fiu":
         raise ValueError(f"{name}: got dtype {vector.dtype}, expected real numbers")
     if vector.shape != (space.dim,):
         raise ValueError(f"{name}: got shape {vector.shape}, expected {(space.dim,)} for {space}")
+    if finite and not np.isfinite(vector).all():
+        raise ValueError(f"{name}: got NaN or infinity, expected finite numbers")
     return np.array(vector, dtype=np.float64)
 
 

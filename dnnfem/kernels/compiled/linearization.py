@@ -69,6 +69,10 @@ class CompiledLinearization:
         """Number of groups of tiles."""
         return self.evaluator.samples.groups(self.weights.size)
 
+    def _span(self, tape: Tape) -> tuple[int, int, int, int]:
+        """Return the tiles of a tape, the groups and the rows of all registers, as every driver takes them."""
+        return tape.first, tape.last, self.groups, self.evaluator.tables.rows
+
     def _sums(self, count: int) -> Array:
         return np.zeros((self.groups, count, self.weights.size))
 
@@ -92,22 +96,8 @@ class CompiledLinearization:
         return seeds
 
     def _reverse(self, tape: Tape, seeds: Array, sums: Array, record: bool) -> None:
-        b = tape.buffers
-        drivers.reverse(
-            *self.evaluator.tables.arrays,
-            self.weights,
-            seeds,
-            b.r,
-            b.d,
-            b.b,
-            b.delta,
-            sums,
-            tape.first,
-            tape.last,
-            self.groups,
-            self.evaluator.tables.rows,
-            record,
-        )
+        e, b = self.evaluator, tape.buffers
+        drivers.reverse(*e.tables.arrays, self.weights, seeds, b.r, b.d, b.b, b.delta, sums, *self._span(tape), record)
 
     def _recorded(self, sums: Array) -> Iterator[Tape]:
         """Yield tapes after the reverse sweep of the derivative, whose sums are added to `sums`."""
@@ -143,23 +133,8 @@ class CompiledLinearization:
         """Run the tangent sweep; return directions of the user's jet."""
         e, b = self.evaluator, tape.buffers
         out = np.empty((len(v), e.program.outputs, (tape.last - tape.first) * TILE))
-        drivers.tangent(
-            *e.tables.arrays,
-            self.weights,
-            v,
-            b.r,
-            b.d,
-            b.b,
-            rdot,
-            q,
-            out,
-            tape.first,
-            tape.last,
-            self.groups,
-            e.tables.rows,
-            e.program.inputs,
-            second,
-        )
+        primal = (*e.tables.arrays, self.weights, v, b.r, b.d, b.b)
+        drivers.tangent(*primal, rdot, q, out, *self._span(tape), e.program.inputs, second)
         points = e.samples.points[tape.columns]
         with np.errstate(over="ignore", invalid="ignore"):
             return [e.ansatz.tangent(points, jet[None], e.law.components) for jet in out]
@@ -197,22 +172,8 @@ class CompiledLinearization:
                 jets = self._tangents(tape, directions, work.r, work.d, True)
                 seeds = self._seeds(tape, [tape.law.hessian(jet) for jet in jets], e.samples.weights)
                 b = tape.buffers
-                drivers.second_reverse(
-                    *e.tables.arrays,
-                    self.weights,
-                    directions,
-                    seeds,
-                    b.r,
-                    b.d,
-                    b.delta,
-                    work.r,
-                    work.d,
-                    sums,
-                    tape.first,
-                    tape.last,
-                    self.groups,
-                    e.tables.rows,
-                )
+                primal = (*e.tables.arrays, self.weights, directions, seeds, b.r, b.d, b.delta)
+                drivers.second_reverse(*primal, work.r, work.d, sums, *self._span(tape))
             result[:, block] = self._restrict(sums)
         e.pool.give_back(work)
         return result.reshape(np.shape(v))
@@ -249,25 +210,7 @@ class CompiledLinearization:
                 matrix[chosen.empty] = 0.0
             count = min(tape.last * TILE, size) - tape.first * TILE
             residual[:, tape.first * TILE : tape.last * TILE] = (root[tape.columns] * r)[:, :count]
-            drivers.system(
-                *e.tables.arrays,
-                self.weights,
-                self._seeds(tape, list(slopes), root),
-                tape.buffers.r,
-                tape.buffers.d,
-                chosen.needs,
-                chosen.first,
-                chosen.position,
-                chosen.direct,
-                chosen.buffered,
-                chosen.start,
-                chosen.index,
-                chosen.factor,
-                matrix.reshape(-1),
-                size,
-                tape.first,
-                tape.last,
-                self.groups,
-                e.tables.rows,
-            )
+            seeds, b = self._seeds(tape, list(slopes), root), tape.buffers
+            primal = (*e.tables.arrays, self.weights, seeds, b.r, b.d)
+            drivers.system(*primal, *chosen.arrays, matrix.reshape(-1), size, *self._span(tape))
         return DenseLeastSquares(matrix.T, residual.ravel())

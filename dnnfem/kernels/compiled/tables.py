@@ -118,6 +118,13 @@ class Selection:
     factor: Array
     empty: Index
 
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What the sweep for a system takes."""
+        return (
+            self.needs, self.first, self.position, self.direct, self.buffered, self.start, self.index, self.factor
+        )  # fmt: skip
+
     @classmethod
     def of(cls, program: Program, columns: Index | None) -> Selection:
         """Choose `columns` (default all) of the coefficients."""

@@ -1,0 +1,99 @@
+"""The loop as users write it, and the demos."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dnnfem as fem
+
+ROOT = Path(__file__).parent.parent
+
+
+def loop(path):
+    """Run the loop of the tutorial as it is printed there."""
+    random = np.random.default_rng(0)
+    points = random.uniform(-1.0, 1.0, (400, 2))
+    targets = np.tanh(points @ [2.0, 1.0]) + 0.5 * np.tanh(points @ [1.0, -2.0] + 0.3)
+
+    problem = fem.Regression(points, targets)
+    space = fem.FeedforwardSpace(inputs=2, hidden=(8,), outputs=1)
+    archive = fem.Archive.open(path, problem, space, space.initial(seed=0))  # creates or resumes
+    space, x, state, quadrature, previous = archive.level  # previous: the last estimate, or None
+
+    while True:
+        J = problem.on(space, quadrature)
+        tolerance = 0.1 * previous.total if previous else fem.relative(1e-2)
+        result = fem.gauss_newton(J, x, tolerance=tolerance, state=state, observer=archive)  # solve
+        estimate = fem.hierarchical(J, result.x, fem.ridge_candidates(space, quadrature, seed=0))  # estimate
+        print(archive.solved(result, estimate))
+        if estimate.total < 1e-9 or space.dim > 2000:
+            break
+        marked = fem.dorfler(estimate.indicators, theta=0.5)  # mark
+        space, P = fem.widen(space, estimate.cells[marked])  # refine
+        x, state, previous = P(result.x), result.state, estimate
+        archive.refined(marked, space, P)
+
+    return archive, problem.solution(space, result.x), estimate
+
+
+def test_the_loop_reaches_its_tolerance_and_restarts_without_a_step(tmp_path, capsys):
+    archive, u, estimate = loop(tmp_path / "run.h5")
+    assert estimate.total < 1e-9
+    fresh = np.random.default_rng(1).uniform(-0.95, 0.95, (500, 2))
+    exact = np.tanh(fresh @ [2.0, 1.0]) + 0.5 * np.tanh(fresh @ [1.0, -2.0] + 0.3)
+    assert np.abs(u(fresh)[:, 0] - exact).max() < 1e-7
+    first = capsys.readouterr().out
+    again, same, _ = loop(tmp_path / "run.h5")
+    # The second run has only the last level to look at, and finds its result in the archive.
+    assert capsys.readouterr().out == first.splitlines(keepends=True)[-1]
+    assert np.array_equal(same.x, u.x)
+    assert [level.space.dim for level in again.levels] == [level.space.dim for level in archive.levels]
+
+
+def test_the_estimate_of_a_noisy_target_is_its_error_and_not_the_residual():
+    random = np.random.default_rng(3)
+    points, fresh = random.uniform(-1.0, 1.0, (1500, 2)), random.uniform(-1.0, 1.0, (5000, 2))
+
+    def truth(p):
+        return np.exp(-3.0 * np.sum(p**2, axis=1)) * np.cos(2.0 * p[:, 0])
+
+    problem = fem.Regression(points, truth(points) + 0.02 * random.standard_normal(1500))
+    space = fem.FeedforwardSpace(2, (4,), 1)
+    x, state, previous = space.initial(seed=0), None, None
+    ratios = []
+    for _ in range(5):
+        J = problem.on(space)
+        tolerance = 0.1 * previous.total if previous else fem.relative(1e-2)
+        result = fem.gauss_newton(J, x, tolerance, state=state, max_steps=30)
+        estimate = fem.hierarchical(J, result.x, fem.ridge_candidates(space, problem.quadrature, seed=0))
+        error = np.sqrt(np.mean((problem.solution(space, result.x)(fresh)[:, 0] - truth(fresh)) ** 2))
+        ratios.append(problem.rms(estimate.total) / error)
+        if error < 0.008:
+            break
+        space, P = fem.widen(space, estimate.cells[fem.dorfler(estimate.indicators, theta=0.8)])
+        x, state, previous = P(result.x), result.state, estimate
+    assert len(ratios) >= 3
+    assert all(0.3 <= ratio <= 3.0 for ratio in ratios), ratios
+    assert problem.rms(estimate.parts["noise"]) == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("demo", sorted(path.name for path in (ROOT / "demos").glob("*.py")))
+def test_the_demos_run(demo, tmp_path):
+    shutil.copy(ROOT / "demos" / demo, tmp_path)
+    environment = {**os.environ, "MPLBACKEND": "Agg"}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", demo, "--quick"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout
