@@ -11,7 +11,10 @@ DISAGREEMENT = 10.0
 """Predicted and achieved decrease may differ by this factor, twice running, before the estimate is distrusted."""
 
 ALGEBRAIC_SHARE = 0.3
-"""An algebraic error above this share of the discretization estimate is solved for first."""
+"""An algebraic error above this share of the total is solved for first."""
+
+WORTHWHILE = 0.3
+"""A part below this share of the total is not refined: removing it altogether would change the total by 5 per cent."""
 
 
 def decide(
@@ -19,7 +22,7 @@ def decide(
     *,
     tolerance: float,
     budget: float = math.inf,
-    algebraic: float = 0.0,
+    algebraic: float | None = None,
     achieved: Sequence[tuple[float, float]] = (),
 ) -> Decision:
     """Choose the part whose refinement promises most per added coefficient, or say why to stop.
@@ -28,14 +31,14 @@ def decide(
     ----------
     estimates : mapping of str to Estimate
         One estimate per part that could be refined, e.g. ``{"width": ..., "depth": ...}``, all of the *same* quantity.
-        The gain of a part is ``total^2``, its work the sum of ``estimate.cost`` (1 per cell if there is none).
+        Refining a part can gain ``estimate.parts[part]`` squared (the total squared if there is no such part); its work
+        is the sum of ``estimate.cost`` (1 per cell if there is none).
     tolerance : float
-        Stop when no part is estimated above it.
+        Stop when the largest total is not above it.
     budget : float, optional
-        Coefficients that may still be added; parts that cost more as a whole may still be refined in part, but when
-        nothing is left the loop stops.
+        Coefficients that may still be added; when nothing is left the loop stops.
     algebraic : float, optional
-        Estimate of the solver's error, same quantity.
+        Estimate of the solver's error, same quantity; default the part ``"algebraic"`` of the estimate, else 0.
     achieved : sequence of (predicted, achieved), optional
         Decreases of the functional on the levels so far, oldest first.
 
@@ -63,22 +66,26 @@ def decide(
             raise ValueError(f"estimates: the total of {name!r} is {estimate.total}, expected a finite number")
     largest = max(estimates, key=lambda name: estimates[name].total)
     total = estimates[largest].total
-    if algebraic > max(ALGEBRAIC_SHARE * total, tolerance):
-        return Decision("solve", f"solve on: the algebraic error {algebraic:.2e} is not small against {total:.2e}")
     if total <= tolerance:
-        return Decision(None, f"stop: the estimate {total:.2e} is below the tolerance {tolerance:.2e}")
+        return Decision(None, f"stop: the estimate {total:.2e} is not above the tolerance {tolerance:.2e}")
+    solver = float(estimates[largest].parts.get("algebraic", 0.0)) if algebraic is None else algebraic
+    if solver > max(ALGEBRAIC_SHARE * total, tolerance):
+        return Decision("solve", f"solve on: the algebraic error {solver:.2e} is not small against {total:.2e}")
     if budget <= 0.0:
         return Decision(None, f"stop: no coefficients are left in the budget; the estimate is {total:.2e}")
     recent = list(achieved)[-2:]
     if len(recent) == 2 and all(not _agree(predicted, got) for predicted, got in recent):
         pairs = ", ".join(f"{predicted:.2e} against {got:.2e}" for predicted, got in recent)
         return Decision(None, f"stop: refinement does not pay as predicted twice running (decrease {pairs})")
-    worthwhile = [name for name in estimates if estimates[name].total > tolerance]
-    best = max(worthwhile, key=lambda name: estimates[name].total ** 2 / _work(estimates[name]))
-    estimate = estimates[best]
+    gains = {name: float(estimate.parts.get(name, estimate.total)) for name, estimate in estimates.items()}
+    worthwhile = [name for name in estimates if gains[name] > WORTHWHILE * total]
+    if not worthwhile:
+        offers = ", ".join(f"{name} {gain:.2e}" for name, gain in gains.items())
+        return Decision(None, f"stop: refinement does not pay; of {total:.2e} it could remove {offers}")
+    best = max(worthwhile, key=lambda name: gains[name] ** 2 / _work(estimates[name]))
+    rate = gains[best] ** 2 / _work(estimates[best])
     return Decision(
-        best,
-        f"refine {best}: estimate {estimate.total:.2e}, gain {estimate.total**2 / _work(estimate):.2e} per coefficient",
+        best, f"refine {best}: it could remove {gains[best]:.2e} of {total:.2e}, {rate:.2e} per coefficient"
     )
 
 

@@ -20,7 +20,7 @@ def test_the_part_with_the_largest_gain_per_coefficient_is_refined():
     }
     decision = decide(parts, tolerance=1e-3)
     assert decision.part == "depth" and not decision.stop
-    assert decision.reason.startswith("refine depth: estimate 9.00e-01")
+    assert decision.reason.startswith("refine depth: it could remove 9.00e-01 of 1.00e+00")
     assert str(decision) == decision.reason
 
 
@@ -44,7 +44,7 @@ def test_decisions_do_not_depend_on_units(totals, exponent):
 
 def test_below_the_tolerance_the_loop_stops():
     decision = decide({"width": estimate(1e-3), "depth": estimate(1e-4)}, tolerance=1e-3)
-    assert decision.stop and decision.part is None and "below the tolerance" in decision.reason
+    assert decision.stop and decision.part is None and "not above the tolerance" in decision.reason
     assert not decide({"width": estimate(1.1e-3), "depth": estimate(1e-4)}, tolerance=1e-3).stop
 
 
@@ -102,3 +102,16 @@ def test_what_cannot_be_compared_is_refused(parts, tolerance, words):
 
 def test_a_decision_without_a_part_is_to_stop():
     assert Decision(None, "enough").stop and not Decision("width", "more").stop
+
+
+def test_a_part_that_cannot_change_the_total_is_not_refined():
+    noisy = Estimate("error", np.arange(3), np.ones(3), 1.0, parts={"width": 0.2, "sampling": 0.98})
+    decision = decide({"width": noisy}, tolerance=0.1)
+    assert decision.stop and "does not pay" in decision.reason
+    assert decide({"width": Estimate("error", np.arange(3), np.ones(3), 1.0, parts={"width": 0.4})}, tolerance=0.1).part
+
+
+def test_the_algebraic_part_of_an_estimate_is_solved_for_first():
+    unsolved = Estimate("error", np.arange(3), np.ones(3), 1.0, parts={"width": 0.9, "algebraic": 0.4})
+    assert decide({"width": unsolved}, tolerance=0.1).part == "solve"
+    assert decide({"width": unsolved}, tolerance=0.1, algebraic=0.0).part == "width"

@@ -53,8 +53,9 @@ def hierarchical(
     1. All candidates are added with outgoing weights zero and the functional is linearized there, once.
     2. The total comes from one joint solve of this enriched system.  What re-solving the old coefficients gains is the
        algebraic part.  With the Schur complement ``S`` and the derivative ``g`` of the candidates after that, the width
-       part is ``g^T S^-1 g``, less what as many coefficients would gain from noise alone (``k sigma^2`` for ``k`` new
-       ranks, with ``sigma^2`` from what the joint solve leaves per degree of freedom).  Their squares add up.
+       part is ``g^T S^-1 g``, less what as many coefficients would gain from noise alone: ``k sigma^2`` for ``k`` new
+       ranks, with ``sigma^2`` from what the joint solve leaves per degree of freedom.  The sampling part is the error
+       that this noise has caused in the present coefficients, ``sigma^2`` times their rank.  The squares add up.
     3. For marking, candidates are chosen one after another with re-projection (orthogonal matching pursuit); these
        local gains are not additive and serve as indicators alone.
     4. The chosen ones are polished: a few Gauss-Newton steps in their own coefficients, and in those of the output
@@ -76,11 +77,10 @@ def hierarchical(
     Returns
     -------
     Estimate
-        Of ``sqrt(2 (J(x) - J*))``, the distance to the best that wider networks reach on the given quadrature; cells
-        are the polished neurons, for `dnnfem.widen`.  Parts: ``candidates`` (their number), ``width`` and ``algebraic``
-        as above, ``noise`` (root mean square residual per point that the
-        joint solve leaves), ``sampling`` (error that this noise causes in the present coefficients,
-        ``sigma sqrt(rank)``).
+        Of ``sqrt(2 (J(x) - J*))`` with ``J`` the integral that the samples stand for and ``J*`` the best that wider
+        networks reach: for regression, the root mean square distance to the function behind the noise.  Cells are the
+        polished neurons, for `dnnfem.widen`.  Parts: ``width``, ``algebraic`` and ``sampling`` as above, ``noise`` (root
+        mean square of what the joint solve leaves), ``candidates`` (their number).
 
     Raises
     ------
@@ -148,11 +148,12 @@ def _joint(enriched: Enriched) -> tuple[float, dict[str, float]]:
     base, added = joint.ranks
     variance = 2.0 * joint.remaining / max(rows - base - added, 1)
     width = max(2.0 * joint.gain - added * variance, 0.0)
-    return math.sqrt(2.0 * joint.present + width), {
+    algebraic, sampling = 2.0 * joint.present, variance * base
+    return math.sqrt(width + algebraic + sampling), {
         "width": math.sqrt(width),
-        "algebraic": math.sqrt(2.0 * joint.present),
+        "algebraic": math.sqrt(algebraic),
+        "sampling": math.sqrt(sampling),
         "noise": math.sqrt(variance * rows),
-        "sampling": math.sqrt(variance * base),
     }
 
 
