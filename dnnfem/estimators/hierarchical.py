@@ -79,8 +79,8 @@ def hierarchical(
     Estimate
         Of ``sqrt(2 (J(x) - J*))`` with ``J`` the integral that the samples stand for and ``J*`` the best that wider
         networks reach: for regression, the root mean square distance to the function behind the noise.  Cells are the
-        polished neurons, for `dnnfem.widen`.  Parts: ``width``, ``algebraic`` and ``sampling`` as above, ``noise`` (root
-        mean square of what the joint solve leaves), ``candidates`` (their number).
+        polished neurons, for `dnnfem.widen`.  Parts: ``width``, ``algebraic`` and ``sampling`` as above, ``noise``
+        (root mean square of what the joint solve leaves), ``candidates`` (their number).
 
     Raises
     ------

@@ -12,13 +12,34 @@ their compilation short.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange, set_num_threads
 
 from dnnfem.kernels.compiled import sweeps
 from dnnfem.kernels.compiled.tables import INTERNAL, TILE
+
+SMALL = 2**22
+"""Products of samples and weights up to which one thread does a sweep (about a millisecond): threads that wait for the
+next sweep keep the cores from the linear algebra in between, which costs more than they gain."""
+
+
+@contextmanager
+def threads(work: int) -> Iterator[None]:
+    """Let one thread do what is small; sums do not depend on it."""
+    present = get_num_threads()
+    if work > SMALL or present == 1:
+        yield
+        return
+    set_num_threads(1)
+    try:
+        yield
+    finally:
+        set_num_threads(present)
+
 
 PARALLEL: dict[str, Any] = {
     "cache": True,

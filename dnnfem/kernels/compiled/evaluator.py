@@ -101,20 +101,19 @@ class CompiledEvaluator:
         groups = min(samples.tiles, GROUPS if buffers else TASKS)
         place = buffers or self.pool.take(groups * self.tables.rows * TILE)
         out = np.empty((1, self.program.outputs, (last - first) * TILE))
-        drivers.forward(
-            *self.tables.arrays,
-            weights,
-            samples.reference,
-            place.r,
-            place.d,
-            place.b,
-            out,
-            first,
-            last,
-            groups,
-            self.tables.rows,
-            buffers is not None,
-        )
+        span = (first, last, groups, self.tables.rows)
+        with drivers.threads((last - first) * TILE * weights.size):
+            drivers.forward(
+                *self.tables.arrays,
+                weights,
+                samples.reference,
+                place.r,
+                place.d,
+                place.b,
+                out,
+                *span,
+                buffers is not None,
+            )
         if buffers is None:
             self.pool.give_back(place)
         return out

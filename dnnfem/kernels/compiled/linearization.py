@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -73,6 +74,10 @@ class CompiledLinearization:
         """Return the tiles of a tape, the groups and the rows of all registers, as every driver takes them."""
         return tape.first, tape.last, self.groups, self.evaluator.tables.rows
 
+    def _threads(self, tape: Tape, count: int) -> AbstractContextManager[None]:
+        """Limit the threads of a sweep with `count` directions to what its size deserves."""
+        return drivers.threads((tape.last - tape.first) * TILE * self.weights.size * count)
+
     def _sums(self, count: int) -> Array:
         return np.zeros((self.groups, count, self.weights.size))
 
@@ -97,7 +102,9 @@ class CompiledLinearization:
 
     def _reverse(self, tape: Tape, seeds: Array, sums: Array, record: bool) -> None:
         e, b = self.evaluator, tape.buffers
-        drivers.reverse(*e.tables.arrays, self.weights, seeds, b.r, b.d, b.b, b.delta, sums, *self._span(tape), record)
+        primal = (*e.tables.arrays, self.weights, seeds, b.r, b.d, b.b, b.delta)
+        with self._threads(tape, len(seeds)):
+            drivers.reverse(*primal, sums, *self._span(tape), record)
 
     def _recorded(self, sums: Array) -> Iterator[Tape]:
         """Yield tapes after the reverse sweep of the derivative, whose sums are added to `sums`."""
@@ -134,7 +141,8 @@ class CompiledLinearization:
         e, b = self.evaluator, tape.buffers
         out = np.empty((len(v), e.program.outputs, (tape.last - tape.first) * TILE))
         primal = (*e.tables.arrays, self.weights, v, b.r, b.d, b.b)
-        drivers.tangent(*primal, rdot, q, out, *self._span(tape), e.program.inputs, second)
+        with self._threads(tape, len(v)):
+            drivers.tangent(*primal, rdot, q, out, *self._span(tape), e.program.inputs, second)
         points = e.samples.points[tape.columns]
         with np.errstate(over="ignore", invalid="ignore"):
             return [e.ansatz.tangent(points, jet[None], e.law.components) for jet in out]
@@ -173,7 +181,8 @@ class CompiledLinearization:
                 seeds = self._seeds(tape, [tape.law.hessian(jet) for jet in jets], e.samples.weights)
                 b = tape.buffers
                 primal = (*e.tables.arrays, self.weights, directions, seeds, b.r, b.d, b.delta)
-                drivers.second_reverse(*primal, work.r, work.d, sums, *self._span(tape))
+                with self._threads(tape, len(directions)):
+                    drivers.second_reverse(*primal, work.r, work.d, sums, *self._span(tape))
             result[:, block] = self._restrict(sums)
         e.pool.give_back(work)
         return result.reshape(np.shape(v))
@@ -212,5 +221,6 @@ class CompiledLinearization:
             residual[:, tape.first * TILE : tape.last * TILE] = (root[tape.columns] * r)[:, :count]
             seeds, b = self._seeds(tape, list(slopes), root), tape.buffers
             primal = (*e.tables.arrays, self.weights, seeds, b.r, b.d)
-            drivers.system(*primal, *chosen.arrays, matrix.reshape(-1), size, *self._span(tape))
+            with self._threads(tape, len(seeds)):
+                drivers.system(*primal, *chosen.arrays, matrix.reshape(-1), size, *self._span(tape))
         return DenseLeastSquares(matrix.T, residual.ravel())
