@@ -68,11 +68,11 @@ def decide(
     total = estimates[largest].total
     if total <= tolerance:
         return Decision(None, f"stop: the estimate {total:.2e} is not above the tolerance {tolerance:.2e}")
+    if budget <= 0.0:
+        return Decision(None, f"stop: no coefficients are left in the budget; the estimate is {total:.2e}")
     solver = float(estimates[largest].parts.get("algebraic", 0.0)) if algebraic is None else algebraic
     if solver > max(ALGEBRAIC_SHARE * total, tolerance):
         return Decision("solve", f"solve on: the algebraic error {solver:.2e} is not small against {total:.2e}")
-    if budget <= 0.0:
-        return Decision(None, f"stop: no coefficients are left in the budget; the estimate is {total:.2e}")
     recent = list(achieved)[-2:]
     if len(recent) == 2 and all(not _agree(predicted, got) for predicted, got in recent):
         pairs = ", ".join(f"{predicted:.2e} against {got:.2e}" for predicted, got in recent)
