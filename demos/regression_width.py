@@ -31,7 +31,9 @@ budget = 60 if "--quick" in sys.argv else 150
 with cbook.get_sample_data("jacksboro_fault_dem.npz") as dem:
     elevation = np.asarray(dem["elevation"], dtype=float)
     east = np.linspace(dem["xmin"], dem["xmax"], elevation.shape[1])
-    north = np.linspace(dem["ymax"], dem["ymin"], elevation.shape[0])
+    # The first row is the northernmost.
+    latitudes = sorted((float(dem["ymin"]), float(dem["ymax"])))
+    north = np.linspace(latitudes[1], latitudes[0], elevation.shape[0])
 where = np.stack(np.meshgrid(east, north), axis=-1).reshape(-1, 2)
 heights = elevation.ravel()
 
@@ -91,6 +93,7 @@ for ax, data, title in (
 ):
     image = ax.imshow(data, extent=extent, cmap="terrain", vmin=elevation.min(), vmax=elevation.max(), aspect="auto")
     ax.set_title(title)
+    ax.locator_params(nbins=4)
 figure.colorbar(image, ax=axes[:2], shrink=0.9)
 dims, estimates, errors = np.array(rows).T
 axes[2].loglog(dims, estimates, "o-", color=plotting.BLUE, markersize=4, label="estimate")
