@@ -115,7 +115,7 @@ def grow(data: Data, adaptive: bool = True) -> Path:
         final = space == last
         # The last level is solved to where its own estimate would not see the difference, all others to a tenth of
         # the error that the level before was estimated to have.
-        tolerance = (0.01 if final else 0.1) * previous.total if previous else fem.relative(1e-2)
+        tolerance = (1e-3 if final else 0.1) * previous.total if previous else fem.relative(1e-2)
         result = fem.gauss_newton(J, x, tolerance, state=state, max_steps=FINAL_STEPS if final else LEVEL_STEPS)
         path.append((space.dim, data.error(space, result.x)))
         if final:
