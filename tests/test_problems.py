@@ -148,7 +148,9 @@ def test_conditions_of_the_reference_problem():
     problem = regression(100.0 + 7.0 * INPUTS, TARGETS * [3.0, 1e-4] - 8.0)
     reference = problem.ansatz.reference(problem.inputs)
     assert reference.min(axis=0) == pytest.approx([-1.0, -1.0]) and reference.max(axis=0) == pytest.approx([1.0, 1.0])
-    data = problem.quadrature.data
+    # The quadrature keeps the user's units; the law sees targets of mean 0 and deviation 1.
+    assert np.array_equal(problem.quadrature.data, problem.targets)
+    data = (problem.quadrature.data - problem.ansatz.output_shift) / problem.ansatz.output_scale
     assert data.mean(axis=0) == pytest.approx([0.0, 0.0], abs=1e-10)
     assert data.std(axis=0) == pytest.approx([1.0, 1.0], rel=1e-10)
     assert problem.on(PAIR).value(np.zeros(PAIR.dim)) == pytest.approx(1.0, rel=1e-10)

@@ -203,6 +203,11 @@ def run(function: Function, seed: int) -> Run:
     return Run(path, seconds, guarded(lambda: random_features(data)), uniform, guarded(lambda: scratch(data)))
 
 
+def quantile(values: Array, level: float) -> float:
+    """Return a quantile that is one of the values: the worse one where two are as near, so that infinity may occur."""
+    return float(np.quantile(values, level, method="higher"))
+
+
 def report(name: str, runs: list[Run]) -> dict[str, float | str | int]:
     """Print the table and return the keys of the JSON line."""
     function = FUNCTIONS[name]
@@ -216,9 +221,9 @@ def report(name: str, runs: list[Run]) -> dict[str, float | str | int]:
         "final size from scratch": np.array([r.scratch for r in runs]),
     }
     for label, values in rows.items():
-        lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75), method="inverted_cdf")
+        lower, median, upper = (quantile(values, level) for level in (0.25, 0.5, 0.75))
         print(f"{label:28s} {lower:9.1e} {median:9.1e} {upper:9.1e}")
-    ratio = float(np.median([r.ratio for r in runs]))
+    ratio = quantile(np.array([r.ratio for r in runs]), 0.5)
     reached = f"{ratio:.2f}" if math.isfinite(ratio) else "not reached"
     print(f"goal: median {function.goal:.0e}; coefficients at the best ablation's error, relative: {reached}")
     levels = " ".join(f"{dim}:{error:.1e}" for dim, error in runs[0].path)
@@ -226,13 +231,13 @@ def report(name: str, runs: list[Run]) -> dict[str, float | str | int]:
     return {
         "function": name,
         "seeds": len(runs),
-        "median_test_mse": float(np.median(errors)),
-        "upper_quartile_test_mse": float(np.quantile(errors, 0.75, method="inverted_cdf")),
+        "median_test_mse": quantile(errors, 0.5),
+        "upper_quartile_test_mse": quantile(errors, 0.75),
         "median_dim": float(np.median([r.path[-1][0] for r in runs])),
         "median_seconds": float(np.median([r.seconds for r in runs])),
-        "random_features_mse": float(np.median(rows["random features"])),
-        "uniform_mse": float(np.median(rows["uniform refinement"])),
-        "scratch_mse": float(np.median(rows["final size from scratch"])),
+        "random_features_mse": quantile(rows["random features"], 0.5),
+        "uniform_mse": quantile(rows["uniform refinement"], 0.5),
+        "scratch_mse": quantile(rows["final size from scratch"], 0.5),
         # JSON knows no infinity: null says that the ablation's error was not reached.
         "dim_ratio_at_best_ablation": ratio if math.isfinite(ratio) else None,
     }
