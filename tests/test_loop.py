@@ -97,3 +97,47 @@ def test_the_demos_run(demo, tmp_path):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout
+
+
+@pytest.mark.parametrize("hidden", [(4,), (4, 4), (5, 3, 4)])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_networks_of_any_depth_grow_and_every_level_improves(hidden, outputs):
+    points = np.random.default_rng(0).uniform(-1.0, 1.0, (80, 2))
+    wave = np.sin(3.0 * points[:, 0]) + points[:, 1]
+    problem = fem.Regression(points, np.column_stack([wave, wave**2])[:, :outputs])
+    space = fem.FeedforwardSpace(2, hidden, outputs)
+    x, values = space.initial(seed=0), []
+    for _ in range(3):
+        J = problem.on(space)
+        result = fem.gauss_newton(J, x, fem.relative(1e-2), max_steps=8)
+        values.append(result.value)
+        estimate = fem.hierarchical(J, result.x, fem.ridge_candidates(space, problem.quadrature, seed=0, count=60))
+        marked = fem.dorfler(estimate.indicators, theta=0.7)
+        space, P = fem.widen(space, estimate.cells[marked])
+        assert problem.on(space).value(P(result.x)) == pytest.approx(J.value(result.x), rel=1e-9, abs=1e-20)
+        x = P(result.x)
+    assert values[2] <= values[1] <= values[0]
+
+
+@pytest.mark.parametrize("case", ["constant target", "constant feature", "duplicated feature", "two samples"])
+def test_degenerate_data_simply_work(case):
+    points = np.random.default_rng(0).uniform(-1.0, 1.0, (40, 2))
+    targets = np.sin(2.0 * points[:, 0])
+    if case == "constant target":
+        targets = np.full(40, 7.0)
+    elif case == "constant feature":
+        points = np.column_stack([points, np.ones(40)])
+    elif case == "duplicated feature":
+        points = np.column_stack([points, points])
+    else:
+        points, targets = points[:2], targets[:2]
+    problem = fem.Regression(points, targets)
+    space = fem.FeedforwardSpace(points.shape[1], (4,), 1)
+    x = space.initial(seed=0)
+    for _ in range(2):
+        result = fem.gauss_newton(problem.on(space), x, fem.relative(1e-3), max_steps=20)
+        estimate = fem.hierarchical(problem.on(space), result.x, fem.ridge_candidates(space, problem.quadrature))
+        space, P = fem.widen(space, estimate.cells[fem.dorfler(estimate.indicators)])
+        x = P(result.x)
+    assert np.isfinite(estimate.total)
+    assert np.abs(problem.solution(space, x)(points)[:, 0] - targets).max() < 0.1

@@ -201,7 +201,9 @@ def _enriched(functional: Functional, x: Array, neurons: Sequence[Neuron]) -> tu
     assert isinstance(space, FeedforwardSpace)
     fine, transfer = widen(space, neurons)
     numbers = _numbers(space, neurons)
-    outgoing = [fine.outgoing(n.layer, k) for n, k in zip(neurons, numbers, strict=True)]
+    # Read by the present neurons of the next layer alone, not by its candidates.
+    readers = [space.blocks[neuron.layer + 1].rows for neuron in neurons]
+    outgoing = [fine.outgoing(n.layer, k)[:r] for n, k, r in zip(neurons, numbers, readers, strict=True)]
     return functional.on(space=fine, transfer=transfer), transfer(x), outgoing
 
 
@@ -221,7 +223,11 @@ def _polished(functional: Functional, x: Array, neurons: Sequence[Neuron], steps
     coarse, fine = functional.space, wide.space
     assert isinstance(coarse, FeedforwardSpace) and isinstance(fine, FeedforwardSpace)
     numbers = _numbers(coarse, neurons)
-    incoming = [fine.incoming(n.layer, k) for n, k in zip(neurons, numbers, strict=True)]
+    incoming = []
+    for neuron, number in zip(neurons, numbers, strict=True):
+        place = fine.incoming(neuron.layer, number)
+        # A new neuron reads the present ones of the layer before: any subset of the new ones may be refined.
+        incoming.append(np.append(place[: coarse.blocks[neuron.layer].columns], place[-1]))
     outer = fine.condensable
     rest = np.setdiff1d(np.concatenate([*incoming, *outgoing]), outer)
     free = np.concatenate([outer.ravel(), rest])
