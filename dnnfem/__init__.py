@@ -22,7 +22,7 @@ _public = {
     "plotting": (),
     "problems": ("Regression", "Solution"),
     "quadrature": ("Quadrature",),
-    "records": ("Decision", "Estimate", "Result", "Snapshot", "State", "Status", "Step", "relative"),
+    "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
     "refinement": ("coarsen", "insert_layer", "ridge_candidates", "widen"),
     "solvers": ("gauss_newton", "trust_region"),
     "spaces": ("FeedforwardSpace", "Hierarchy", "Transfer"),
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from dnnfem.records import (
         Decision as Decision,
         Estimate as Estimate,
+        Interrupted as Interrupted,
         Result as Result,
         Snapshot as Snapshot,
         State as State,

@@ -24,7 +24,7 @@ class Status(enum.Enum):
 
     CONVERGED = "converged: the estimated algebraic error is below the tolerance"
     STATIONARY = "converged: the dual norm of the derivative is below the tolerance"
-    EXHAUSTED = "stopped: the decrease of the value has reached rounding level"
+    EXHAUSTED = "stopped: what could still be gained is lost in rounding although the tolerance is not met"
     STAGNATED = "stopped: the steps no longer reduce the value although the tolerance is not met"
     STEP_LIMIT = "stopped: the limit on the number of steps was reached"
     TIME_LIMIT = "stopped: the limit on the time was reached"
@@ -34,12 +34,12 @@ class Status(enum.Enum):
     @property
     def converged(self) -> bool:
         """Whether the goal of the solve was met."""
-        return self in (Status.CONVERGED, Status.STATIONARY, Status.EXHAUSTED)
+        return self in (Status.CONVERGED, Status.STATIONARY)
 
     @property
     def final(self) -> bool:
         """Whether going on from here with larger limits would change nothing."""
-        return self.converged or self in (Status.STAGNATED, Status.NOT_FINITE)
+        return self.converged or self in (Status.EXHAUSTED, Status.STAGNATED, Status.NOT_FINITE)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Result:
 
     @property
     def value(self) -> float:
-        """The value of the functional at `x`."""
+        """What was minimized, at `x`; where coefficients were condensed, with the tiny penalty of `dnnfem.condense`."""
         return float(self.steps[-1].value)
 
     def __str__(self) -> str:
@@ -204,6 +204,17 @@ class Result:
             f"{self.status.value} ({last.number} steps, value {last.value:.5e}, algebraic {self.algebraic:.2e}, "
             f"work {last.work:.1f}, {last.seconds:.2f} s)"
         )
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user has stopped a solve; `result` is where it stood, and what the observer was shown last.
+
+    It ends a script like any `KeyboardInterrupt`; who catches it has a usable `Result`.
+    """
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(str(result))
+        self.result = result
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ def subset(draw, n):
     return np.array(draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n)), dtype=np.int64)
 
 
+def moved(system, d):
+    """Return the system after a correction."""
+    return DenseLeastSquares(system.matrix, system.residual + system.matrix @ d)
+
+
 def best(matrix, residual):
     """Return ``min |r + A d|^2 / 2`` by a dense solve with scaled columns."""
     if matrix.shape[1] == 0:
@@ -59,18 +64,18 @@ def test_value_derivative_and_curvature_are_those_of_half_the_square(system):
 @given(systems(), st.data())
 def test_a_solve_reaches_the_minimum_over_its_columns(system, data):
     columns = subset(data.draw, system.shape[1])
-    correction = system.solve(columns)
+    correction, after = system.solve(columns)
     assert correction.shape == columns.shape
     d = np.zeros(system.shape[1])
     d[columns] = correction
-    value = system.moved(d).value
-    assert value == pytest.approx(best(system.matrix[:, columns], system.residual), rel=1e-9, abs=1e-12)
+    assert after.value == pytest.approx(moved(system, d).value, rel=1e-12)
+    assert after.value == pytest.approx(best(system.matrix[:, columns], system.residual), rel=1e-9, abs=1e-12)
 
 
 def test_a_solve_of_full_rank_is_that_of_lstsq():
     random = np.random.default_rng(0)
     a, r = random.standard_normal((9, 4)), random.standard_normal(9)
-    d = DenseLeastSquares(a, r).solve(np.arange(4))
+    d = DenseLeastSquares(a, r).solve(np.arange(4))[0]
     assert d == pytest.approx(np.linalg.lstsq(a, -r, rcond=None)[0], rel=1e-12)
 
 
@@ -79,7 +84,7 @@ def test_dependent_columns_do_not_get_large_coefficients():
     a = random.standard_normal((9, 4))
     a[:, 1] = a[:, 0] * (1 + 1e-16)
     a[:, 2] = a[:, 0] + a[:, 3]
-    d = DenseLeastSquares(a, random.standard_normal(9)).solve(np.arange(4))
+    d = DenseLeastSquares(a, random.standard_normal(9)).solve(np.arange(4))[0]
     assert np.count_nonzero(d) == 2 and np.abs(d).max() < 10.0
 
 
@@ -96,7 +101,7 @@ def test_elimination_is_minimization_over_the_eliminated_columns(system, data):
         full[rest] = d
         expected = best(system.matrix[:, columns], system.residual + system.matrix @ full)
         scale = 1.0 + 0.5 * np.sum((system.matrix @ full) ** 2)
-        assert reduced.moved(d).value == pytest.approx(expected, rel=1e-9, abs=1e-11 * scale)
+        assert moved(reduced, d).value == pytest.approx(expected, rel=1e-9, abs=1e-11 * scale)
 
 
 @given(systems(), st.data())
@@ -131,7 +136,7 @@ def test_groups_that_repeat_a_matrix_are_eliminated_with_one_factorization(featu
     assert together.value == pytest.approx(flat.value, rel=1e-10, abs=1e-13)
     assert together.derivative == pytest.approx(flat.derivative, rel=1e-9, abs=1e-11)
     assert together.curvature(eye) == pytest.approx(flat.curvature(eye), rel=1e-9, abs=1e-11)
-    assert system.solve(place).ravel() == pytest.approx(system.solve(place.ravel()), rel=1e-8, abs=1e-10)
+    assert system.solve(place)[0].ravel() == pytest.approx(system.solve(place.ravel())[0], rel=1e-8, abs=1e-10)
 
 
 def test_groups_that_share_rows_or_differ_are_eliminated_together():
@@ -144,9 +149,7 @@ def test_groups_that_share_rows_or_differ_are_eliminated_together():
         assert len(Elimination.of(matrix, place).rows) == 1
         system = DenseLeastSquares(matrix, random.standard_normal(8))
         assert system.condensed(place).value == pytest.approx(best(matrix, system.residual), rel=1e-12)
-        assert system.moved(system.solve(place).ravel()).value == pytest.approx(
-            best(matrix, system.residual), rel=1e-12
-        )
+        assert system.solve(place)[1].value == pytest.approx(best(matrix, system.residual), rel=1e-12)
 
 
 @given(systems(rows=(6, 9)), st.data())
@@ -167,15 +170,15 @@ def test_systems_are_stacked_scaled_transformed_and_moved_like_the_sums_of_squar
         return 0.5 * np.sum((system.residual + system.matrix @ d) ** 2)
 
     both = first + factor * second
-    assert both.moved(d).value == pytest.approx(value(first) + factor * value(second), rel=1e-12, abs=1e-14)
+    assert moved(both, d).value == pytest.approx(value(first) + factor * value(second), rel=1e-12, abs=1e-14)
     transfer = np.array([[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]])
     e = np.array([0.7, -0.2])
     for form in (transfer, sp.csr_array(transfer)):
-        assert (first @ form).moved(e).value == pytest.approx(value(first, transfer @ e), rel=1e-10, abs=1e-13)
+        assert moved(first @ form, e).value == pytest.approx(value(first, transfer @ e), rel=1e-10, abs=1e-13)
     assert np.array_equal(first[np.array([2, 0])].matrix, first.matrix[:, [2, 0]])
     ridged = first.ridge(np.array([2, 0]), factor, np.array([1.0, -2.0]))
     penalty = 0.5 * factor * ((1.0 + d[2]) ** 2 + (-2.0 + d[0]) ** 2)
-    assert ridged.moved(d).value == pytest.approx(value(first) + penalty, rel=1e-12, abs=1e-14)
+    assert moved(ridged, d).value == pytest.approx(value(first) + penalty, rel=1e-12, abs=1e-14)
     assert first.lengths == pytest.approx(np.sqrt(np.sum(first.matrix**2, axis=0)))
     assert first.value == pytest.approx(0.5 * np.sum(first.residual**2))
 
@@ -208,7 +211,7 @@ def test_trust_region_steps_satisfy_the_optimality_conditions(name, system, expo
     else:
         assert norm.norm(d) == pytest.approx(radius, rel=1e-8)
         assert model.multiplier > 0.0 or radius > 0.999 * full.length
-    assert model.decrease == pytest.approx(system.value - system.moved(d).value, rel=1e-7, abs=1e-12 * system.value)
+    assert model.decrease == pytest.approx(system.value - moved(system, d).value, rel=1e-7, abs=1e-12 * system.value)
     assert model.decrease >= 0.0
 
 
@@ -258,7 +261,7 @@ def test_a_zero_matrix_and_a_system_without_rows_have_nothing_to_offer(capfd):
         system = DenseLeastSquares(np.zeros((rows, 2)), np.ones(rows))
         columns = np.arange(2)
         assert system.steps(Euclidean(Coordinates(2)))(1.0).step.tolist() == [0.0, 0.0]
-        assert not system.solve(columns).any() and not system.candidates(columns).score().any()
+        assert not system.solve(columns)[0].any() and not system.candidates(columns).score().any()
         assert system.candidates(columns).select(2)[0].size == 0
         assert not system.normal_solve(columns, np.ones(2)).any()
         assert system.leverage().tolist() == [0.0] * rows
@@ -336,7 +339,7 @@ def test_leverage_gives_the_leave_one_out_residuals():
     random = np.random.default_rng(0)
     a, r = random.standard_normal((8, 3)), random.standard_normal(8)
     system = DenseLeastSquares(a, r)
-    fitted = r + a @ system.solve(np.arange(3))
+    fitted = r + a @ system.solve(np.arange(3))[0]
     for k in range(8):
         keep = np.arange(8) != k
         without = np.linalg.lstsq(a[keep], -r[keep], rcond=None)[0]
@@ -353,9 +356,37 @@ def test_a_system_keeps_what_it_was_made_of():
         system.solve,
         lambda c: system.candidates(c).score(),
         lambda c: system.candidates(c).select(2),
-        lambda c: system.moved(np.ones(5)),
+        system.solve,
     ):
         use(columns)
     system.steps(Euclidean(Coordinates(5)))(0.1)
     system.leverage()
     assert np.array_equal(system.matrix, a) and np.array_equal(system.residual, r)
+
+
+@given(systems(rows=(8, 12), columns=(5, 5)), st.floats(1e-2, 10.0))
+def test_degrees_of_freedom_are_traces_of_hat_matrices_over_the_data(system, weight):
+    penalized = system.ridge(np.arange(5), weight, np.zeros(5))
+    assert penalized.samples == system.samples == system.shape[0]
+
+    def trace(columns):
+        a = system.matrix[:, columns]
+        return np.trace(a @ np.linalg.solve(a.T @ a + weight * np.eye(len(columns)), a.T))
+
+    base, added = penalized.candidates(np.array([3, 4])).joint().freedom
+    assert base == pytest.approx(trace(np.arange(3)), rel=1e-8, abs=1e-9)
+    assert base + added == pytest.approx(trace(np.arange(5)), rel=1e-8, abs=1e-9)
+
+
+def test_schur_roots_are_the_curvature_when_all_others_react():
+    random = np.random.default_rng(0)
+    a = random.standard_normal((12, 6)) * np.geomspace(1e-3, 1e3, 6)
+    groups = [np.array([0]), np.array([1, 4]), np.array([5, 2, 3])]
+    roots = DenseLeastSquares(a, random.standard_normal(12)).schur_roots(groups, 1e-20)
+    hessian = a.T @ a
+    for group, root in zip(groups, roots, strict=True):
+        rest = np.setdiff1d(np.arange(6), group)
+        coupling = hessian[np.ix_(group, rest)]
+        expected = hessian[np.ix_(group, group)] - coupling @ np.linalg.solve(hessian[np.ix_(rest, rest)], coupling.T)
+        scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+        assert (root.T @ root / scale) == pytest.approx(expected / scale, rel=1e-8, abs=1e-8)

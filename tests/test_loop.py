@@ -113,10 +113,12 @@ def test_networks_of_any_depth_grow_and_every_level_improves(hidden, outputs):
         values.append(result.value)
         estimate = fem.hierarchical(J, result.x, fem.ridge_candidates(space, problem.quadrature, seed=0, count=60))
         marked = fem.dorfler(estimate.indicators, theta=0.7)
+        if not len(marked):
+            break
         space, P = fem.widen(space, estimate.cells[marked])
         assert problem.on(space).value(P(result.x)) == pytest.approx(J.value(result.x), rel=1e-9, abs=1e-20)
         x = P(result.x)
-    assert values[2] <= values[1] <= values[0]
+    assert len(values) >= 2 and values == sorted(values, reverse=True)
 
 
 @pytest.mark.parametrize("case", ["constant target", "constant feature", "duplicated feature", "two samples"])
@@ -137,7 +139,13 @@ def test_degenerate_data_simply_work(case):
     for _ in range(2):
         result = fem.gauss_newton(problem.on(space), x, fem.relative(1e-3), max_steps=20)
         estimate = fem.hierarchical(problem.on(space), result.x, fem.ridge_candidates(space, problem.quadrature))
-        space, P = fem.widen(space, estimate.cells[fem.dorfler(estimate.indicators)])
-        x = P(result.x)
+        x, marked = result.x, fem.dorfler(estimate.indicators)
+        if not len(marked):
+            break
+        space, P = fem.widen(space, estimate.cells[marked])
+        x = P(x)
     assert np.isfinite(estimate.total)
-    assert np.abs(problem.solution(space, x)(points)[:, 0] - targets).max() < 0.1
+    assert (
+        np.abs(problem.solution(*((space, x) if len(marked) else (space, result.x)))(points)[:, 0] - targets).max()
+        < 0.1
+    )

@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from dnnfem.estimators import removal
-from dnnfem.estimators.removal import DAMPING
-from dnnfem.functionals import Tikhonov, from_callables
+from dnnfem.functionals import Tikhonov
 from dnnfem.kernels.reference import evaluate
 from dnnfem.norms import Euclidean
 from dnnfem.problems import Regression
 from dnnfem.quadrature import Quadrature
 from dnnfem.refinement import coarsen, insert_layer, ridge_candidates, widen
-from dnnfem.solvers import gauss_newton
+from dnnfem.refinement.width import cost, readers
 from dnnfem.spaces import FeedforwardSpace
 from dnnfem.spaces.feedforward import HIDDEN_ACTIVATIONS, Neuron
 from dnnfem.testing import check_refinement
@@ -51,7 +49,7 @@ def spaces(draw):
 @given(spaces(), st.integers(0, 1000), st.data())
 def test_widening_any_layers_at_once_keeps_the_function(space, seed, data):
     plain = [n for n, r in enumerate(space.residual) if not r]
-    layers = data.draw(st.lists(st.sampled_from(plain), max_size=5))
+    layers = data.draw(st.lists(st.sampled_from(plain), min_size=1, max_size=5))
     fine, transfer = widen(space, neurons(space, layers, seed))
     check_refinement(space, fine, transfer, scattered(space, seed), seed)
     assert sum(fine.hidden[n] for n in plain) == sum(space.hidden[n] for n in plain) + len(layers)
@@ -106,10 +104,32 @@ def test_widening_takes_its_residual_group_along():
     check_refinement(MIXED, fine, transfer, scattered(MIXED))
 
 
-def test_widening_by_nothing_changes_nothing():
-    fine, transfer = widen(MIXED, [])
-    assert fine == MIXED
-    assert np.array_equal(transfer(scattered(MIXED)), scattered(MIXED))
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+def test_an_inserted_layer_can_be_trained(activation):
+    points = np.random.default_rng(0).uniform(-1.0, 1.0, (20, 2))
+    space = FeedforwardSpace(2, (3,), 1, activation)
+    fine, transfer = insert_layer(space, 1)
+    derivative = Regression(points, np.sin(points[:, 0])).on(fine).linearize(transfer(scattered(space))).derivative
+    new = fine.blocks[1]
+    assert np.abs(derivative[new.start : new.stop]).min() > 1e-4
+
+
+@given(spaces(), st.data())
+def test_the_cost_of_a_neuron_is_the_change_of_the_dimension(space, data):
+    layer = data.draw(st.sampled_from([n for n, r in enumerate(space.residual) if not r]))
+    fine, _ = widen(space, neurons(space, [layer]))
+    assert cost(space, layer) == fine.dim - space.dim == -cost(fine, layer, -1)
+
+
+@given(spaces(), st.integers(0, 100), st.data())
+def test_a_neuron_that_nobody_reads_does_not_matter(space, seed, data):
+    layer = data.draw(st.sampled_from([n for n, r in enumerate(space.residual) if not r]))
+    neuron = data.draw(st.integers(0, space.hidden[layer] - 1))
+    x, points = scattered(space, seed), np.random.default_rng(seed).uniform(-1.0, 1.0, (5, 2))
+    x[readers(space, layer, neuron)] = 0.0
+    other = x.copy()
+    other[space.incoming(layer, neuron)] += 1.0
+    assert np.array_equal(*[evaluate(space.program, c, points)[frozenset()][0] for c in (x, other)])
 
 
 def test_refinement_keeps_the_functional(vector_problem, vector_space):
@@ -264,48 +284,3 @@ def test_candidates_refuse_what_does_not_fit(scalar_problem):
         ridge_candidates(MIXED, quadrature, layers=[1])
     with pytest.raises(ValueError, match="^seed: got -1"):
         ridge_candidates(MIXED, quadrature, seed=-1).draw(lambda p: p, scattered(MIXED))
-
-
-def test_removal_is_the_rise_of_the_linearized_problem_when_all_others_react(scalar_problem, space):
-    functional = scalar_problem.on(space)
-    x = gauss_newton(functional, space.initial(1), max_steps=60).x
-    estimate = removal(functional, x)
-    assert estimate.cells.tolist() == [[0, k] for k in range(4)]
-    matrix = functional.linearize(x).system().matrix
-    damping = np.sqrt(DAMPING * np.sum(matrix**2) / space.dim)
-    matrix = np.concatenate([matrix, damping * np.eye(space.dim)])
-    for (layer, neuron), indicator in zip(estimate.cells, estimate.indicators, strict=True):
-        rows = space.outgoing(layer, neuron)
-        others = np.setdiff1d(np.arange(space.dim), rows)
-        load = -matrix[:, rows] @ x[rows]
-        best = np.linalg.lstsq(matrix[:, others], -load, rcond=None)[0]
-        rise = 0.5 * np.sum((load + matrix[:, others] @ best) ** 2)
-        assert indicator == pytest.approx(np.sqrt(2.0 * rise), rel=1e-4)
-
-
-def test_removing_one_of_two_equal_neurons_costs_nothing(scalar_problem, space):
-    x = scattered(space)
-    x[space.incoming(0, 1)] = x[space.incoming(0, 0)]
-    functional = scalar_problem.on(space)
-    estimate = removal(functional, x)
-    # The other one takes over: two coefficients move by the outgoing weight, and only the damping resists.
-    mean = np.trace(functional.linearize(x).curvature(np.eye(space.dim))) / space.dim
-    for neuron in (0, 1):
-        bound = np.sqrt(2.0 * DAMPING * mean) * np.abs(x[space.outgoing(0, neuron)][0])
-        assert 0.0 < estimate.indicators[neuron] <= 1.01 * bound
-    assert estimate.total == estimate.indicators.min() == estimate.parts["cheapest"]
-    assert estimate.cost.tolist() == [-4.0] * 4
-
-
-def test_removal_skips_residual_layers_and_counts_all_readers(vector_problem):
-    space = FeedforwardSpace(2, (3, 3), 2, residual=(False, True))
-    estimate = removal(vector_problem.on(space), scattered(space))
-    assert estimate.cells.tolist() == [[0, 0], [0, 1], [0, 2]]
-    coarse, _ = coarsen(space, estimate.cells[:1])
-    assert coarse.hidden == (2, 2)
-
-
-def test_removal_needs_a_network():
-    functional = from_callables(1, residual=lambda x: x, jacobian=lambda x: np.eye(1))
-    with pytest.raises(ValueError, match="^functional: got one on.*expected a FeedforwardSpace"):
-        removal(functional, np.zeros(1))

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from dnnfem.functionals import Composed, Functional, Integral, LeastSquaresSystem, Scaled, Sum
 from dnnfem.records import Array, Estimate, Index
-from dnnfem.refinement.width import embed, widen
+from dnnfem.refinement.width import cost, embed, readers, widen
 from dnnfem.solvers import gauss_newton
 from dnnfem.spaces import FeedforwardSpace, Transfer
 from dnnfem.spaces.feedforward import Neuron
@@ -54,8 +54,9 @@ def hierarchical(
     2. The total comes from one joint solve of this enriched system.  What re-solving the old coefficients gains is the
        algebraic part.  With the Schur complement ``S`` and the derivative ``g`` of the candidates after that, the width
        part is ``g^T S^-1 g``, less what as many coefficients would gain from noise alone: ``k sigma^2`` for ``k`` new
-       ranks, with ``sigma^2`` from what the joint solve leaves per degree of freedom.  The sampling part is the error
-       that this noise has caused in the present coefficients, ``sigma^2`` times their rank.  The squares add up.
+       degrees of freedom, with ``sigma^2`` from what the joint solve leaves per degree of freedom.  The sampling part
+       is the error that this noise has caused in the present coefficients, ``sigma^2`` times their degrees of freedom.
+       The squares add up.  Degrees of freedom are traces of hat matrices over the data: ranks, without penalties.
     3. For marking, candidates are chosen one after another with re-projection (orthogonal matching pursuit); these
        local gains are not additive and serve as indicators alone.
     4. The chosen ones are polished: a few Gauss-Newton steps in their own coefficients, and in those of the output
@@ -110,9 +111,9 @@ def hierarchical(
     neurons = _polished(functional, x, [pool[k] for k in order], polish) if order else []
     cells = np.empty(len(neurons), dtype=object)
     cells[:] = neurons
-    cost = [float(len(n.weights) + 1 + space.blocks[n.layer + 1].rows) for n in neurons]
+    costs = np.array([float(cost(space, neuron.layer)) for neuron in neurons])
     parts = {"candidates": float(len(pool)), **parts}
-    return Estimate(QUANTITY, cells, np.sqrt(2.0 * gains), total, parts=parts, cost=np.array(cost))
+    return Estimate(QUANTITY, cells, np.sqrt(2.0 * gains), total, parts=parts, cost=costs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,21 +140,20 @@ def _linearized(functional: Functional, x: Array, pool: Sequence[Neuron]) -> Enr
 def _joint(enriched: Enriched) -> tuple[float, dict[str, float]]:
     """Return the total of the joint solve and its parts."""
     system, groups = enriched.system, enriched.groups
-    rows = system.shape[0]
-    room = max(rows - (system.shape[1] - sum(len(g) for g in groups)), 0) * SHARE
+    old = np.arange(groups[0][0])
+    room = max(system.samples - len(old), 0) * SHARE
     stride = max(1, math.ceil(sum(len(g) for g in groups) / max(room, 1.0)))
     chosen = np.concatenate(groups[::stride])
-    old = np.arange(groups[0][0])
     joint = system[np.concatenate([old, chosen])].candidates(len(old) + np.arange(len(chosen))).joint()
-    base, added = joint.ranks
-    variance = 2.0 * joint.remaining / max(rows - base - added, 1)
+    base, added = joint.freedom
+    variance = 2.0 * joint.remaining / max(system.samples - base - added, 1.0)
     width = max(2.0 * joint.gain - added * variance, 0.0)
     algebraic, sampling = 2.0 * joint.present, variance * base
     return math.sqrt(width + algebraic + sampling), {
         "width": math.sqrt(width),
         "algebraic": math.sqrt(algebraic),
         "sampling": math.sqrt(sampling),
-        "noise": math.sqrt(variance * rows),
+        "noise": math.sqrt(variance * system.samples),
     }
 
 
@@ -201,9 +201,8 @@ def _enriched(functional: Functional, x: Array, neurons: Sequence[Neuron]) -> tu
     assert isinstance(space, FeedforwardSpace)
     fine, transfer = widen(space, neurons)
     numbers = _numbers(space, neurons)
-    # Read by the present neurons of the next layer alone, not by its candidates.
-    readers = [space.blocks[neuron.layer + 1].rows for neuron in neurons]
-    outgoing = [fine.outgoing(n.layer, k)[:r] for n, k, r in zip(neurons, numbers, readers, strict=True)]
+    # Read by the present neurons of later layers alone, not by their candidates.
+    outgoing = [readers(fine, n.layer, k, present=space) for n, k in zip(neurons, numbers, strict=True)]
     return functional.on(space=fine, transfer=transfer), transfer(x), outgoing
 
 

@@ -291,9 +291,18 @@ class TikhonovLinearization:
         return np.asarray(np.sqrt(self.alpha) * self.norm.root() @ self.difference)
 
     def system(self, columns: Index | None = None) -> DenseLeastSquares:
-        """Rows ``sqrt(alpha) L^T``, restricted to `columns`."""
-        root = np.sqrt(self.alpha) * self.norm.root()
-        return DenseLeastSquares(root if columns is None else root[:, columns], root @ self.difference)
+        """Rows ``sqrt(alpha) L^T``; for some columns those of the norm restricted to them, and a row for the rest."""
+        root = np.sqrt(self.alpha)
+        if columns is None:
+            matrix, residual = root * self.norm.root(), self.residual()
+        else:
+            norm = self.norm.restricted(columns)
+            load = self.norm.apply(self.difference)[columns]
+            residual = root * norm.whiten(load[None])[0]
+            rest = np.sqrt(max(2.0 * self.value - float(residual @ residual), 0.0))
+            matrix = np.vstack([root * norm.root(), np.zeros(len(columns))])
+            residual = np.append(residual, rest)
+        return DenseLeastSquares(matrix, residual, penalties=np.arange(len(residual)))
 
 
 @dataclass(frozen=True, eq=False)

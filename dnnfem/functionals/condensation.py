@@ -95,9 +95,8 @@ class CondensedLinearization:
         zero = np.zeros(c.outer.size)
         columns = np.arange(c.outer.size)
         system = _system(c.functional.linearize(c.merge(zero, self.x)), c.outer.ravel()).ridge(columns, c.ridge, zero)
-        correction = system.solve(columns.reshape(c.outer.shape)).ravel()
-        # The residual of what was computed, rounding included, not that of exact arithmetic.
-        return correction, system.moved(correction)
+        correction, after = system.solve(columns.reshape(c.outer.shape))
+        return correction.ravel(), after
 
     @property
     def value(self) -> float:
@@ -105,8 +104,10 @@ class CondensedLinearization:
         return self._eliminated[1].value
 
     def residual(self) -> Array | None:
-        """The residual at ``(c(y), y)``."""
-        return self._eliminated[1].residual
+        """The residual at ``(c(y), y)``, and that of the tiny penalty."""
+        residual = self.full.residual()
+        assert residual is not None
+        return np.concatenate([residual, np.sqrt(self.condensed.ridge) * self._eliminated[0]])
 
     @cached_property
     def full(self) -> Linearization:

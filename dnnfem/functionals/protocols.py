@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -78,6 +79,12 @@ class Norm(ABC):
         """Return the length ``sqrt(g M^-1 g)`` of a dual vector."""
         return float(np.sqrt(max(float(g @ self.riesz(g)), 0.0)))
 
+    def restricted(self, columns: Index) -> Norm:
+        """Return the norm on the coefficients `columns`, all others zero."""
+        unit = np.zeros((len(columns), self.dim))
+        unit[np.arange(len(columns)), columns] = 1.0
+        return MatrixNorm(np.column_stack([self.apply(e)[columns] for e in unit]))
+
     @cached_property
     def _cholesky(self) -> Array:
         matrix = np.column_stack([self.apply(e) for e in np.eye(self.dim)])
@@ -94,6 +101,26 @@ class Norm(ABC):
     def unwhiten(self, y: Array) -> Array:
         """Return ``inv(L).T @ y``, primal, for y (dim,) or (dim, k)."""
         return np.asarray(scipy.linalg.solve_triangular(self._cholesky, y, lower=True, trans="T"))
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixNorm(Norm):
+    """A norm with a dense matrix, symmetric and positive definite, shape (dim, dim)."""
+
+    matrix: Array
+
+    @property
+    def dim(self) -> int:
+        """Number of coefficients."""
+        return len(self.matrix)
+
+    def apply(self, v: Array) -> Array:
+        """Return ``M v``, dual."""
+        return self.matrix @ v
+
+    def riesz(self, g: Array) -> Array:
+        """Return ``M^-1 g``, primal."""
+        return np.asarray(scipy.linalg.cho_solve((self._cholesky, True), g))
 
 
 Metric = Norm | Callable[[Space, Linearization], Norm]

@@ -6,10 +6,11 @@ digits of a fit are not lost to the square of its condition number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import scipy.linalg
 from scipy.linalg import lapack
 
 from dnnfem.kernels.orthogonal import Elimination, Factor
@@ -31,16 +32,24 @@ class DenseLeastSquares:
         ``r``.
     elimination : Elimination, optional
         If columns were eliminated: how residual vectors of the original rows are brought to the present ones.
+    penalties : int array
+        Rows that are penalties and not data; unknown (and empty) once columns were eliminated.
     """
 
     matrix: Array
     residual: Array
     elimination: Elimination | None = None
+    penalties: Index = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, coefficients)."""
         return (int(self.matrix.shape[0]), int(self.matrix.shape[1]))
+
+    @property
+    def samples(self) -> int:
+        """Rows that are data."""
+        return len(self.matrix) - len(self.penalties)
 
     @cached_property
     def value(self) -> float:
@@ -65,21 +74,22 @@ class DenseLeastSquares:
         # Columns stay contiguous: kernels write them so, and LAPACK reads them so.
         matrix = np.empty((self.shape[0] + other.shape[0], self.shape[1]), order="F")
         matrix[: self.shape[0]], matrix[self.shape[0] :] = self.matrix, other.matrix
-        return DenseLeastSquares(matrix, np.concatenate([self.residual, other.residual]))
+        penalties = np.concatenate([self.penalties, self.shape[0] + other.penalties])
+        return DenseLeastSquares(matrix, np.concatenate([self.residual, other.residual]), penalties=penalties)
 
     def __rmul__(self, factor: float) -> DenseLeastSquares:
         root = float(np.sqrt(factor))
-        return DenseLeastSquares(root * self.matrix, root * self.residual)
+        return DenseLeastSquares(root * self.matrix, root * self.residual, penalties=self.penalties)
 
     def __matmul__(self, transfer: Array) -> DenseLeastSquares:
         # Transposed, so that sparse transfers work too.
-        return DenseLeastSquares(np.asarray((transfer.T @ self.matrix.T).T), self.residual)
+        return DenseLeastSquares(np.asarray((transfer.T @ self.matrix.T).T), self.residual, penalties=self.penalties)
 
     def ridge(self, columns: Index, weight: float, values: Array) -> DenseLeastSquares:
         """Append the rows ``sqrt(weight) (c + d_c)``."""
         rows = np.zeros((len(columns), self.matrix.shape[1]))
         rows[np.arange(len(columns)), columns] = np.sqrt(weight)
-        return self + DenseLeastSquares(rows, np.sqrt(weight) * values)
+        return self + DenseLeastSquares(rows, np.sqrt(weight) * values, penalties=np.arange(len(columns)))
 
     def pull(self, residual: Array) -> Array:
         """Return ``A^T residual``."""
@@ -88,11 +98,7 @@ class DenseLeastSquares:
         return self.matrix.T @ residual
 
     def __getitem__(self, columns: Index) -> DenseLeastSquares:
-        return DenseLeastSquares(self.matrix[:, columns], self.residual, self.elimination)
-
-    def moved(self, correction: Array) -> DenseLeastSquares:
-        """Return the system after a correction."""
-        return DenseLeastSquares(self.matrix, self.residual + self.matrix @ correction)
+        return replace(self, matrix=self.matrix[:, columns])
 
     def _with_residual(self, columns: Index) -> Array:
         """Return some columns with the residual behind them, columns contiguous."""
@@ -105,9 +111,14 @@ class DenseLeastSquares:
         keep[columns.ravel()] = False
         return np.flatnonzero(keep)
 
-    def solve(self, columns: Index) -> Array:
-        """Return the correction to `columns` alone, shape of `columns`; dependent columns get zero."""
-        return -Elimination.of(self.matrix, columns).solve(self.residual).reshape(columns.shape)
+    def solve(self, columns: Index) -> tuple[Array, DenseLeastSquares]:
+        """Return the correction to `columns` alone, shape of `columns`, and the system after it.
+
+        Dependent columns get zero.  The new residual is that of what was computed, rounding included.
+        """
+        correction = -Elimination.of(self.matrix, columns).solve(self.residual)
+        moved = replace(self, residual=self.residual + self.matrix[:, columns.ravel()] @ correction)
+        return correction.reshape(columns.shape), moved
 
     def condensed(self, columns: Index) -> DenseLeastSquares:
         """Eliminate `columns`, (f,) or (groups, f) as in `Elimination`."""
@@ -142,18 +153,23 @@ class DenseLeastSquares:
         groups = columns.reshape(len(columns), -1)
         rotated = base.rotate(self._with_residual(groups.ravel()))
         places = np.arange(groups.size).reshape(groups.shape)
-        present = 0.5 * float(np.sum(rotated[: base.rank, -1] ** 2))
-        rest = rotated[base.rank :]
-        return Candidates(rest[:, :-1], rest[:, -1], places, self.lengths[groups], present, base.rank)
+        return Candidates(rotated[:, :-1], rotated[:, -1], places, self.lengths[groups], base, self.penalties)
+
+    def schur_roots(self, groups: list[Index], damping: float) -> list[Array]:
+        """Return the roots from one triangular factor; see the protocol."""
+        lengths = np.where(self.lengths > 0.0, self.lengths, 1.0)
+        scaled = np.vstack([self.matrix / lengths, np.sqrt(damping) * np.eye(len(lengths))])
+        qr, _, _, _ = lapack.dgeqrf(np.asfortranarray(scaled))
+        inverse, _ = lapack.dtrtri(np.triu(qr[: len(lengths)]))
+        # With H^-1 = R^-1 R^-T and B the rows of R^-1 that belong to a group, the complement is (B B^T)^-1.
+        roots = []
+        for group in groups:
+            _, triangle = np.linalg.qr(inverse[group].T)
+            roots.append(scipy.linalg.solve_triangular(triangle.T, np.diag(lengths[group]), lower=True))
+        return roots
 
     def leverage(self) -> Array:
         """Return the diagonal of the hat matrix ``A A^+``, shape (rows,)."""
         factor = Factor.of(self.matrix)
-        if factor.rank == 0:
-            return np.zeros(len(self.matrix))
-        basis = np.zeros((len(self.matrix), factor.rank))
-        np.fill_diagonal(basis, 1.0)
-        out, _, _ = lapack.dormqr(
-            "L", "N", factor.reflectors, factor.tau, np.asfortranarray(basis), 64 * max(factor.rank, 1)
-        )
-        return np.asarray(np.einsum("mk,mk->m", out, out))
+        basis = factor.expand(np.eye(len(self.matrix), factor.rank))
+        return np.asarray(np.einsum("mk,mk->m", basis, basis))

@@ -51,10 +51,17 @@ class Factor:
 
     def rotate(self, columns: Array) -> Array:
         """Return ``Q^T columns`` for (m, k); the first `rank` rows are the part inside the range."""
-        if self.rank == 0:
+        return self._multiply(columns, "T")
+
+    def expand(self, rotated: Array) -> Array:
+        """Return ``Q rotated`` for (m, k), the inverse of `rotate`."""
+        return self._multiply(rotated, "N")
+
+    def _multiply(self, columns: Array, transpose: str) -> Array:
+        if self.rank == 0 or columns.size == 0:
             return columns
         out, _, info = lapack.dormqr(
-            "L", "T", self.reflectors, self.tau, np.asfortranarray(columns), 32 * (columns.shape[1] + 1)
+            "L", transpose, self.reflectors, self.tau, np.asfortranarray(columns), 32 * (columns.shape[1] + 1)
         )
         if info != 0:
             raise ValueError(f"dormqr: argument {-info} is illegal")

@@ -174,14 +174,15 @@ class Enrichment:
         Further decrease by the columns in question.
     remaining : float
         The value that is left.
-    ranks : tuple of int
-        Rank of the other columns, and what the columns in question add to it.
+    freedom : tuple of float
+        Degrees of freedom that the other columns take, and what the columns in question add: traces of the hat matrix
+        over the rows that are data.  Without penalties these are ranks.
     """
 
     present: float
     gain: float
     remaining: float
-    ranks: tuple[int, int]
+    freedom: tuple[float, float]
 
 
 class StepFamily(Protocol):
@@ -230,6 +231,11 @@ class LeastSquaresSystem(Protocol):
         ...
 
     @property
+    def samples(self) -> int:
+        """Number of rows that are data; the others are penalties."""
+        ...
+
+    @property
     def value(self) -> float:
         """``|r|^2 / 2``."""
         ...
@@ -261,10 +267,6 @@ class LeastSquaresSystem(Protocol):
         """Return ``A^T A v`` for v (n,) or (n, k)."""
         ...
 
-    def moved(self, correction: Array) -> Self:
-        """Return the system after the correction: ``r + A correction`` in place of ``r``."""
-        ...
-
     def pull(self, residual: Array) -> Array:
         """Return ``A^T residual`` for a residual vector of the functional, as `Linearization.residual` gives it."""
         ...
@@ -273,8 +275,8 @@ class LeastSquaresSystem(Protocol):
         """Append the penalty ``weight/2 |c + d_c|^2`` on the coefficients `columns` with present values ``c``."""
         ...
 
-    def solve(self, columns: Index) -> Array:
-        """Return the correction to the coefficients in `columns` alone, shape of `columns`."""
+    def solve(self, columns: Index) -> tuple[Array, Self]:
+        """Return the correction to the coefficients in `columns` alone, shape of `columns`, and the system after it."""
         ...
 
     def condensed(self, columns: Index) -> Self:
@@ -287,6 +289,14 @@ class LeastSquaresSystem(Protocol):
 
     def steps(self, norm: Norm) -> StepFamily:
         """Factorize once; the result gives the step of every trust radius."""
+        ...
+
+    def schur_roots(self, groups: list[Index], damping: float) -> list[Array]:
+        """Return ``S_g`` with ``S_g^T S_g`` the Schur complement of ``A^T A`` in the columns ``groups[g]``.
+
+        It is the curvature in these columns when all others are re-solved.  The penalty ``damping`` times the squared
+        length of a column on its coefficient makes it definite.
+        """
         ...
 
     def candidates(self, columns: Index) -> CandidateColumns:
@@ -333,7 +343,11 @@ class Linearization(Protocol):
         ...
 
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
-        """Return the least-squares system in the coefficients `columns` (default all); None if there is none."""
+        """Return the least-squares system in the coefficients `columns` (default all); None if there is none.
+
+        Rows that vanish in all of the columns may be merged: the value is right, but rows need not be those of
+        `residual`.
+        """
         ...
 
 

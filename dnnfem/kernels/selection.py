@@ -24,29 +24,34 @@ class Candidates:
     Parameters
     ----------
     matrix : array, shape (rows, columns)
-        The candidate columns, projected on the complement of the others.
+        The candidate columns, rotated by the factorization of the others: the first ``base.rank`` rows are the part in
+        their range.
     residual : array, shape (rows,)
-        The residual there.
+        The residual, rotated.
     groups : int array, shape (c, k)
         Columns of each candidate.
     lengths : array, shape (c, k)
         Their lengths before the projection.
-    present : float
-        Decrease by re-solving for the other columns.
-    rank : int
-        Rank of the other columns.
+    base : Factor
+        Of the other columns.
+    penalties : int array
+        Rows, before the rotation, that are not data.
     """
 
     matrix: Array
     residual: Array
     groups: Index
     lengths: Array
-    present: float
-    rank: int
+    base: Factor
+    penalties: Index
+
+    def _projected(self) -> tuple[Array, Array]:
+        rank = self.base.rank
+        return self.matrix[rank:], self.residual[rank:]
 
     def score(self) -> Array:
         """Return the decrease that each candidate gains with all other columns re-solved, shape (c,)."""
-        return _gains(self.matrix, self.residual, self.groups, self.lengths)
+        return _gains(*self._projected(), self.groups, self.lengths)
 
     def select(self, count: int) -> tuple[Index, Array]:
         """Choose up to `count` candidates one after another, each time re-solving for all that were chosen before.
@@ -60,7 +65,7 @@ class Candidates:
         gains : array, same shape
             Decrease of the value that each one adds.
         """
-        matrix, residual = self.matrix.copy(), self.residual.copy()
+        matrix, residual = (part.copy() for part in self._projected())
         order: list[int] = []
         gains: list[float] = []
         for _ in range(min(count, len(self.groups))):
@@ -81,10 +86,22 @@ class Candidates:
 
     def joint(self) -> Enrichment:
         """Return what all candidates gain together."""
-        factor = Factor.of(self.matrix)
-        rotated = factor.rotate(self.residual[:, None])[:, 0]
-        gain, left = (0.5 * float(np.sum(part**2)) for part in (rotated[: factor.rank], rotated[factor.rank :]))
-        return Enrichment(self.present, gain, left, (self.rank, factor.rank))
+        rank = self.base.rank
+        matrix, residual = self._projected()
+        factor = Factor.of(matrix)
+        rotated = factor.rotate(residual[:, None])[:, 0]
+        parts = (self.residual[:rank], rotated[: factor.rank], rotated[factor.rank :])
+        present, gain, left = (0.5 * float(np.sum(part**2)) for part in parts)
+        new = np.zeros((len(self.matrix), factor.rank))
+        new[rank:] = factor.expand(np.eye(len(matrix), factor.rank))
+        freedom = (self._freedom(np.eye(len(self.matrix), rank)), self._freedom(new))
+        return Enrichment(present, gain, left, freedom)
+
+    def _freedom(self, basis: Array) -> float:
+        """Return the trace of the projection on orthonormal columns, over the rows that are data."""
+        if self.penalties.size == 0:
+            return float(basis.shape[1])
+        return float(basis.shape[1] - np.sum(self.base.expand(basis)[self.penalties] ** 2))
 
 
 def _gains(matrix: Array, residual: Array, groups: Index, length: Array) -> Array:

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from dnnfem.functionals.protocols import Norm
-from dnnfem.records import Array
-from dnnfem.spaces import Space
+from dnnfem.records import Array, Index
+from dnnfem.spaces import Coordinates, Space
 from dnnfem.spaces.layout import check_coefficients
 
 
@@ -56,6 +56,10 @@ class Weighted(Norm):
         """Return ``M^-1 g``, primal."""
         return g / self.weights
 
+    def restricted(self, columns: Index) -> Weighted:
+        """Return the norm on the coefficients `columns`."""
+        return Weighted(Coordinates(len(columns)), self.weights[columns])
+
     def root(self) -> Array:
         """Return the diagonal matrix of the roots."""
         return np.diag(self._roots)
@@ -87,6 +91,10 @@ class Euclidean(Norm):
     def riesz(self, g: Array) -> Array:
         """Return `g`."""
         return g
+
+    def restricted(self, columns: Index) -> Euclidean:
+        """Return the norm on the coefficients `columns`."""
+        return Euclidean(Coordinates(len(columns)))
 
     def root(self) -> Array:
         """Return the identity matrix."""

@@ -11,15 +11,16 @@ from dnnfem.norms.diagonal import Weighted
 from dnnfem.spaces import Space
 
 FLOOR = 1e-3
-"""Least root mean square change of a feature per unit of a coefficient: saturated neurons must not run away."""
+"""Least change of a feature per unit of a coefficient, relative to the largest: saturated neurons must not run away."""
 
 
 def feature_norm(condensed: Condensed) -> Callable[[Space, Linearization], Norm]:
     """Return the metric ``|v|_y^2 = sum_i max(|d phi / d y_i|, floor)^2 v_i^2`` on inner coefficients.
 
-    ``phi`` are the features that the output layer combines and the bars the root mean square over the quadrature.  The
-    outer coefficients do not enter: a neuron whose outer coefficient is large, because it almost cancels another one,
-    is not held back for it, and one whose coefficient is small does not run away.
+    ``phi`` is the sum of the features that the output layer combines and the bars the root mean square over the
+    quadrature; with one hidden layer ``y_i`` changes one feature only.  The outer coefficients do not enter: a neuron
+    whose outer coefficient is large, because it almost cancels another one, is not held back for it, and one whose
+    coefficient is small does not run away.
 
     Parameters
     ----------
@@ -36,6 +37,7 @@ def feature_norm(condensed: Condensed) -> Callable[[Space, Linearization], Norm]
         outer = np.full(condensed.outer.size, 1.0 / np.sqrt(len(condensed.outer)))
         system = condensed.functional.linearize(condensed.merge(outer, linearization.x)).system(condensed.inner)
         assert system is not None
-        return Weighted(space, np.maximum(system.lengths, FLOOR) ** 2)
+        floor = FLOOR * float(system.lengths.max(initial=0.0)) or 1.0
+        return Weighted(space, np.maximum(system.lengths, floor) ** 2)
 
     return metric

@@ -10,13 +10,16 @@ import scipy.sparse as sp
 from dnnfem.kernels.activations import derivatives
 from dnnfem.spaces import FeedforwardSpace, Transfer
 
+BIAS = {"relu": 1.0}
+"""Bias of the new neurons where an activation is flat at zero: there the layer could not be trained; default 0."""
+
 
 def insert_layer(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpace, Transfer]:
-    """Insert a residual layer ``y + sigma(W y + b)`` with ``W = 0``, ``b = 0`` before hidden layer `position`.
+    """Insert a residual layer ``y + sigma(W y + b)`` with ``W = 0`` before hidden layer `position`.
 
     A plain layer cannot be the identity for a smooth activation, a residual one can: with zero weights it adds the
-    constant ``sigma(0)``, which the bias of the next layer takes back.  The derivative with respect to the new weights
-    is ``sigma'(0) lam y^T``, not zero, so the layer is no saddle.
+    constant ``sigma(b)``, which the bias of the next layer takes back.  The derivative with respect to the new weights
+    is ``sigma'(b) lam y^T``; ``b`` is zero except for relu, where it is one, so that the layer is no saddle.
 
     Parameters
     ----------
@@ -29,7 +32,7 @@ def insert_layer(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpa
     space : FeedforwardSpace
         With one more layer.
     transfer : Transfer
-        Linear; the function of ``P(x)`` is that of ``x``.
+        The function of ``P(x)`` is that of ``x``.
 
     Raises
     ------
@@ -49,9 +52,10 @@ def insert_layer(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpa
     columns = np.arange(space.dim)
     rows = np.where(columns < cut, columns, columns + step)
     values = np.ones(space.dim)
-    # A residual layer that follows reads y + sigma(0) as well, in its matrix and in its skip connection: everything
+    # A residual layer that follows reads y + sigma(b) as well, in its matrix and in its skip connection: everything
     # that reads the new register is shifted back by its bias, and the constant travels on with the skip connection.
-    constant = float(derivatives(space.activation, np.zeros(1), 0)[0][0])
+    bias = BIAS.get(space.activation, 0.0)
+    constant = float(derivatives(space.activation, np.array([bias]), 0)[0][0])
     if constant != 0.0:
         reader = position
         while reader <= len(space.hidden):
@@ -64,4 +68,6 @@ def insert_layer(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpa
                 break
             reader += 1
     matrix = sp.csr_array(sp.coo_array((values, (rows, columns)), shape=(fine.dim, space.dim)))
-    return fine, Transfer(matrix, np.zeros(fine.dim))
+    offset = np.zeros(fine.dim)
+    offset[fine.blocks[position].bias_start : fine.blocks[position].stop] = bias
+    return fine, Transfer(matrix, offset)

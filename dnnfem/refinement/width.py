@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,6 +30,25 @@ def group(space: FeedforwardSpace, layer: int) -> range:
     while stop < len(space.hidden) and space.residual[stop]:
         stop += 1
     return range(layer, stop)
+
+
+def readers(space: FeedforwardSpace, layer: int, neuron: int, present: FeedforwardSpace | None = None) -> Index:
+    """Return the coefficients by which later layers read a neuron; skip connections pass it on to several.
+
+    With `present`, a space with fewer neurons, only those by which the neurons of that space read it.
+    """
+    following = [number + 1 for number in group(space, layer)]
+    rows = {number: (present or space).blocks[number].rows for number in following}
+    blocks = [(space.blocks[number], np.arange(rows[number])) for number in following]
+    return np.concatenate([block.start + neuron + block.columns * rows for block, rows in blocks])
+
+
+def cost(space: FeedforwardSpace, layer: int, change: int = 1) -> int:
+    """Return the number of coefficients by which the space grows when its layer gets `change` more neurons."""
+    widths = [space.inputs, *space.hidden, space.outputs]
+    for member in group(space, layer):
+        widths[member + 1] += change
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths)) - space.dim
 
 
 def embed(coarse: FeedforwardSpace, fine: FeedforwardSpace, kept: list[Index]) -> sp.csr_array:
@@ -78,7 +98,8 @@ def widen(space: FeedforwardSpace, neurons: Iterable[Neuron]) -> tuple[Feedforwa
     Raises
     ------
     ValueError
-        If a layer does not exist, is residual, or the weights do not fit its fan-in.
+        If there is no neuron, a layer does not exist or is residual, or the weights do not fit its fan-in or are not
+        finite.
     """
     added: dict[int, list[Neuron]] = {}
     for neuron in neurons:
@@ -88,7 +109,11 @@ def widen(space: FeedforwardSpace, neurons: Iterable[Neuron]) -> tuple[Feedforwa
             raise ValueError(
                 f"weights: got shape {np.shape(neuron.weights)}, expected {(fan_in,)} in layer {neuron.layer}"
             )
+        if not (np.isfinite(neuron.weights).all() and np.isfinite(neuron.bias)):
+            raise ValueError(f"neurons: got NaN or infinity in {neuron}, expected finite weights and bias")
         added.setdefault(neuron.layer, []).append(neuron)
+    if not added:
+        raise ValueError("neurons: got none, expected at least one; where nothing was marked a loop has to stop")
     hidden = list(space.hidden)
     for layer, new in added.items():
         for member in group(space, layer):

@@ -11,7 +11,7 @@ from dnnfem.functionals import Condensed, Functional, Linearization, Metric, Nor
 from dnnfem.kernels.protocol import LeastSquaresSystem, ModelStep, StepFamily
 from dnnfem.norms import feature_norm
 from dnnfem.records import Array, Result, State, Status, Step, Steps
-from dnnfem.solvers.iteration import PLAIN, Iterate, Limits, Observer, Tolerance, View, iterate, norm_at
+from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, View, iterate, norm_at
 from dnnfem.solvers.trust_region import NOISE, ROUNDING, VALUE_WORK
 
 ACCEPT = 0.1
@@ -33,8 +33,8 @@ BEND = 0.75
 PROBE = 0.1
 """Part of the step over which the second derivative along it is taken by differences."""
 
-WINDOW = 5
-"""Steps over which decreases are compared; see `extrapolated`."""
+FEWEST = 8
+"""Steps before decreases are extrapolated; see `extrapolated`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,19 +144,22 @@ class GaussNewton:
 
 
 def extrapolated(steps: Steps) -> float:
-    """Estimate ``sqrt(2 (J - min J))`` from the decreases over two windows of steps, as a geometric series.
+    """Estimate ``sqrt(2 (J - min J))`` from the decreases over two windows of steps.
 
-    With decreases ``d_0`` and ``d_1`` over neighbouring windows and ``q = d_1 / d_0 < 1`` what remains is
-    ``d_1 q / (1 - q)``.  Returns infinity before there are two windows.
+    With the decreases ``d_0`` from step ``k/4`` to ``k/2`` and ``d_1`` from ``k/2`` to ``k``, and ``q = d_1 / d_0``,
+    what remains is ``d_1 q / (1 - q)``.  As each window is twice as long as the one before, this is exact for values
+    that approach their limit like a power of ``k``, the slow tails of badly conditioned problems, and too large for
+    linear convergence.  That the values will fall again after a plateau, nobody can see from them.  Returns infinity
+    for fewer than `FEWEST` steps, or if the decreases do not fall.
     """
-    if len(steps) <= 2 * WINDOW:
+    last = len(steps) - 1
+    if last < FEWEST:
         return math.inf
-    values = [row.value for row in (steps[-1 - 2 * WINDOW], steps[-1 - WINDOW], steps[-1])]
-    earlier, later = values[0] - values[1], values[1] - values[2]
-    if earlier <= 0.0:
-        return 0.0
-    q = min(max(later / earlier, 0.0), 0.99)
-    return math.sqrt(2.0 * max(later, 0.0) * q / (1.0 - q))
+    quarter, half, now = (float(steps[number].value) for number in (last // 4, last // 2, last))
+    earlier, later = quarter - half, half - now
+    if not 0.0 <= later < earlier:
+        return math.inf
+    return math.sqrt(2.0 * later * later / (earlier - later))
 
 
 def gauss_newton(
@@ -203,7 +206,9 @@ def gauss_newton(
     Raises
     ------
     ValueError
-        If `functional` has no least-squares system, or `x`, `tolerance` or `norm` do not fit.
+        If `functional` has no least-squares system, or `x`, `tolerance`, `norm`, `state` or a limit do not fit.
+    Interrupted
+        On Ctrl-C, after the observer has seen the last iterate; the exception carries the result.
 
     References
     ----------
@@ -214,7 +219,7 @@ def gauss_newton(
         condensed = functional.condensable is not None
     limits = Limits(max_steps, max_seconds)
     if not condensed:
-        return iterate(functional, x, GaussNewton(functional, norm), tolerance, state, observer, limits, PLAIN)
+        return iterate(functional, x, GaussNewton(functional, norm), tolerance, state, observer, limits)
     reduced = condense(functional)
     metric = feature_norm(reduced) if norm is None else norm
     return iterate(reduced, x, GaussNewton(reduced, metric), tolerance, state, observer, limits, _view(reduced))
@@ -222,11 +227,4 @@ def gauss_newton(
 
 def _view(reduced: Condensed) -> View:
     """The user's coefficients include the eliminated ones."""
-
-    def inner(x: Array) -> Array:
-        expected = (reduced.functional.space.dim,)
-        if np.shape(x) != expected:
-            raise ValueError(f"x: got shape {np.shape(x)}, expected {expected}")
-        return np.array(x, dtype=np.float64)[reduced.inner]
-
-    return View(inner, reduced.expand_at)
+    return View(reduced.functional.space, lambda x: x[reduced.inner], reduced.expand_at)

@@ -12,7 +12,20 @@ import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import Euclidean
-from dnnfem.records import Array, Progress, Relative, Result, Snapshot, State, Status, Step, Steps
+from dnnfem.records import (
+    Array,
+    Interrupted,
+    Progress,
+    Relative,
+    Result,
+    Snapshot,
+    State,
+    Status,
+    Step,
+    Steps,
+)
+from dnnfem.spaces import Space
+from dnnfem.spaces.layout import check_coefficients
 
 Tolerance = float | Relative
 Observer = Callable[[Snapshot], None]
@@ -24,6 +37,13 @@ class Limits:
 
     steps: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        steps, seconds = self.steps, self.seconds
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+            raise ValueError(f"max_steps: got {steps!r}, expected a non-negative integer")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.floating) or not seconds >= 0:
+            raise ValueError(f"max_seconds: got {seconds!r}, expected a non-negative number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +74,14 @@ class Method(Protocol):
 class View:
     """How the iterated vector relates to the coefficients that the user sees (condensation hides some of them)."""
 
+    space: Space
     inner: Callable[[Array], Array]
     full: Callable[[Linearization], Array]
 
-
-PLAIN = View(lambda x: x, lambda linearization: linearization.x)
+    @classmethod
+    def plain(cls, functional: Functional) -> View:
+        """The iterated vector is what the user sees."""
+        return cls(functional.space, lambda x: x, lambda linearization: linearization.x)
 
 
 def norm_at(metric: Metric | None, functional: Functional, linearization: Linearization) -> Norm:
@@ -96,7 +119,8 @@ def met(tolerance: Tolerance, steps: Steps) -> Status | None:
     if not math.isfinite(last.dual_norm):
         return Status.NOT_FINITE
     if last.dual_norm == 0.0:
-        return Status.STATIONARY
+        # At a saddle the model still promises a decrease, on the boundary of the trust region.
+        return Status.STATIONARY if math.isfinite(last.algebraic) else None
     if isinstance(tolerance, Relative):
         return Status.STATIONARY if last.dual_norm <= tolerance.factor * first.dual_norm else None
     return Status.CONVERGED if last.algebraic <= tolerance else None
@@ -110,20 +134,25 @@ def iterate(
     state: State | None,
     observer: Observer | None,
     limits: Limits,
-    view: View = PLAIN,
+    view: View | None = None,
 ) -> Result:
     """Run a method to its tolerance, or to a limit.
 
     A `state` that carries a `Progress` goes on exactly where it stands; a finished one is returned as it is.
     """
+    view = view or View.plain(functional)
     tolerance = check_tolerance(tolerance)
     state = state or State()
+    if state.radius is not None and not 0.0 < state.radius < math.inf:
+        raise ValueError(f"state: got the radius {state.radius!r}, expected a positive number or None")
     progress = state.progress
+    name = "x" if progress is None else "state"
+    start = check_coefficients(view.space, x if progress is None else progress.x, name, finite=True)
     if progress is not None and progress.status is not None and progress.status.final:
-        return _result(progress.x, progress.status, progress.steps)
-    linearization = functional.linearize(view.inner(x if progress is None else progress.x))
+        return _result(start, progress.status, progress.steps)
+    linearization = functional.linearize(view.inner(start))
     if not math.isfinite(linearization.value):
-        return _result(np.array(x), Status.NOT_FINITE, Steps((Step(0, linearization.value),)))
+        return _result(start, Status.NOT_FINITE, Steps((Step(0, linearization.value),)))
     began = time.perf_counter()
     if progress is None:
         radius = math.nan if state.radius is None else state.radius
@@ -144,7 +173,9 @@ def iterate(
             try:
                 following = method.advance(current)
             except KeyboardInterrupt:
-                following = Status.INTERRUPTED
+                full = view.full(current.linearization)
+                _show(observer, full, steps, Status.INTERRUPTED)
+                raise Interrupted(_result(full, Status.INTERRUPTED, steps)) from None
             if isinstance(following, Status):
                 status = following
             else:

@@ -140,7 +140,8 @@ def trust_region(
 ) -> Result:
     """Minimize any functional by a trust-region Newton method.
 
-    Negative curvature is followed to the boundary of the trust region.
+    Negative curvature is followed to the boundary of the trust region, from a saddle as well if the dense Hessian is
+    used; conjugate gradients cannot see it where the derivative vanishes.
 
     Parameters
     ----------
@@ -171,7 +172,9 @@ def trust_region(
     Raises
     ------
     ValueError
-        If `x`, `tolerance` or `norm` do not fit.
+        If `x`, `tolerance`, `norm`, `state` or a limit do not fit.
+    Interrupted
+        On Ctrl-C, after the observer has seen the last iterate; the exception carries the result.
 
     References
     ----------

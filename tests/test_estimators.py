@@ -1,0 +1,195 @@
+"""Estimators: effective where theory says so, exact where it can be, and blind to what does not matter."""
+
+import numpy as np
+import pytest
+
+from dnnfem.estimators import algebraic, hierarchical, removal
+from dnnfem.estimators.removal import DAMPING
+from dnnfem.functionals import Sum, Tikhonov, condense, from_callables
+from dnnfem.norms import Euclidean
+from dnnfem.problems import Regression
+from dnnfem.records import Step, Steps
+from dnnfem.refinement import coarsen, ridge_candidates, widen
+from dnnfem.solvers import gauss_newton
+from dnnfem.solvers.gauss_newton import extrapolated
+from dnnfem.spaces import FeedforwardSpace
+
+
+def scattered(space, seed=0):
+    """Return coefficients without any structure."""
+    return np.random.default_rng(seed).uniform(-1.0, 1.0, space.dim)
+
+
+def rosenbrock():
+    """Return the classical sum of two squares."""
+    return from_callables(
+        2,
+        residual=lambda x: np.array([10.0 * (x[1] - x[0] ** 2), 1.0 - x[0]]),
+        jacobian=lambda x: np.array([[-20.0 * x[0], 10.0], [-1.0, 0.0]]),
+    )
+
+
+# Algebraic
+
+
+def test_the_algebraic_estimate_is_exact_for_a_quadratic_functional():
+    random = np.random.default_rng(0)
+    a, b = random.standard_normal((8, 3)), random.standard_normal(8)
+    x = random.standard_normal(3)
+    best = np.linalg.lstsq(a, b, rcond=None)[0]
+    exact = np.linalg.norm(a @ (x - best))
+    square = from_callables(3, residual=lambda x: a @ x - b, jacobian=lambda x: a)
+    smooth = from_callables(
+        3, lambda x: 0.5 * np.sum((a @ x - b) ** 2), lambda x: a.T @ (a @ x - b), lambda x, v: a.T @ (a @ v)
+    )
+    assert algebraic(square, x).total == pytest.approx(exact, rel=1e-10)
+    assert algebraic(smooth, x).total == pytest.approx(exact, rel=1e-3)
+    assert algebraic(square, best).total == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_algebraic_estimate_is_effective_near_a_minimizer():
+    j = rosenbrock()
+    for distance in (1e-2, 1e-3, 1e-4):
+        x = np.array([1.0, 1.0]) + distance * np.array([0.3, -1.0])
+        index = algebraic(j, x).total / np.sqrt(2.0 * j.value(x))
+        assert abs(index - 1.0) < 10.0 * distance
+
+
+def test_the_algebraic_estimate_splits_into_the_outer_and_the_inner_part(scalar_problem, space):
+    j = scalar_problem.on(space)
+    x = space.initial(0)
+    estimate = algebraic(j, x)
+    assert estimate.total == pytest.approx(np.hypot(estimate.parts["outer"], estimate.parts["inner"]), rel=1e-9)
+    reduced = condense(j)
+    gain = j.value(x) - reduced.value(x[reduced.inner])
+    assert estimate.parts["outer"] == pytest.approx(np.sqrt(2.0 * gain), rel=1e-9)
+    solved = reduced.expand(x[reduced.inner])
+    assert algebraic(j, solved).parts["outer"] == pytest.approx(0.0, abs=1e-7)
+    assert algebraic(j, solved).total == pytest.approx(estimate.parts["inner"], rel=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_the_extrapolation_is_exact_for_algebraic_decay(power):
+    steps = Steps((Step(0, 9.0), *(Step(k, 5.0 + k**-power) for k in range(1, 81))))
+    assert extrapolated(steps) == pytest.approx(np.sqrt(2.0 * 80.0**-power), rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9, 0.99])
+def test_the_extrapolation_is_an_upper_bound_for_linear_convergence(rate):
+    for last in (8, 20, 40):
+        steps = Steps(tuple(Step(k, 5.0 + rate**k) for k in range(last + 1)))
+        assert extrapolated(steps) >= np.sqrt(2.0 * rate**last)
+
+
+def test_nothing_is_extrapolated_from_few_steps_or_from_decreases_that_grow():
+    assert extrapolated(Steps(tuple(Step(k, 0.5**k) for k in range(8)))) == np.inf
+    assert extrapolated(Steps(tuple(Step(k, -float(k)) for k in range(20)))) == np.inf
+
+
+def test_a_solve_stops_about_as_far_from_its_minimum_as_it_says():
+    ratios = []
+    for seed in range(6):
+        points = np.random.default_rng(seed).uniform(-1.0, 1.0, (200, 2))
+        problem = Regression(points, np.exp(-np.sum((points - 0.3) ** 2, axis=1) / 0.1) + points[:, 0] * points[:, 1])
+        space = FeedforwardSpace(2, (6,), 1)
+        result = gauss_newton(problem.on(space), space.initial(seed), 0.03)
+        further = gauss_newton(problem.on(space), result.x, 1e-3, max_steps=300)
+        ratios.append(result.algebraic / np.sqrt(2.0 * (result.value - further.value)))
+    assert 0.3 <= np.median(ratios) <= 5.0, ratios
+
+
+# Hierarchical
+
+
+def noisy(seed=0, count=300):
+    """Return a problem with noise of a tenth of the deviation of the target."""
+    random = np.random.default_rng(seed)
+    points = random.uniform(-1.0, 1.0, (count, 2))
+    targets = np.sin(3.0 * points[:, 0]) * points[:, 1] + 0.05 * random.standard_normal(count)
+    return Regression(points, targets)
+
+
+def estimated(problem, penalty, hidden=(8,), seed=0):
+    """Return estimates at one and the same point, with a Tikhonov term of some weight."""
+    space = FeedforwardSpace(2, hidden, 1)
+    x = gauss_newton(problem.on(space), space.initial(seed), 1e-3, max_steps=30).x
+    functional = problem.on(space)
+    if penalty is not None:
+        functional = Sum(functional, Tikhonov(space, Euclidean, penalty))
+    return hierarchical(functional, x, ridge_candidates(space, problem.quadrature, seed=0))
+
+
+@pytest.mark.parametrize("hidden", [(8,), (5, 4)])
+def test_a_vanishing_penalty_does_not_change_the_estimate(hidden):
+    plain, penalized = (estimated(noisy(), penalty, hidden) for penalty in (None, 1e-22))
+    for part in ("width", "sampling", "noise"):
+        assert penalized.parts[part] == pytest.approx(plain.parts[part], rel=1e-2, abs=1e-2 * plain.total)
+    assert penalized.total == pytest.approx(plain.total, rel=1e-2)
+
+
+def test_noise_and_sampling_error_are_seen_through_a_weak_penalty():
+    plain, weak = (estimated(noisy(), penalty) for penalty in (None, 1e-6))
+    for estimate in (plain, weak):
+        assert estimate.parts["noise"] * noisy().unit == pytest.approx(0.05, rel=0.15)
+    assert weak.parts["sampling"] < 1.05 * plain.parts["sampling"]
+
+
+def test_the_cost_of_a_cell_is_what_widening_by_it_adds():
+    for residual in ((False, False), (False, True)):
+        problem = noisy(count=80)
+        space = FeedforwardSpace(2, (4, 4), 1, residual=residual)
+        candidates = ridge_candidates(space, problem.quadrature, seed=0, count=30)
+        estimate = hierarchical(problem.on(space), space.initial(0), candidates, polish=2)
+        for neuron, cost in zip(estimate.cells, estimate.cost, strict=True):
+            assert widen(space, [neuron])[0].dim - space.dim == cost
+
+
+# Removal
+
+
+def test_removal_is_the_rise_of_the_linearized_problem_when_all_others_react(scalar_problem, space):
+    functional = scalar_problem.on(space)
+    x = gauss_newton(functional, space.initial(1), max_steps=60).x
+    estimate = removal(functional, x)
+    assert estimate.cells.tolist() == [[0, k] for k in range(4)]
+    matrix = functional.linearize(x).system().matrix
+    matrix = np.concatenate([matrix, np.diag(np.sqrt(DAMPING) * np.linalg.norm(matrix, axis=0))])
+    for (layer, neuron), indicator in zip(estimate.cells, estimate.indicators, strict=True):
+        rows = space.outgoing(layer, neuron)
+        others = np.setdiff1d(np.arange(space.dim), rows)
+        load = -matrix[:, rows] @ x[rows]
+        best = np.linalg.lstsq(matrix[:, others], -load, rcond=None)[0]
+        rise = 0.5 * np.sum((load + matrix[:, others] @ best) ** 2)
+        assert indicator == pytest.approx(np.sqrt(2.0 * rise), rel=1e-4)
+
+
+def test_removing_one_of_two_equal_neurons_costs_nothing(scalar_problem, space):
+    x = scattered(space)
+    x[space.incoming(0, 1)] = x[space.incoming(0, 0)]
+    functional = scalar_problem.on(space)
+    estimate = removal(functional, x)
+    # The other one takes over: two coefficients move by the outgoing weight, and only the damping resists.
+    lengths = functional.linearize(x).system().lengths
+    for neuron in (0, 1):
+        moved = space.outgoing(0, neuron)
+        bound = np.sqrt(2.0 * DAMPING) * np.linalg.norm(lengths[moved] * x[moved])
+        assert 0.0 < estimate.indicators[neuron] <= 1.01 * bound
+    assert estimate.total == estimate.indicators.min() == estimate.parts["cheapest"]
+    assert estimate.cost.tolist() == [-4.0] * 4
+
+
+def test_removal_skips_residual_layers_and_counts_all_readers(vector_problem):
+    space = FeedforwardSpace(2, (3, 3), 2, residual=(False, True))
+    estimate = removal(vector_problem.on(space), scattered(space))
+    assert estimate.cells.tolist() == [[0, 0], [0, 1], [0, 2]]
+    coarse, _ = coarsen(space, estimate.cells[:1])
+    assert coarse.hidden == (2, 2)
+    assert estimate.cost.tolist() == [coarse.dim - space.dim] * 3
+    with pytest.raises(ValueError, match="^functional: got one on.*a layer that is not residual"):
+        removal(vector_problem.on(FeedforwardSpace(2, (2,), 2, residual=(True,))), np.zeros(12))
+
+
+def test_removal_needs_a_network():
+    functional = from_callables(1, residual=lambda x: x, jacobian=lambda x: np.eye(1))
+    with pytest.raises(ValueError, match="^functional: got one on.*expected a FeedforwardSpace"):
+        removal(functional, np.zeros(1))
