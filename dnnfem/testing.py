@@ -174,7 +174,9 @@ def check_functional(functional: Functional, x: Array, seed: int = 0, smooth: bo
         several = product(v)
         single = np.column_stack([product(column) for column in v.T])
         assert np.allclose(several, single, rtol=1e-11, atol=1e-13 * np.abs(single).max()), f"{name}: columns differ"
-    bend = np.sum(v * linearization.curvature(v), axis=0)
+    bent, gram = linearization.curvature(v), linearization.gram()
+    assert np.allclose(gram @ v, bent, rtol=1e-9, atol=1e-10 * np.abs(bent).max()), "gram: not that of the curvature"
+    bend = np.sum(v * bent, axis=0)
     assert (bend >= -1e-13 * np.abs(bend).max()).all(), f"curvature: not positive semidefinite, {bend.min():.2e}"
     system = linearization.system()
     if system is not None:

@@ -11,7 +11,7 @@ from dnnfem.problems import Regression
 from dnnfem.records import Step, Steps
 from dnnfem.refinement import coarsen, ridge_candidates, widen
 from dnnfem.solvers import gauss_newton
-from dnnfem.solvers.gauss_newton import extrapolated
+from dnnfem.solvers.iteration import extrapolated
 from dnnfem.spaces import FeedforwardSpace
 
 

@@ -50,6 +50,10 @@ class CombinedLinearization:
         """Positive semidefinite part of ``J''(x) v``."""
         return _combine(self.factors, [part.curvature(v) for part in self.parts])
 
+    def gram(self) -> Array:
+        """Sum of the curvatures."""
+        return _combine(self.factors, [part.gram() for part in self.parts])
+
     def residual(self) -> Array | None:
         """Residuals of all terms; None if a term has none, or if there is a shift."""
         parts = [part.residual() for part in self.parts]
@@ -280,11 +284,13 @@ class TikhonovLinearization:
 
     def hessian(self, v: Array) -> Array:
         """``alpha M v``."""
-        if v.ndim == 1:
-            return self.alpha * self.norm.apply(v)
-        return self.alpha * np.column_stack([self.norm.apply(column) for column in v.T])
+        return self.alpha * (self.norm.apply(v) if v.ndim == 1 else self.norm.dense() @ v)
 
     curvature = hessian
+
+    def gram(self) -> Array:
+        """``alpha M``."""
+        return self.alpha * self.norm.dense()
 
     def residual(self) -> Array:
         """``sqrt(alpha) L^T d``."""
@@ -359,6 +365,10 @@ class ComposedLinearization:
     def curvature(self, v: Array) -> Array:
         """``P^T C P v``."""
         return np.asarray(self.transfer.T @ self.part.curvature(self.transfer @ v))
+
+    def gram(self) -> Array:
+        """``P^T C P``."""
+        return np.asarray(self.transfer.T @ (self.transfer.T @ self.part.gram()).T)
 
     def residual(self) -> Array | None:
         """The residual of the functional that is composed."""

@@ -132,6 +132,10 @@ class CondensedLinearization:
         """Gauss-Newton part, Kaufman's form."""
         return self._reduced.curvature(v)
 
+    def gram(self) -> Array:
+        """The Gauss-Newton part as a matrix."""
+        return self._reduced.curvature(np.eye(len(self.x)))
+
     def hessian(self, v: Array) -> Array:
         """Exact Hessian ``(H_yy - H_yc H_cc^-1 H_cy) v``, with ``H_cc = A^T A``."""
         if v.ndim == 2:

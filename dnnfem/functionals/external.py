@@ -93,6 +93,10 @@ class ExternalLinearization:
         """``A^T A v`` of a sum of squares, else the Hessian, which must then be positive semidefinite."""
         return self.jacobian.T @ (self.jacobian @ v) if self._residual is not None else self.hessian(v)
 
+    def gram(self) -> Array:
+        """The curvature as a matrix."""
+        return self.curvature(np.eye(len(self.x)))
+
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
         """The linearized sum of squares."""
         if self._residual is None:

@@ -79,16 +79,18 @@ class Norm(ABC):
         """Return the length ``sqrt(g M^-1 g)`` of a dual vector."""
         return float(np.sqrt(max(float(g @ self.riesz(g)), 0.0)))
 
+    def dense(self) -> Array:
+        """Return ``M``, shape (dim, dim)."""
+        matrix = np.column_stack([self.apply(e) for e in np.eye(self.dim)])
+        return 0.5 * (matrix + matrix.T)
+
     def restricted(self, columns: Index) -> Norm:
         """Return the norm on the coefficients `columns`, all others zero."""
-        unit = np.zeros((len(columns), self.dim))
-        unit[np.arange(len(columns)), columns] = 1.0
-        return MatrixNorm(np.column_stack([self.apply(e)[columns] for e in unit]))
+        return MatrixNorm(self.dense()[np.ix_(columns, columns)])
 
     @cached_property
     def _cholesky(self) -> Array:
-        matrix = np.column_stack([self.apply(e) for e in np.eye(self.dim)])
-        return np.asarray(scipy.linalg.cholesky(0.5 * (matrix + matrix.T), lower=True))
+        return np.asarray(scipy.linalg.cholesky(self.dense(), lower=True))
 
     def root(self) -> Array:
         """Return ``L.T`` with ``M = L L.T``, shape (dim, dim)."""
@@ -113,6 +115,10 @@ class MatrixNorm(Norm):
     def dim(self) -> int:
         """Number of coefficients."""
         return len(self.matrix)
+
+    def dense(self) -> Array:
+        """Return the matrix."""
+        return self.matrix
 
     def apply(self, v: Array) -> Array:
         """Return ``M v``, dual."""

@@ -81,7 +81,7 @@ class LawLinearization(Protocol):
 
     @property
     def slopes(self) -> Array | None:
-        """``dr/djet``, shape (residuals, components, outputs, m or 1); None for a loss law."""
+        """``dr/djet``, shape (residuals, components, outputs, m or 1); of a loss law a root of ``L''``, or None."""
         ...
 
     def hessian(self, jet: Array) -> Array:
@@ -336,6 +336,10 @@ class Linearization(Protocol):
 
     def curvature(self, v: Array) -> Array:
         """Return the positive semidefinite (Gauss-Newton) part of ``J''(x) v``."""
+        ...
+
+    def gram(self) -> Array:
+        """Return the curvature as a matrix, shape (dim, dim): for sums of squares ``A^T A``, summed over tiles."""
         ...
 
     def residual(self) -> Array | None:

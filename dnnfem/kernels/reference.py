@@ -229,6 +229,10 @@ class ReferenceLinearization:
         ]
         return np.stack(out, axis=-1).reshape(np.shape(v))
 
+    def gram(self) -> Array:
+        """``sum w T^T C T``."""
+        return self.curvature(np.eye(len(self.x)))
+
     def hessian(self, v: Array) -> Array:
         """``sum w (T^T L'' T v + L' d_v T)``."""
         e = self.evaluator

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dnnfem.functionals.protocols import Norm
 from dnnfem.norms.diagonal import Euclidean, Weighted
 from dnnfem.norms.features import feature_norm
+from dnnfem.norms.jacobi import jacobi
 from dnnfem.norms.pullback import Pullback
 
-__all__ = ["Euclidean", "Norm", "Pullback", "Weighted", "feature_norm"]
+__all__ = ["Euclidean", "Norm", "Pullback", "Weighted", "feature_norm", "jacobi"]

@@ -56,6 +56,10 @@ class Weighted(Norm):
         """Return ``M^-1 g``, primal."""
         return g / self.weights
 
+    def dense(self) -> Array:
+        """Return the diagonal matrix."""
+        return np.diag(self.weights)
+
     def restricted(self, columns: Index) -> Weighted:
         """Return the norm on the coefficients `columns`."""
         return Weighted(Coordinates(len(columns)), self.weights[columns])
@@ -91,6 +95,10 @@ class Euclidean(Norm):
     def riesz(self, g: Array) -> Array:
         """Return `g`."""
         return g
+
+    def dense(self) -> Array:
+        """Return the identity matrix."""
+        return np.eye(self.dim)
 
     def restricted(self, columns: Index) -> Euclidean:
         """Return the norm on the coefficients `columns`."""

@@ -59,14 +59,14 @@ class Pullback(Norm):
     @cached_property
     def matrix(self) -> Array:
         """``C + delta V``, shape (dim, dim)."""
-        curvature = self.linearization.curvature(np.eye(self.dim))
-        base = np.eye(self.dim) if self.base is None else self.base.root().T @ self.base.root()
+        curvature = self.linearization.gram()
+        base = np.eye(self.dim) if self.base is None else self.base.dense()
         scale = float(np.trace(curvature) / np.trace(base)) or 1.0
-        return 0.5 * (curvature + curvature.T) + self.delta * scale * base
+        return curvature + self.delta * scale * base
 
-    @cached_property
-    def _cholesky(self) -> Array:
-        return np.asarray(scipy.linalg.cholesky(self.matrix, lower=True))
+    def dense(self) -> Array:
+        """Return ``M``."""
+        return self.matrix
 
     def apply(self, v: Array) -> Array:
         """Return ``M v``, dual."""

@@ -11,7 +11,7 @@ from dnnfem.functionals import Condensed, Functional, Linearization, Metric, Nor
 from dnnfem.kernels.protocol import LeastSquaresSystem, ModelStep, StepFamily
 from dnnfem.norms import feature_norm
 from dnnfem.records import Array, Result, State, Status, Step, Steps
-from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, View, iterate, norm_at
+from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, View, extrapolated, iterate, norm_at
 from dnnfem.solvers.trust_region import NOISE, ROUNDING, VALUE_WORK
 
 ACCEPT = 0.1
@@ -32,9 +32,6 @@ BEND = 0.75
 
 PROBE = 0.1
 """Part of the step over which the second derivative along it is taken by differences."""
-
-FEWEST = 8
-"""Steps before decreases are extrapolated; see `extrapolated`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,25 +138,6 @@ class GaussNewton:
             work=last.work + 3.0 * VALUE_WORK * trials,
         )
         return self.assess(found.linearization, step)
-
-
-def extrapolated(steps: Steps) -> float:
-    """Estimate ``sqrt(2 (J - min J))`` from the decreases over two windows of steps.
-
-    With the decreases ``d_0`` from step ``k/4`` to ``k/2`` and ``d_1`` from ``k/2`` to ``k``, and ``q = d_1 / d_0``,
-    what remains is ``d_1 q / (1 - q)``.  As each window is twice as long as the one before, this is exact for values
-    that approach their limit like a power of ``k``, the slow tails of badly conditioned problems, and too large for
-    linear convergence.  That the values will fall again after a plateau, nobody can see from them.  Returns infinity
-    for fewer than `FEWEST` steps, or if the decreases do not fall.
-    """
-    last = len(steps) - 1
-    if last < FEWEST:
-        return math.inf
-    quarter, half, now = (float(steps[number].value) for number in (last // 4, last // 2, last))
-    earlier, later = quarter - half, half - now
-    if not 0.0 <= later < earlier:
-        return math.inf
-    return math.sqrt(2.0 * later * later / (earlier - later))
 
 
 def gauss_newton(

@@ -27,6 +27,9 @@ from dnnfem.records import (
 from dnnfem.spaces import Space
 from dnnfem.spaces.layout import check_coefficients
 
+FEWEST = 8
+"""Steps before decreases are extrapolated; see `extrapolated`."""
+
 Tolerance = float | Relative
 Observer = Callable[[Snapshot], None]
 
@@ -124,6 +127,25 @@ def met(tolerance: Tolerance, steps: Steps) -> Status | None:
     if isinstance(tolerance, Relative):
         return Status.STATIONARY if last.dual_norm <= tolerance.factor * first.dual_norm else None
     return Status.CONVERGED if last.algebraic <= tolerance else None
+
+
+def extrapolated(steps: Steps) -> float:
+    """Estimate ``sqrt(2 (J - min J))`` from the decreases over two windows of steps.
+
+    With the decreases ``d_0`` from step ``k/4`` to ``k/2`` and ``d_1`` from ``k/2`` to ``k``, and ``q = d_1 / d_0``,
+    what remains is ``d_1 q / (1 - q)``.  As each window is twice as long as the one before, this is exact for values
+    that approach their limit like a power of ``k``, the slow tails of badly conditioned problems, and too large for
+    linear convergence.  That the values will fall again after a plateau, nobody can see from them.  Returns infinity
+    for fewer than `FEWEST` steps, or if the decreases do not fall.
+    """
+    last = len(steps) - 1
+    if last < FEWEST:
+        return math.inf
+    quarter, half, now = (float(steps[number].value) for number in (last // 4, last // 2, last))
+    earlier, later = quarter - half, half - now
+    if not 0.0 <= later < earlier:
+        return math.inf
+    return math.sqrt(2.0 * later * later / (earlier - later))
 
 
 def iterate(

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
+from dnnfem.norms import jacobi
 from dnnfem.records import Array, Result, State, Status, Step, Steps
-from dnnfem.solvers.dense import more_sorensen
-from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, iterate, norm_at
+from dnnfem.solvers.dense import definite, more_sorensen
+from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
 from dnnfem.solvers.krylov import InnerStep, steihaug
 
-DENSE_LIMIT = 300
-"""Up to this dimension a step from the dense Hessian is exact and no dearer than conjugate gradients."""
+DENSE_LIMIT = {"hessian": 300, "curvature": 2000}
+"""Up to this dimension steps come from a dense matrix; that of the curvature costs no more than few products."""
 
 ACCEPT, GOOD = 0.1, 0.75
 SHRINK, GROW = 0.25, 2.0
@@ -55,8 +56,8 @@ class TrustRegion:
         work = step.work + 1.0
         matrix: Array | None = None
         if self.dense:
-            matrix = self._product(linearization, np.eye(len(linearization.x)))
-            work += 2.0 * len(linearization.x)
+            matrix = linearization.gram() if self.curvature else linearization.hessian(np.eye(len(linearization.x)))
+            work += 2.0 if self.curvature else 2.0 * len(linearization.x)
         radius = step.radius if math.isfinite(step.radius) else self._first_radius(linearization, norm, dual_norm)
         trial = self._inner(linearization, norm, matrix, radius)
         algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
@@ -65,8 +66,8 @@ class TrustRegion:
         return NewtonIterate(linearization, step, norm, matrix, trial)
 
     def estimate(self, steps: Steps) -> float:
-        """Return what `assess` found."""
-        return float(steps[-1].algebraic)
+        """Return the smaller of the model's promise and the extrapolated estimate."""
+        return min(float(steps[-1].algebraic), extrapolated(steps))
 
     def _product(self, linearization: Linearization, v: Array) -> Array:
         return linearization.curvature(v) if self.curvature else linearization.hessian(v)
@@ -82,7 +83,8 @@ class TrustRegion:
     def _inner(self, linearization: Linearization, norm: Norm, matrix: Array | None, radius: float) -> InnerStep:
         derivative = linearization.derivative
         if matrix is not None:
-            return more_sorensen(matrix, derivative, norm, radius)
+            step = definite(matrix, derivative, norm, radius) if self.curvature else None
+            return step or more_sorensen(matrix, derivative, norm, radius)
         dual_norm = norm.dual_norm(derivative)
         accuracy = min(0.1, math.sqrt(dual_norm / (1.0 + abs(linearization.value))))
 
@@ -152,7 +154,8 @@ def trust_region(
     tolerance : float or relative(...)
         A float bounds the estimate of ``sqrt(2 (J(x) - min J))``, `dnnfem.relative` the dual norm of the derivative.
     norm : Norm or metric, optional
-        In which lengths and dual norms are measured, and the preconditioner; default Euclidean.
+        In which lengths and dual norms are measured, and the preconditioner; default Euclidean, for dense steps from
+        the curvature `dnnfem.norms.jacobi`.
     state : State, optional
         Of the solve before, or of the interrupted one.
     observer : callable, optional
@@ -161,9 +164,10 @@ def trust_region(
         Limits; reaching one is a status, not an error.
     dense : bool, optional
         Steps from the dense Hessian (Moré and Sorensen) instead of conjugate gradients (Steihaug); default for at most
-        300 coefficients.
+        300 coefficients, with `curvature` 2000.
     curvature : bool
-        Use the positive semidefinite part of the Hessian only.
+        Use the positive semidefinite part of the Hessian only: for sums of squares the method of Levenberg and
+        Marquardt, with normal equations.  The fastest choice for penalized problems and many samples.
 
     Returns
     -------
@@ -180,6 +184,9 @@ def trust_region(
     ----------
     Conn, Gould and Toint, Trust-Region Methods (2000), ch. 6 and 7.
     """
-    dense = functional.space.dim <= DENSE_LIMIT if dense is None else dense
+    if dense is None:
+        dense = functional.space.dim <= DENSE_LIMIT["curvature" if curvature else "hessian"]
+    if norm is None and curvature and dense:
+        norm = jacobi
     method = TrustRegion(functional, norm, dense, curvature)
     return iterate(functional, x, method, tolerance, state, observer, Limits(max_steps, max_seconds))

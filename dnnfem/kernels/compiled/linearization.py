@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dnnfem.kernels.compiled import drivers
+from dnnfem.kernels.compiled import drivers, rows
 from dnnfem.kernels.compiled.samples import Tape, total
 from dnnfem.kernels.compiled.tables import TILE
 from dnnfem.kernels.least_squares import DenseLeastSquares
@@ -46,7 +46,7 @@ class CompiledLinearization:
         e = self.evaluator
         return e.tape(self.weights, *e.chunks[0], e.pool.lend(e.largest, self)) if len(e.chunks) == 1 else None
 
-    def _tapes(self) -> Iterator[Tape]:
+    def tapes(self) -> Iterator[Tape]:
         """Yield the forward sweep, some tiles at a time; a tape is valid until the next one."""
         e = self.evaluator
         if self._kept is not None:
@@ -70,11 +70,11 @@ class CompiledLinearization:
         """Number of groups of tiles."""
         return self.evaluator.samples.groups(self.weights.size)
 
-    def _span(self, tape: Tape) -> tuple[int, int, int, int]:
+    def span(self, tape: Tape) -> tuple[int, int, int, int]:
         """Return the tiles of a tape, the groups and the rows of all registers, as every driver takes them."""
         return tape.first, tape.last, self.groups, self.evaluator.tables.rows
 
-    def _threads(self, tape: Tape, count: int) -> AbstractContextManager[None]:
+    def threads(self, tape: Tape, count: int) -> AbstractContextManager[None]:
         """Limit the threads of a sweep with `count` directions to what its size deserves."""
         return drivers.threads((tape.last - tape.first) * TILE * self.weights.size * count)
 
@@ -88,7 +88,7 @@ class CompiledLinearization:
             result += group
         return np.asarray(self.evaluator.program.restrict(result.T))
 
-    def _seeds(self, tape: Tape, duals: list[Array], weights: Array) -> Array:
+    def seeds(self, tape: Tape, duals: list[Array], weights: Array) -> Array:
         """Return ``w A^T dual`` for cotangents of the user's jet, shape (k, outputs, samples of the tape)."""
         e = self.evaluator
         points, outputs = e.samples.points[tape.columns], e.program.outputs
@@ -103,13 +103,13 @@ class CompiledLinearization:
     def _reverse(self, tape: Tape, seeds: Array, sums: Array, record: bool) -> None:
         e, b = self.evaluator, tape.buffers
         primal = (*e.tables.arrays, self.weights, seeds, b.r, b.d, b.b, b.delta)
-        with self._threads(tape, len(seeds)):
-            drivers.reverse(*primal, sums, *self._span(tape), record)
+        with self.threads(tape, len(seeds)):
+            drivers.reverse(*primal, sums, *self.span(tape), record)
 
     def _recorded(self, sums: Array) -> Iterator[Tape]:
         """Yield tapes after the reverse sweep of the derivative, whose sums are added to `sums`."""
-        for tape in self._tapes():
-            self._reverse(tape, self._seeds(tape, [tape.law.derivative], self.evaluator.samples.weights), sums, True)
+        for tape in self.tapes():
+            self._reverse(tape, self.seeds(tape, [tape.law.derivative], self.evaluator.samples.weights), sums, True)
             yield tape
 
     @cached_property
@@ -141,8 +141,8 @@ class CompiledLinearization:
         e, b = self.evaluator, tape.buffers
         out = np.empty((len(v), e.program.outputs, (tape.last - tape.first) * TILE))
         primal = (*e.tables.arrays, self.weights, v, b.r, b.d, b.b)
-        with self._threads(tape, len(v)):
-            drivers.tangent(*primal, rdot, q, out, *self._span(tape), e.program.inputs, second)
+        with self.threads(tape, len(v)):
+            drivers.tangent(*primal, rdot, q, out, *self.span(tape), e.program.inputs, second)
         points = e.samples.points[tape.columns]
         with np.errstate(over="ignore", invalid="ignore"):
             return [e.ansatz.tangent(points, jet[None], e.law.components) for jet in out]
@@ -160,9 +160,9 @@ class CompiledLinearization:
         work = e.pool.take(self.groups * e.tables.rows * TILE)
         for block, directions in self._blocks(columns, columns.shape[1]):
             sums = self._sums(len(directions))
-            for tape in self._tapes():
+            for tape in self.tapes():
                 jets = self._tangents(tape, directions, work.r, work.d, False)
-                seeds = self._seeds(tape, [tape.law.curvature(jet) for jet in jets], e.samples.weights)
+                seeds = self.seeds(tape, [tape.law.curvature(jet) for jet in jets], e.samples.weights)
                 self._reverse(tape, seeds, sums, False)
             result[:, block] = self._restrict(sums)
         e.pool.give_back(work)
@@ -178,11 +178,11 @@ class CompiledLinearization:
             sums = self._sums(len(directions))
             for tape in self._ready():
                 jets = self._tangents(tape, directions, work.r, work.d, True)
-                seeds = self._seeds(tape, [tape.law.hessian(jet) for jet in jets], e.samples.weights)
+                seeds = self.seeds(tape, [tape.law.hessian(jet) for jet in jets], e.samples.weights)
                 b = tape.buffers
                 primal = (*e.tables.arrays, self.weights, directions, seeds, b.r, b.d, b.delta)
-                with self._threads(tape, len(directions)):
-                    drivers.second_reverse(*primal, work.r, work.d, sums, *self._span(tape))
+                with self.threads(tape, len(directions)):
+                    drivers.second_reverse(*primal, work.r, work.d, sums, *self.span(tape))
             result[:, block] = self._restrict(sums)
         e.pool.give_back(work)
         return result.reshape(np.shape(v))
@@ -192,7 +192,7 @@ class CompiledLinearization:
         e = self.evaluator
         root, size = np.sqrt(e.samples.weights), e.samples.size
         parts: list[Array] = []
-        for tape in self._tapes():
+        for tape in self.tapes():
             if tape.law.residual is None:
                 return None
             count = min(tape.last * TILE, size) - tape.first * TILE
@@ -200,27 +200,14 @@ class CompiledLinearization:
         return np.concatenate(parts, axis=1).ravel()
 
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
-        """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
+        """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`."""
+        return rows.system(self, columns)
 
-        Only what these need is computed: the reverse sweep ends at the earliest stage among them.
-        """
-        e = self.evaluator
-        if e.law.kind != "residual":
-            return None
-        chosen, size = e.selection(columns), e.samples.size
-        root = np.sqrt(e.samples.weights)
-        matrix, residual = np.empty((0, 0)), np.empty((0, 0))
-        for tape in self._tapes():
-            r, slopes = tape.law.residual, tape.law.slopes
-            if r is None or slopes is None:
-                return None
-            if tape.first == 0:
-                residual, matrix = np.empty((len(r), size)), np.empty((chosen.size, len(r) * size))
-                matrix[chosen.empty] = 0.0
-            count = min(tape.last * TILE, size) - tape.first * TILE
-            residual[:, tape.first * TILE : tape.last * TILE] = (root[tape.columns] * r)[:, :count]
-            seeds, b = self._seeds(tape, list(slopes), root), tape.buffers
-            primal = (*e.tables.arrays, self.weights, seeds, b.r, b.d)
-            with self._threads(tape, len(seeds)):
-                drivers.system(*primal, *chosen.arrays, matrix.reshape(-1), size, *self._span(tape))
-        return DenseLeastSquares(matrix.T, residual.ravel())
+    @cached_property
+    def _gram(self) -> Array:
+        matrix = rows.gram(self)
+        return self.curvature(np.eye(self.x.size)) if matrix is None else matrix
+
+    def gram(self) -> Array:
+        """Return ``sum_q w T^T C T``, shape (dim, dim)."""
+        return self._gram

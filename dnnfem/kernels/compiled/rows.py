@@ -1,0 +1,76 @@
+"""Least-squares systems and Gram matrices: the derivative of every residual in every coefficient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import blas
+
+from dnnfem.kernels.compiled import drivers
+from dnnfem.kernels.compiled.tables import TILE
+from dnnfem.kernels.least_squares import DenseLeastSquares
+from dnnfem.records import Array, Index
+
+if TYPE_CHECKING:
+    from dnnfem.kernels.compiled.linearization import CompiledLinearization
+
+ENTRIES = 2**18
+"""Numbers in the rows that are multiplied at a time: they stay in the cache between writing and reading."""
+
+
+def system(linearization: CompiledLinearization, columns: Index | None) -> DenseLeastSquares | None:
+    """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
+
+    Only what these need is computed: the reverse sweep ends at the earliest stage among them.  None for a loss law.
+    """
+    e = linearization.evaluator
+    if e.law.kind != "residual":
+        return None
+    chosen, size = e.selection(columns), e.samples.size
+    root = np.sqrt(e.samples.weights)
+    matrix, residual = np.empty((0, 0)), np.empty((0, 0))
+    for tape in linearization.tapes():
+        r, slopes = tape.law.residual, tape.law.slopes
+        if r is None or slopes is None:
+            return None
+        if tape.first == 0:
+            residual, matrix = np.empty((len(r), size)), np.empty((chosen.size, len(r) * size))
+            matrix[chosen.empty] = 0.0
+        count = min(tape.last * TILE, size) - tape.first * TILE
+        residual[:, tape.first * TILE : tape.last * TILE] = (root[tape.columns] * r)[:, :count]
+        seeds, b = linearization.seeds(tape, list(slopes), root), tape.buffers
+        primal = (*e.tables.arrays, linearization.weights, seeds, b.r, b.d)
+        with linearization.threads(tape, len(seeds)):
+            drivers.system(*primal, *chosen.arrays, matrix.reshape(-1), size, *linearization.span(tape))
+    return DenseLeastSquares(matrix.T, residual.ravel())
+
+
+def gram(linearization: CompiledLinearization) -> Array | None:
+    """Return ``sum_q w T^T C T``, shape (dim, dim), from rows ``sqrt(w) S T``, ``C = S^T S``, some tiles at a time.
+
+    None if the law gives no root ``S`` of its curvature.
+    """
+    e, total = linearization.evaluator, np.zeros((linearization.x.size,) * 2, order="F")
+    chosen, root, block = e.selection(None), np.sqrt(e.samples.weights), e.tables.rows * TILE
+    for tape in linearization.tapes():
+        slopes, b = tape.law.slopes, tape.buffers
+        if slopes is None:
+            return None
+        seeds = linearization.seeds(tape, list(slopes), root)
+        step = min(max(1, ENTRIES // (chosen.size * len(slopes) * TILE)), tape.last - tape.first)
+        space = np.empty(chosen.size * len(slopes) * step * TILE)
+        for start in range(0, tape.last - tape.first, step):
+            stop = min(start + step, tape.last - tape.first)
+            # The last tile is filled up by samples of weight zero, which do no harm.
+            count = (stop - start) * TILE
+            rows = space[: chosen.size * len(slopes) * count].reshape(chosen.size, -1)
+            rows[chosen.empty] = 0.0
+            part = np.ascontiguousarray(seeds[..., start * TILE : stop * TILE])
+            kept = (b.r[start * block : stop * block], b.d[start * block : stop * block])
+            span = (0, stop - start, min(linearization.groups, stop - start), e.tables.rows)
+            with drivers.threads(count * linearization.weights.size * len(slopes)):
+                primal = (*e.tables.arrays, linearization.weights, part, *kept)
+                drivers.system(*primal, *chosen.arrays, rows.reshape(-1), count, *span)
+            total = blas.dsyrk(1.0, rows.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
+    return np.asarray(total + np.tril(total, -1).T)
