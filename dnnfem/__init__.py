@@ -14,7 +14,7 @@ __version__ = "0.1.0.dev0"
 _public = {
     "archive": ("Archive", "ArchiveError", "read"),
     "control": ("decide",),
-    "estimators": ("algebraic", "hierarchical", "removal"),
+    "estimators": ("algebraic", "cross_validation", "hierarchical", "insertion_sensitivity", "removal"),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "as_scipy", "condense", "from_callables"),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
     "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),

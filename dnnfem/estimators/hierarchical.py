@@ -100,9 +100,7 @@ def hierarchical(
     space = functional.space
     if not isinstance(space, FeedforwardSpace):
         raise ValueError(f"functional: got one on {space}, expected a FeedforwardSpace")
-    pool = list(candidates.draw(_reference(functional), x)) if hasattr(candidates, "draw") else list(candidates)
-    if not pool:
-        raise ValueError("candidates: got none, expected at least one neuron")
+    pool = pool_of(functional, x, candidates)
     if count is None:
         count = max(MIN_COUNT, math.ceil(GROWTH * sum(space.hidden)))
     enriched = _linearized(functional, x, pool)
@@ -116,6 +114,20 @@ def hierarchical(
     return Estimate(QUANTITY, cells, np.sqrt(2.0 * gains), total, parts=parts, cost=costs)
 
 
+def pool_of(functional: Functional, x: Array, candidates: Candidates | Sequence[Any]) -> list[Any]:
+    """Return candidates as a list, drawn if they are a rule.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    pool = list(candidates.draw(_reference(functional), x)) if hasattr(candidates, "draw") else list(candidates)
+    if not pool:
+        raise ValueError("candidates: got none, expected at least one")
+    return pool
+
+
 @dataclass(frozen=True, eq=False)
 class Enriched:
     """The system of old coefficients (first columns) and outgoing weights of all candidates."""
@@ -126,7 +138,7 @@ class Enriched:
 
 def _linearized(functional: Functional, x: Array, pool: Sequence[Neuron]) -> Enriched:
     """Add all candidates and linearize there."""
-    wide, start, outgoing = _enriched(functional, x, pool)
+    wide, start, outgoing = widened(functional, x, pool)
     coarse, fine = functional.space, wide.space
     assert isinstance(coarse, FeedforwardSpace) and isinstance(fine, FeedforwardSpace)
     old = embed(coarse, fine, [np.arange(width) for width in coarse.hidden]).tocoo().row
@@ -195,7 +207,7 @@ def _identity(points: Array) -> Array:
     return points
 
 
-def _enriched(functional: Functional, x: Array, neurons: Sequence[Neuron]) -> tuple[Functional, Array, list[Index]]:
+def widened(functional: Functional, x: Array, neurons: Sequence[Neuron]) -> tuple[Functional, Array, list[Index]]:
     """Return the functional on the wider space, the prolonged iterate, and the outgoing coefficients per neuron."""
     space = functional.space
     assert isinstance(space, FeedforwardSpace)
@@ -218,7 +230,7 @@ def _numbers(space: FeedforwardSpace, neurons: Sequence[Neuron]) -> list[int]:
 
 def _polished(functional: Functional, x: Array, neurons: Sequence[Neuron], steps: int) -> list[Neuron]:
     """Minimize the functional over the new neurons and the output layer; return them and the decrease of ``J``."""
-    wide, start, outgoing = _enriched(functional, x, neurons)
+    wide, start, outgoing = widened(functional, x, neurons)
     coarse, fine = functional.space, wide.space
     assert isinstance(coarse, FeedforwardSpace) and isinstance(fine, FeedforwardSpace)
     numbers = _numbers(coarse, neurons)

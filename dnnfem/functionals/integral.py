@@ -72,6 +72,10 @@ class Integral:
         """Return the contribution of each cell of the quadrature, shape (cells,)."""
         return self.evaluator.cellwise(check_coefficients(self.space, x))
 
+    def samplewise(self, x: Array) -> Array:
+        """Return the contribution of each point of the quadrature, shape (m,)."""
+        return self.evaluator.samplewise(check_coefficients(self.space, x))
+
     def on(
         self, *, space: Any = None, quadrature: Quadrature | None = None, transfer: Transfer | None = None
     ) -> Integral:

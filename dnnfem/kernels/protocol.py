@@ -379,6 +379,10 @@ class Evaluator(Protocol):
         """Return the sums of ``w L`` per cell of the quadrature, shape (cells,)."""
         ...
 
+    def samplewise(self, x: Array) -> Array:
+        """Return ``w L`` at every point, shape (m,): what cross-validation compares."""
+        ...
+
 
 class Backend(Protocol):
     """A module that implements `Evaluator`."""

@@ -169,8 +169,11 @@ class ReferenceEvaluator:
 
     def cellwise(self, x: Array) -> Array:
         """Return the sums of ``w L`` per cell."""
-        q = self.quadrature
-        return np.bincount(q.cells, weights=q.weights * self._law(x).density).astype(np.float64)
+        return np.bincount(self.quadrature.cells, weights=self.samplewise(x)).astype(np.float64)
+
+    def samplewise(self, x: Array) -> Array:
+        """Return ``w L`` at every point."""
+        return np.asarray(self.quadrature.weights * self._law(x).density)
 
     def linearize(self, x: Array) -> ReferenceLinearization:
         """Evaluate all first derivatives of the jet in the coefficients."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dnnfem.functionals.protocols import Norm
+from dnnfem.norms.decay import weight_decay
 from dnnfem.norms.diagonal import Euclidean, Weighted
 from dnnfem.norms.features import feature_norm
 from dnnfem.norms.jacobi import jacobi
 from dnnfem.norms.pullback import Pullback
 
-__all__ = ["Euclidean", "Norm", "Pullback", "Weighted", "feature_norm", "jacobi"]
+__all__ = ["Euclidean", "Norm", "Pullback", "Weighted", "feature_norm", "jacobi", "weight_decay"]

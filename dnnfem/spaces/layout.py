@@ -68,6 +68,7 @@ class Purpose(enum.IntEnum):
     INITIAL = 0
     CANDIDATES = 1
     PROBE = 2
+    FOLDS = 3
 
 
 def generator(seed: int, dim: int, purpose: Purpose) -> np.random.Generator:

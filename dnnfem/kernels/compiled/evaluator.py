@@ -147,8 +147,11 @@ class CompiledEvaluator:
 
     def cellwise(self, x: Array) -> Array:
         """Return the sums of ``w L`` per cell."""
-        density = self.densities(x).ravel()[: self.samples.size]
-        return np.bincount(self.quadrature.cells, weights=density).astype(np.float64)
+        return np.bincount(self.quadrature.cells, weights=self.samplewise(x)).astype(np.float64)
+
+    def samplewise(self, x: Array) -> Array:
+        """Return ``w L`` at every point."""
+        return self.densities(x).ravel()[: self.samples.size]
 
     def jet(self, x: Array, points: Array, components: Sequence[Component]) -> Array:
         """Return the user's values at any points, shape (1, outputs, m).

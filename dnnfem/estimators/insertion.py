@@ -1,0 +1,102 @@
+"""Insertion sensitivity: what would coefficients gain that are not there yet, all others held fixed?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dnnfem.estimators.hierarchical import Candidates, pool_of, widened
+from dnnfem.functionals import Functional, Linearization
+from dnnfem.records import Array, Estimate, Index
+from dnnfem.refinement.depth import insert_layer
+from dnnfem.refinement.width import cost
+from dnnfem.spaces import FeedforwardSpace
+from dnnfem.spaces.feedforward import Neuron
+
+QUANTITY = "decrease sqrt(2 (J(x) - J)) that new coefficients promise by themselves"
+
+DAMPING = 1e-10
+"""Penalty on each new coefficient, relative to the mean of the squared columns."""
+
+
+def insertion_sensitivity(
+    functional: Functional, x: Array, candidates: Candidates | Sequence[Any] | None = None
+) -> Estimate:
+    """Estimate what virtual neurons or virtual identity layers would gain, from one linearization.
+
+    The new coefficients get values that keep the function.  With ``g`` the derivative in them and ``C`` the curvature,
+    ``g^T C^-1 g`` is the square of the dual norm of ``g`` in the norm of the function space: what a step in
+    these coefficients alone promises.  It costs one linearization, whereas `dnnfem.hierarchical` re-solves for the
+    present coefficients; it does not see that candidates may repeat each other, or what is already there.
+
+    Parameters
+    ----------
+    functional : Functional
+        On a `FeedforwardSpace`, with a least-squares system.
+    x : array, shape (dim,)
+        Coefficients (primal).
+    candidates : Candidates, sequence of Neuron, or sequence of int, optional
+        Neurons, e.g. ``ridge_candidates(space, quadrature)``, or positions for `dnnfem.insert_layer`; default all
+        positions.
+
+    Returns
+    -------
+    Estimate
+        Cells are the neurons or the positions, for `dnnfem.widen` or `dnnfem.insert_layer`.  The total is the largest
+        indicator, as gains of different cells do not add up; `cost` are the coefficients that a cell adds.
+
+    Raises
+    ------
+    ValueError
+        If the functional is not on a feedforward space or has no least-squares system, or there is no candidate.
+
+    References
+    ----------
+    Kreis, Herberg, Köhne, Schiela and Herzog, SensLI, arXiv 2311.15995 (2023), who use the norm of the derivative.
+    """
+    space = functional.space
+    if not isinstance(space, FeedforwardSpace):
+        raise ValueError(f"functional: got one on {space}, expected a FeedforwardSpace")
+    pool = list(range(1, len(space.hidden) + 1)) if candidates is None else pool_of(functional, x, candidates)
+    neurons = [item for item in pool if isinstance(item, Neuron)]
+    if neurons:
+        wide, start, outgoing = widened(functional, x, neurons)
+        gains = _gains(wide.linearize(start), outgoing)
+        costs = [float(cost(space, neuron.layer)) for neuron in neurons]
+    else:
+        gains, costs = _layers(functional, x, pool)
+    cells = np.empty(len(pool), dtype=object)
+    cells[:] = pool
+    indicators = np.sqrt(gains)
+    return Estimate(QUANTITY, cells, indicators, float(indicators.max()), cost=np.array(costs))
+
+
+def _layers(functional: Functional, x: Array, positions: Sequence[int]) -> tuple[Array, list[float]]:
+    space = functional.space
+    assert isinstance(space, FeedforwardSpace)
+    gains, costs = [], []
+    for position in positions:
+        deep, transfer = insert_layer(space, int(position))
+        linearization = functional.on(space=deep, transfer=transfer).linearize(transfer(x))
+        new = deep.blocks[position]
+        gains.append(float(_gains(linearization, [np.arange(new.start, new.stop)])[0]))
+        costs.append(float(deep.dim - space.dim))
+    return np.array(gains), costs
+
+
+def _gains(linearization: Linearization, groups: Sequence[Index]) -> Array:
+    """Return ``g^T C^-1 g`` for each group of coefficients."""
+    system = linearization.system(np.concatenate(groups))
+    if system is None:
+        raise ValueError("functional: got one without a least-squares system, expected residual laws")
+    ends = np.cumsum([len(group) for group in groups])
+    floor = DAMPING * float(np.mean(system.lengths**2)) or 1.0
+    gains = []
+    for first, last in zip(ends - [len(group) for group in groups], ends, strict=True):
+        columns = np.arange(first, last)
+        slope = system.derivative[columns]
+        matrix = system[columns].curvature(np.eye(len(columns)))
+        gains.append(float(slope @ np.linalg.solve(matrix + floor * np.eye(len(columns)), slope)))
+    return np.array(gains)
