@@ -153,6 +153,12 @@ def test_what_is_no_sum_of_squares_says_so(scalar_problem, space):
             condense(functional)
 
 
+@pytest.mark.parametrize("ridge", [-1.0, -1e-300, np.nan, np.inf])
+def test_a_ridge_that_is_negative_or_not_finite_is_refused(ridge, scalar_problem, space):
+    with pytest.raises(ValueError, match="^ridge: got .*, expected a finite number that is not negative"):
+        condense(scalar_problem.on(space), ridge)
+
+
 def test_a_sum_condenses_only_what_all_its_terms_allow(scalar_problem, space):
     j = scalar_problem.on(space)
     whole = Transfer.identity(space.dim)
@@ -434,6 +440,13 @@ def test_a_functional_of_ones_own_needs_value_and_derivative_or_residual_and_jac
     for half in ({"residual": zero}, {"jacobian": zero}):
         with pytest.raises(ValueError, match="^from_callables: got only one of residual and jacobian"):
             from_callables(2, value=zero, derivative=zero, **half)
+
+
+@pytest.mark.parametrize("dim", [-1, 0, 2.5, 2.0, True, "2", None, np.nan])
+def test_a_functional_of_ones_own_has_a_positive_number_of_coefficients(dim):
+    with pytest.raises(ValueError, match="^dim: got .*, expected a positive integer"):
+        from_callables(dim, lambda x: 0.0, lambda x: x)
+    assert from_callables(np.int64(2), lambda x: 0.0, lambda x: x).space == Coordinates(2)
 
 
 def test_a_functional_of_ones_own_that_returns_a_wrong_shape_is_named():

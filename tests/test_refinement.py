@@ -230,6 +230,11 @@ def test_removing_nothing_or_one_neuron_twice_is_no_error():
         ([(0, -1)], "^cells: got neuron -1"),
         ([(5, 0)], "^layer: got 5"),
         ([(1, 0)], "^layer: got 1, a residual layer"),
+        ([(0, 1.5)], r"^cells: got \(0, 1.5\), expected integers"),
+        ([(0.0, 1)], "^cells: got .* expected integers"),
+        ([(0, np.nan)], "^cells: got .* expected integers"),
+        ([(0, True)], "^cells: got .* expected integers"),
+        (np.array([[0.0, 1.0]]), "^cells: got .* expected integers"),
         ([(0, 0), (0, 1), (0, 2)], "^cells: got all neurons of layer 0"),
     ],
 )
