@@ -30,7 +30,8 @@ def coarsen(space: FeedforwardSpace, cells: Iterable[tuple[int, int]]) -> tuple[
     Raises
     ------
     ValueError
-        If a number is no integer, a neuron does not exist, its layer is residual, or a layer would lose all its neurons.
+        If a number is no integer, a neuron does not exist, its layer is residual, or a layer would lose all its
+        neurons.
     """
     gone: dict[int, set[int]] = {}
     for layer, neuron in cells:
