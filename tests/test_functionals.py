@@ -182,6 +182,35 @@ def test_terms_of_different_dimension_are_refused(scalar_problem, space, vector_
             Tikhonov(space, Euclidean, alpha)
 
 
+def test_terms_on_different_spaces_of_one_dimension_are_refused(scalar_problem, space):
+    other = FeedforwardSpace(2, (4,), 1, "sin")
+    assert other.dim == space.dim
+    j, penalty = scalar_problem.on(space), Tikhonov(other, Euclidean, 0.1)
+    for terms in ((j, scalar_problem.on(other)), (j, penalty), (own(space.dim), j, penalty), (Scaled(j, 2.0), penalty)):
+        with pytest.raises(ValueError, match="^terms: got functionals on 2-4-1 tanh and on 2-4-1 sin, expected one"):
+            Sum(*terms)
+
+
+def own(dim):
+    """Return a user's functional."""
+    return from_callables(dim, lambda x: 0.5 * float(x @ x), lambda x: x, lambda x, v: v)
+
+
+def test_a_functional_of_ones_own_may_be_added_to_one_on_a_network(scalar_problem, space):
+    j, x = scalar_problem.on(space), space.initial(0)
+    same = Tikhonov(FeedforwardSpace(2, [4], 1), Euclidean, 0.1)
+    for terms in ((j, own(space.dim), same), (own(space.dim), j)):
+        assert Sum(*terms).value(x) == pytest.approx(sum(term.value(x) for term in terms), rel=1e-15)
+
+
+def test_a_norm_in_place_of_a_rule_is_refused(space):
+    for norm, name in ((Euclidean(space), "Euclidean"), (graded(space), "Weighted")):
+        words = rf"^rule: got an object {name}\(...\), expected the class {name} or a rule space -> norm"
+        with pytest.raises(ValueError, match=words):
+            Tikhonov(space, norm, 0.1)
+    assert Tikhonov(space, rule=Euclidean, alpha=0.1).rule is Euclidean
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_points_of_another_space_are_refused(kind, scalar_problem, space):
     functional, x = everything(scalar_problem, space)[kind]
