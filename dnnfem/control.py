@@ -50,12 +50,17 @@ def decide(
     Raises
     ------
     ValueError
-        If there is no estimate, the quantities differ, a total is not finite, or the tolerance is negative.
+        If there is no estimate, the quantities differ, a total is not finite, the tolerance or the algebraic error is
+        negative, or a number is NaN.
     """
     if not estimates:
         raise ValueError("estimates: got none, expected at least one")
     if not tolerance >= 0.0:
         raise ValueError(f"tolerance: got {tolerance!r}, expected a non-negative number")
+    if math.isnan(budget):
+        raise ValueError(f"budget: got {budget!r}, expected a number")
+    if algebraic is not None and not algebraic >= 0.0:
+        raise ValueError(f"algebraic: got {algebraic!r}, expected a non-negative number")
     quantities = {estimate.quantity for estimate in estimates.values()}
     if len(quantities) > 1:
         raise ValueError(

@@ -99,7 +99,11 @@ class Quadrature:
         weights = np.ones(len(points)) if weights is None else as_finite("weights", weights, 1)
         if weights.size and not (weights > 0).all():
             raise ValueError(f"weights: got {float(weights.min())}, expected positive numbers")
-        return cls(points, weights / max(float(np.sum(weights)), np.finfo(float).tiny), as_finite("data", data, 2))
+        if weights.size:
+            # By the largest one first: the sum of huge weights overflows, that of tiny ones has few digits.
+            weights = weights / weights.max()
+            weights = weights / np.sum(weights)
+        return cls(points, weights, as_finite("data", data, 2))
 
     @property
     def inputs(self) -> int:

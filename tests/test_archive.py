@@ -248,6 +248,92 @@ def test_coarsening_starts_from_the_projected_iterate(problem, path):
     assert hierarchy.finest == coarse and hierarchy.transfers[0].shape == (SPACE.dim, coarse.dim)
 
 
+def solve(problem, archive, max_steps, observer=None):
+    """Solve the present level on from where it stands."""
+    space, x, state, quadrature, _ = archive.level
+    return gauss_newton(
+        problem.on(space, quadrature), x, 0.0, state=state, observer=observer or archive, max_steps=max_steps
+    )
+
+
+def test_a_solve_that_goes_on_after_solved_is_resumed_where_it_stands(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    archive.solved(solve(problem, archive, 2), estimate(SPACE))
+    seen = []
+
+    def kill(snapshot):
+        archive(snapshot)
+        seen.append(snapshot)
+        if snapshot.step.number == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        solve(problem, archive, 8, kill)
+    level = Archive.open(path, problem, SPACE, START).level
+    assert np.array_equal(level.state.progress.x, seen[-1].x) and level.state.progress.steps[-1].number == 4
+    assert archive.levels[0].steps[-1].number == 2
+    whole = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=8)
+    resumed = solve(problem, archive, 8)
+    assert np.array_equal(resumed.x, whole.x) and len(resumed.steps) == 9
+
+
+def test_refinement_of_a_level_that_was_solved_further_asks_for_the_new_result(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    archive.solved(solve(problem, archive, 2), estimate(SPACE))
+    further = solve(problem, archive, 5)
+    fine, transfer = widen(SPACE, pool(SPACE)[:1])
+    before = digest(path)
+    with pytest.raises(ValueError, match="^refined: level 0 has been solved on since .*, up to step 5"):
+        archive.refined(np.array([0]), fine, transfer)
+    assert digest(path) == before
+    archive.solved(further, estimate(SPACE))
+    archive.refined(np.array([0]), fine, transfer)
+    level = archive.level
+    assert np.array_equal(level.x, transfer(further.x)) and level.state.progress is None
+    assert solve(problem, archive, 1).x.shape == (fine.dim,)
+
+
+def test_a_level_begins_without_the_progress_of_the_one_before(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    archive.solved(solve(problem, archive, 2), estimate(SPACE))
+    # Solved again to the same limit: nothing new, but a record of it.
+    assert solve(problem, archive, 2).status is Status.STEP_LIMIT
+    with h5py.File(path, "r") as file:
+        assert file["current"].attrs["level"] == 0
+    archive.refined(np.array([0]), *widen(SPACE, pool(SPACE)[:1]))
+    with h5py.File(path, "r") as file:
+        assert "current" not in file
+    assert archive.level.state.progress is None
+
+
+@pytest.mark.parametrize("number", [0, None])
+def test_progress_of_another_level_is_not_read(number, problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    archive.solved(solve(problem, archive, 2), estimate(SPACE))
+    archive.refined(np.array([0]), SPACE, Transfer.identity(SPACE.dim))
+    start = archive.level.x
+    solve(problem, archive, 1)
+    assert archive.level.state.progress is not None
+    with container.writing(path) as file:
+        del file["current"].attrs["level"]
+        if number is not None:
+            file["current"].attrs["level"] = number
+    level = archive.level
+    assert level.state.progress is None and np.array_equal(level.x, start)
+    archive.solved(solve(problem, archive, 1), estimate(SPACE))
+    assert archive.levels[1].steps[-1].number == 1
+
+
+def test_snapshots_of_another_level_are_refused(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    archive.solved(solve(problem, archive, 1), estimate(SPACE))
+    archive.refined(np.array([0]), *widen(SPACE, pool(SPACE)[:1]))
+    before = digest(path)
+    with pytest.raises(ValueError, match=r"^snapshot: got coefficients of shape \(9,\), expected \(13,\) on level 1"):
+        gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1, observer=archive)
+    assert digest(path) == before
+
+
 # Damage and mismatch
 
 
@@ -420,6 +506,30 @@ def test_a_start_of_another_shape_creates_no_file(problem, path):
     assert os.listdir(path.parent) == []
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_start_that_is_not_finite_creates_no_file(value, problem, path):
+    with pytest.raises(ValueError, match="^x: got NaN or infinity"):
+        Archive.open(path, problem, SPACE, np.where(np.arange(SPACE.dim) == 3, value, START))
+    assert os.listdir(path.parent) == []
+
+
+def test_a_directory_is_refused_by_name(problem, tmp_path):
+    for use in (read, lambda path: Archive.open(path, problem, SPACE, START)):
+        with pytest.raises(ArchiveError, match="a directory, expected a file; append its name") as error:
+            use(tmp_path)
+        assert str(error.value).startswith(f"{tmp_path}: ")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_not_there_is_named(problem, tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "runs", tmp_path / "file"):
+        with pytest.raises(ArchiveError, match="expected an existing one; create it first") as error:
+            Archive.open(folder / "run.h5", problem, SPACE, START)
+        assert str(error.value).startswith(f"{folder / 'run.h5'}: there is no folder {folder}")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_a_file_that_is_not_there_is_not_an_archive(path):
     with pytest.raises(FileNotFoundError):
         read(path)
@@ -562,12 +672,51 @@ def test_a_list_of_cells_comes_back_as_an_array(problem, path):
     assert back.cells.tolist() == [[0, 1], [0, 0]]
 
 
-def test_cells_that_are_anything_else_come_back_as_numbers(problem, tmp_path):
-    objects = np.empty(2, dtype=object)
-    objects[:] = [{"mesh": 1}, "cell"]
-    for number, cells in enumerate((objects, ["left", "right"], [(0, 1), (2,)], [None, None])):
-        back = stored(problem, tmp_path / f"{number}.h5", Estimate("e", cells, np.array([1.0, 2.0]), 1.0))
-        assert back.cells.tolist() == [0, 1] and back.indicators.tolist() == [1.0, 2.0]
+def as_objects(*cells):
+    """Return cells in an array of objects, as estimators do."""
+    array = np.empty(len(cells), dtype=object)
+    array[:] = cells
+    return array
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["left", "Dörfler"], ["left", "Dörfler"]),
+        (np.array(["left", "right"]), ["left", "right"]),
+        (as_objects("left", ""), ["left", ""]),
+        ([("left", "a"), ("right", "b")], [["left", "a"], ["right", "b"]]),
+        (as_objects(3, 1), [3, 1]),
+        (as_objects((0, 1), (0, 0)), [[0, 1], [0, 0]]),
+        ([True, False], [True, False]),
+    ],
+)
+def test_estimates_with_strings_or_objects_for_cells_come_back(cells, expected, problem, path):
+    back = stored(problem, path, Estimate("e", cells, np.array([1.0, 2.0]), 1.0))
+    assert back.cells.tolist() == expected and back.cells.dtype.kind in "biuU"
+    assert back.cells[np.array([1])].tolist() == expected[1:]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kinds"),
+    [
+        (as_objects({"mesh": 1}, "cell"), "dict, str"),
+        ([(0, 1), (2,)], "tuple"),
+        ([None, None], "NoneType"),
+        ([1, "left"], "int, str"),
+        ([(0, "left"), (1, "right")], "tuple"),
+        (as_objects(Neuron(0, np.ones(2), 0.0), 1), "Neuron, int"),
+        ([1j, 2j], "complex"),
+        ([np.ones((2, 3)), np.ones((2, 4))], "ndarray"),
+    ],
+)
+def test_cells_that_are_anything_else_are_refused_and_the_file_left_alone(cells, kinds, problem, path):
+    archive = solved_run(problem, path)
+    before = digest(path)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1)
+    with pytest.raises(ValueError, match=f"^estimate: got cells of type {kinds}, expected neurons"):
+        archive.solved(result, Estimate("e", cells, np.array([1.0, 2.0]), 1.0))
+    assert digest(path) == before and os.listdir(path.parent) == [path.name]
 
 
 def test_an_estimate_without_cells_comes_back(problem, path):

@@ -52,7 +52,6 @@ def test_an_algebraic_error_that_is_not_small_is_solved_for_first():
     parts = {"width": estimate(1.0)}
     assert decide(parts, tolerance=1e-3, algebraic=0.5).part == "solve"
     assert decide(parts, tolerance=1e-3, algebraic=0.1).part == "width"
-    assert decide(parts, tolerance=1e-3, algebraic=np.nan).part == "width"
     assert decide({"width": estimate(1e-5)}, tolerance=1e-3, algebraic=5e-4).stop
 
 
@@ -98,6 +97,19 @@ def test_decisions_change_nothing_they_are_given():
 def test_what_cannot_be_compared_is_refused(parts, tolerance, words):
     with pytest.raises(ValueError, match=words):
         decide(parts, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("name", ["tolerance", "budget", "algebraic"])
+def test_a_number_that_is_nan_is_refused_by_name(name):
+    for total in (1.0, 0.0):
+        with pytest.raises(ValueError, match=f"^{name}: got nan, expected"):
+            decide({"width": estimate(total)}, **{"tolerance": 0.1, name: np.nan})
+
+
+def test_a_negative_algebraic_error_is_refused_and_an_unknown_one_is_solved_for():
+    with pytest.raises(ValueError, match="^algebraic: got -1.0, expected a non-negative number"):
+        decide({"width": estimate(1.0)}, tolerance=0.1, algebraic=-1.0)
+    assert decide({"width": estimate(1.0)}, tolerance=0.1, algebraic=np.inf).part == "solve"
 
 
 def test_a_decision_without_a_part_is_to_stop():

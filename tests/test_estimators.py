@@ -68,6 +68,20 @@ def test_the_algebraic_estimate_splits_into_the_outer_and_the_inner_part(scalar_
     assert algebraic(j, solved).total == pytest.approx(estimate.parts["inner"], rel=1e-5)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_algebraic_estimate_refuses_what_is_not_finite(value, scalar_problem, space):
+    x = space.initial(0)
+    x[3] = value
+    with pytest.raises(ValueError, match="^x: got NaN or infinity, expected finite numbers"):
+        algebraic(scalar_problem.on(space), x)
+
+
+def test_the_algebraic_estimate_takes_lists(scalar_problem, space):
+    j, x = scalar_problem.on(space), space.initial(0)
+    assert algebraic(j, x.tolist()).total == algebraic(j, x).total
+    assert algebraic(rosenbrock(), [0, 0]).total == algebraic(rosenbrock(), np.zeros(2)).total
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
 def test_the_extrapolation_is_exact_for_algebraic_decay(power):
     steps = Steps((Step(0, 9.0), *(Step(k, 5.0 + k**-power) for k in range(1, 81))))

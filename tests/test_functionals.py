@@ -153,6 +153,12 @@ def test_what_is_no_sum_of_squares_says_so(scalar_problem, space):
             condense(functional)
 
 
+@pytest.mark.parametrize("ridge", [-1.0, -1e-300, np.nan, np.inf])
+def test_a_ridge_that_is_negative_or_not_finite_is_refused(ridge, scalar_problem, space):
+    with pytest.raises(ValueError, match="^ridge: got .*, expected a finite number that is not negative"):
+        condense(scalar_problem.on(space), ridge)
+
+
 def test_a_sum_condenses_only_what_all_its_terms_allow(scalar_problem, space):
     j = scalar_problem.on(space)
     whole = Transfer.identity(space.dim)
@@ -174,6 +180,35 @@ def test_terms_of_different_dimension_are_refused(scalar_problem, space, vector_
     for alpha in (-1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="^alpha: got"):
             Tikhonov(space, Euclidean, alpha)
+
+
+def test_terms_on_different_spaces_of_one_dimension_are_refused(scalar_problem, space):
+    other = FeedforwardSpace(2, (4,), 1, "sin")
+    assert other.dim == space.dim
+    j, penalty = scalar_problem.on(space), Tikhonov(other, Euclidean, 0.1)
+    for terms in ((j, scalar_problem.on(other)), (j, penalty), (own(space.dim), j, penalty), (Scaled(j, 2.0), penalty)):
+        with pytest.raises(ValueError, match="^terms: got functionals on 2-4-1 tanh and on 2-4-1 sin, expected one"):
+            Sum(*terms)
+
+
+def own(dim):
+    """Return a user's functional."""
+    return from_callables(dim, lambda x: 0.5 * float(x @ x), lambda x: x, lambda x, v: v)
+
+
+def test_a_functional_of_ones_own_may_be_added_to_one_on_a_network(scalar_problem, space):
+    j, x = scalar_problem.on(space), space.initial(0)
+    same = Tikhonov(FeedforwardSpace(2, [4], 1), Euclidean, 0.1)
+    for terms in ((j, own(space.dim), same), (own(space.dim), j)):
+        assert Sum(*terms).value(x) == pytest.approx(sum(term.value(x) for term in terms), rel=1e-15)
+
+
+def test_a_norm_in_place_of_a_rule_is_refused(space):
+    for norm, name in ((Euclidean(space), "Euclidean"), (graded(space), "Weighted")):
+        words = rf"^rule: got an object {name}\(...\), expected the class {name} or a rule space -> norm"
+        with pytest.raises(ValueError, match=words):
+            Tikhonov(space, norm, 0.1)
+    assert Tikhonov(space, rule=Euclidean, alpha=0.1).rule is Euclidean
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -434,6 +469,13 @@ def test_a_functional_of_ones_own_needs_value_and_derivative_or_residual_and_jac
     for half in ({"residual": zero}, {"jacobian": zero}):
         with pytest.raises(ValueError, match="^from_callables: got only one of residual and jacobian"):
             from_callables(2, value=zero, derivative=zero, **half)
+
+
+@pytest.mark.parametrize("dim", [-1, 0, 2.5, 2.0, True, "2", None, np.nan])
+def test_a_functional_of_ones_own_has_a_positive_number_of_coefficients(dim):
+    with pytest.raises(ValueError, match="^dim: got .*, expected a positive integer"):
+        from_callables(dim, lambda x: 0.0, lambda x: x)
+    assert from_callables(np.int64(2), lambda x: 0.0, lambda x: x).space == Coordinates(2)
 
 
 def test_a_functional_of_ones_own_that_returns_a_wrong_shape_is_named():

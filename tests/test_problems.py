@@ -279,6 +279,23 @@ def test_solutions_refuse_coefficients_of_another_space():
         regression(INPUTS, TARGETS).solution(PAIR, SPACE.initial(0))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_solutions_refuse_coefficients_that_are_not_finite(value):
+    x = PAIR.initial(0)
+    x[3] = value
+    with pytest.raises(ValueError, match="^x: got NaN or infinity, expected finite numbers"):
+        regression(INPUTS, TARGETS).solution(PAIR, x)
+
+
+def test_the_coefficients_of_a_solution_cannot_be_written_to(backend):
+    x = PAIR.initial(0)
+    solution = Regression(INPUTS, TARGETS, backend=backend).solution(PAIR, x)
+    with pytest.raises(ValueError, match="read-only"):
+        solution.x[0] = 1.0
+    x[0] = 1.0
+    assert solution(INPUTS).shape == (12, 2)
+
+
 def test_solutions_do_not_follow_later_changes_of_the_coefficients():
     x = PAIR.initial(0)
     solution = regression(INPUTS, TARGETS).solution(PAIR, x)

@@ -104,6 +104,11 @@ def test_weights_of_samples_sum_to_one_and_do_not_depend_on_their_scale():
         assert weights == pytest.approx(WEIGHTS / 6.0, rel=1e-15)
 
 
+@pytest.mark.parametrize("size", [1e-320, 5e-324, 1e308])
+def test_tiny_and_huge_weights_sum_to_one(size):
+    assert Quadrature.samples(POINTS, DATA, np.full(3, size)).weights == pytest.approx([1 / 3] * 3, rel=1e-15)
+
+
 @given(st.lists(st.booleans(), min_size=3, max_size=3).filter(any))
 def test_a_subset_keeps_the_sum_of_the_weights_and_the_rows_together(chosen):
     quadrature = Quadrature(POINTS, WEIGHTS, DATA, [5, 0, 5])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from dnnfem.estimators import hierarchical
 from dnnfem.functionals import Tikhonov
 from dnnfem.kernels.reference import evaluate
 from dnnfem.norms import Euclidean
@@ -230,6 +231,11 @@ def test_removing_nothing_or_one_neuron_twice_is_no_error():
         ([(0, -1)], "^cells: got neuron -1"),
         ([(5, 0)], "^layer: got 5"),
         ([(1, 0)], "^layer: got 1, a residual layer"),
+        ([(0, 1.5)], r"^cells: got \(0, 1.5\), expected integers"),
+        ([(0.0, 1)], "^cells: got .* expected integers"),
+        ([(0, np.nan)], "^cells: got .* expected integers"),
+        ([(0, True)], "^cells: got .* expected integers"),
+        (np.array([[0.0, 1.0]]), "^cells: got .* expected integers"),
         ([(0, 0), (0, 1), (0, 2)], "^cells: got all neurons of layer 0"),
     ],
 )
@@ -272,6 +278,20 @@ def test_candidates_are_drawn_for_the_layers_asked_for(scalar_problem):
     space = FeedforwardSpace(2, (4, 3), 1)
     rule = ridge_candidates(space, scalar_problem.quadrature, count=5, layers=[1])
     assert [n.layer for n in rule.draw(scalar_problem.ansatz.reference, space.initial(0))] == [1] * 5
+
+
+def test_candidates_of_another_space_are_refused_with_both_named(scalar_problem):
+    small, large = FeedforwardSpace(2, (2,), 1), FeedforwardSpace(2, (4,), 1)
+    rule = ridge_candidates(small, scalar_problem.quadrature, count=5)
+    for use in (
+        lambda: rule.draw(scalar_problem.ansatz.reference, large.initial(0)),
+        lambda: hierarchical(scalar_problem.on(large), large.initial(0), rule),
+    ):
+        words = r"^candidates: got a rule for 2-2-1 tanh with 9 coefficients, expected one .* shape \(17,\)"
+        with pytest.raises(ValueError, match=words):
+            use()
+    with pytest.raises(ValueError, match="^x: got NaN or infinity"):
+        rule.draw(scalar_problem.ansatz.reference, np.full(9, np.nan))
 
 
 def test_candidates_refuse_what_does_not_fit(scalar_problem):

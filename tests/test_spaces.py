@@ -269,6 +269,38 @@ def test_transfers_refuse_vectors_of_another_space():
         transfer.after(Transfer.identity(3))
 
 
+@pytest.mark.parametrize(
+    "vector",
+    [
+        np.array([1j, 2.0]),
+        np.array([True, False]),
+        ["1", "2"],
+        np.array([1.0, 2.0], dtype=object),
+        [None, 1.0],
+        np.array(["2020-01-01", "2020-01-02"], dtype="M8[D]"),
+    ],
+)
+def test_transfers_refuse_what_is_no_real_number(vector):
+    transfer = Transfer.identity(2)
+    for use in (transfer, lambda x: transfer @ x, transfer.project):
+        with pytest.raises(ValueError, match="^vector: got dtype .*, expected real numbers"):
+            use(vector)
+
+
+def test_transfers_take_lists_integers_and_several_vectors():
+    transfer = Transfer(sp.csr_array([[1.0, 2.0], [0.0, 3.0], [4.0, 0.0]]), np.array([0.5, 0.0, -0.5]))
+    assert transfer([1, 2]).tolist() == transfer(np.array([1, 2])).tolist() == [5.5, 6.0, 3.5]
+    assert (transfer @ np.array([1, 2], dtype=np.float32)).tolist() == [5.0, 6.0, 4.0]
+    assert transfer.project([5.5, 6, 3.5]) == pytest.approx([1.0, 2.0])
+    several = np.array([[1, 0, 3], [2, 1, 4]])
+    for use in (transfer, lambda x: transfer @ x):
+        assert use(several) == pytest.approx(np.column_stack([use(column) for column in several.T]), rel=1e-15)
+        with pytest.raises(ValueError, match=r"^vector: got shape \(2, 3, 1\), expected \(2,\)"):
+            use(several[:, :, None])
+    with pytest.raises(ValueError, match=r"^vector: got shape \(3, 3\), expected \(3,\)"):
+        transfer.project(np.ones((3, 3)))
+
+
 def chain():
     """Return three levels with transfers between them."""
     levels = tuple(FeedforwardSpace(1, (w,), 1) for w in (1, 2, 3))

@@ -110,10 +110,13 @@ class Archive:
         Raises
         ------
         ArchiveError
-            If the file is not an archive, damaged, of a newer version, or of another problem or start; a `ValueError`.
+            If the file is not an archive, damaged, of a newer version, or of another problem or start, or if there is
+            no such folder; a `ValueError`.
+        ValueError
+            If `x` is no finite vector of the space.
         """
         archive = cls(Path(path), problem)
-        x = check_coefficients(space, x)
+        x = check_coefficients(space, x, finite=True)
         if archive.path.exists():
             archive._compare(space, x)
         else:
@@ -132,7 +135,7 @@ class Archive:
             file.attrs["library_version"] = importlib.metadata.version("dnnfem")
             schema.write_identity(file.create_group("problem"), self.problem.identity)
             file["problem"].attrs["probe"] = self._probe(space, x)
-            self._append(file, 0, space, x, None, self.problem.quadrature)
+            schema.append_level(file, space, x, None, self.problem.quadrature, self.problem.quadrature)
 
     def _compare(self, space: NetworkSpace, x: Array) -> None:
         with reading(self.path) as file:
@@ -157,31 +160,12 @@ class Archive:
                     f"start, the archive has {probe}; was the law or the backend changed?"
                 )
 
-    def _append(
-        self,
-        file: h5py.File,
-        number: int,
-        space: NetworkSpace,
-        x: Array,
-        radius: float | None,
-        quadrature: Quadrature,
-    ) -> h5py.Group:
-        group = file.create_group(f"levels/{number:04d}")
-        schema.write_space(group.create_group("space"), space)
-        schema.put(group, "start", x)
-        group.attrs["carried_radius"] = np.nan if radius is None else radius
-        group.attrs["quadrature"] = quadrature.hash
-        given = quadrature.hash == self.problem.quadrature.hash
-        if not given and f"quadratures/{quadrature.hash}" not in file:
-            schema.write_quadrature(file.create_group(f"quadratures/{quadrature.hash}"), quadrature)
-        return group
-
     @property
     def level(self) -> Level:
         """The level the run is on: ``(space, x, state, quadrature, previous)``.
 
-        `state` makes a solver go on where it was, or return the stored result at once if the level is solved;
-        `previous` is the estimate of the level before, None on the first level.
+        `state` makes a solver go on where the newest solve of the level stood, or return its result at once if there is
+        nothing left to do; `previous` is the estimate of the level before, None on the first level.
         """
         with reading(self.path) as file:
             names = sorted(file["levels"])
@@ -193,7 +177,9 @@ class Archive:
                 quadrature = schema.read_quadrature(file[f"quadratures/{digest}"])
             previous = schema.read_estimate(file["levels"][names[-2]]["estimate"]) if len(names) > 1 else None
             space, start = schema.read_space(group["space"]), group["start"][()]
-            solve = group if "coefficients" in group else file.get("current")
+            solve = _in_progress(file, len(names) - 1)
+            if solve is None and "coefficients" in group:
+                solve = group
             if solve is None:
                 radius = float(group.attrs["carried_radius"])
                 return Level(space, start, State(radius if np.isfinite(radius) else None), quadrature, previous)
@@ -202,14 +188,23 @@ class Archive:
             return Level(space, start, State(radius_now, progress), quadrature, previous)
 
     def __call__(self, snapshot: Snapshot) -> None:
-        """Store the progress of the solve on the present level."""
+        """Store the progress of the solve on the present level.
+
+        Raises
+        ------
+        ValueError
+            If the solve is one on another level.
+        """
         progress = snapshot.state.progress
         assert progress is not None
         now = time.perf_counter()
         if now < self._next_write and progress.status is None:
             return
         with writing(self.path) as file:
+            number = len(file["levels"]) - 1
+            _check_shape("snapshot", progress.x, file, number)
             group = file.require_group("current")
+            group.attrs["level"] = number
             schema.put(group, "coefficients", progress.x)
             algebraic = snapshot.step.algebraic
             schema.write_solve(
@@ -218,15 +213,18 @@ class Archive:
         self._next_write = time.perf_counter() + (time.perf_counter() - now) / WRITE_SHARE
 
     def solved(self, result: Result, estimate: Estimate) -> LevelRecord:
-        """Store result and estimate of the present level; printing what is returned gives a line of the log."""
+        """Store result and estimate of the present level; printing what is returned gives a line of the log.
+
+        Raises
+        ------
+        ValueError
+            If the result is one on another level, or the cells of the estimate are neither neurons nor numbers nor
+            strings.
+        """
         with writing(self.path) as file:
             number = len(file["levels"]) - 1
+            _check_shape("result", result.x, file, number)
             group = file[f"levels/{number:04d}"]
-            expected = group["start"].shape
-            if result.x.shape != expected:
-                raise ValueError(
-                    f"result: got coefficients of shape {result.x.shape}, expected {expected} on level {number}"
-                )
             schema.put(group, "coefficients", result.x)
             solver = group.require_group("solver")
             schema.write_solve(solver, result.state, result.steps, result.status, result.algebraic)
@@ -244,7 +242,8 @@ class Archive:
         Raises
         ------
         ValueError
-            If the present level is not solved, or the transfer does not lead from its space to the new one.
+            If the present level is not solved, or has been solved on since, or the transfer does not lead from its
+            space to the new one.
         """
         present = self.level
         progress = present.state.progress
@@ -253,6 +252,11 @@ class Archive:
             last = file[f"levels/{number - 1:04d}"]
             if "coefficients" not in last or progress is None:
                 raise ValueError(f"refined: level {number - 1} is not solved yet, expected a call of solved before")
+            if not np.array_equal(progress.x, last["coefficients"][()], equal_nan=True):
+                raise ValueError(
+                    f"refined: level {number - 1} has been solved on since its result was stored, up to step "
+                    f"{progress.steps[-1].number}, expected a call of solved with the new result before"
+                )
             dims = (space.dim, present.space.dim)
             if transfer.shape not in (dims, dims[::-1]):
                 raise ValueError(
@@ -261,8 +265,9 @@ class Archive:
             x = transfer(progress.x) if transfer.shape == dims else transfer.project(progress.x)
             schema.put(last, "marked", np.asarray(marked, dtype=np.int64))
             following = present.quadrature if quadrature is None else quadrature
-            group = self._append(file, number, space, x, present.state.radius, following)
+            group = schema.append_level(file, space, x, present.state.radius, following, self.problem.quadrature)
             schema.write_transfer(group.create_group("transfer"), transfer)
+            file.pop("current", None)
         self._next_write = 0.0
 
     @property
@@ -287,6 +292,18 @@ def read(path: str | Path) -> list[LevelRecord]:
     """
     with reading(Path(path)) as file:
         return [_record(number, file["levels"][name]) for number, name in enumerate(sorted(file["levels"]))]
+
+
+def _in_progress(file: h5py.File, number: int) -> h5py.Group | None:
+    """Return the solve in progress if it is one of that level: where a later level has begun it says nothing."""
+    current = file.get("current")
+    return current if current is not None and current.attrs.get("level", -1) == number else None
+
+
+def _check_shape(name: str, x: Array, file: h5py.File, number: int) -> None:
+    expected = file[f"levels/{number:04d}/start"].shape
+    if x.shape != expected:
+        raise ValueError(f"{name}: got coefficients of shape {x.shape}, expected {expected} on level {number}")
 
 
 def _record(number: int, group: h5py.Group) -> LevelRecord:

@@ -27,6 +27,8 @@ class ArchiveError(ValueError):
 
 def check(path: Path) -> None:
     """Raise an `ArchiveError` unless `path` is an undamaged archive of a version that can be read."""
+    if path.is_dir():
+        raise ArchiveError(f"{path}: a directory, expected a file; append its name")
     with open(path, "rb") as file:
         block = file.read(BLOCK)
         if not block.startswith(MAGIC):
@@ -61,6 +63,8 @@ def writing(path: Path, create: bool = False) -> Iterator[h5py.File]:
 
     If anything fails the copy is removed and the file stays as it was.
     """
+    if not path.parent.is_dir():
+        raise ArchiveError(f"{path}: there is no folder {path.parent}, expected an existing one; create it first")
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         if not create:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from dnnfem.quadrature import Quadrature
-from dnnfem.records import STEP_FIELDS, Estimate, State, Status, Step, Steps
+from dnnfem.records import STEP_FIELDS, Array, Estimate, State, Status, Step, Steps
 from dnnfem.spaces import Transfer, space_from_attributes
 from dnnfem.spaces.feedforward import Neuron
 from dnnfem.spaces.layout import NetworkSpace
@@ -80,6 +80,20 @@ def read_quadrature(group: h5py.Group) -> Quadrature:
     return Quadrature(*(group[name][()] for name in ("points", "weights", "data", "cells")))
 
 
+def append_level(
+    file: h5py.File, space: NetworkSpace, x: Array, radius: float | None, quadrature: Quadrature, given: Quadrature
+) -> h5py.Group:
+    """Begin a level; the quadrature is stored once, by its content, and not at all if it is the given one."""
+    group = file.create_group(f"levels/{len(file.require_group('levels')):04d}")
+    write_space(group.create_group("space"), space)
+    put(group, "start", x)
+    group.attrs["carried_radius"] = math.nan if radius is None else radius
+    group.attrs["quadrature"] = quadrature.hash
+    if quadrature.hash != given.hash and f"quadratures/{quadrature.hash}" not in file:
+        write_quadrature(file.create_group(f"quadratures/{quadrature.hash}"), quadrature)
+    return group
+
+
 def write_solve(group: h5py.Group, state: State, steps: Steps, status: Status | None, algebraic: float) -> None:
     """Store state, table and status of a solve."""
     group.attrs["radius"] = math.nan if state.radius is None else state.radius
@@ -103,7 +117,13 @@ def read_solve(group: h5py.Group) -> tuple[float | None, Steps, Status | None]:
 
 
 def write_estimate(group: h5py.Group, estimate: Estimate) -> None:
-    """Store an estimate; cells are stored if they are numbers or neurons."""
+    """Store an estimate.
+
+    Raises
+    ------
+    ValueError
+        If its cells are neither neurons nor numbers nor strings.
+    """
     group.attrs["quantity"] = estimate.quantity
     group.attrs["total"] = estimate.total
     group.attrs["guaranteed"] = estimate.guaranteed
@@ -113,15 +133,35 @@ def write_estimate(group: h5py.Group, estimate: Estimate) -> None:
     for name in ("indicators", "signed", "cost"):
         if getattr(estimate, name) is not None:
             put(group, name, getattr(estimate, name))
-    cells = estimate.cells
-    if len(cells) and all(isinstance(cell, Neuron) for cell in cells):
+    cells = list(estimate.cells)
+    if cells and all(isinstance(cell, Neuron) for cell in cells):
         neurons = group.require_group("neurons")
         put(neurons, "layer", np.array([cell.layer for cell in cells], dtype=np.int64))
         put(neurons, "bias", np.array([cell.bias for cell in cells]))
         put(neurons, "fan_in", np.array([len(cell.weights) for cell in cells], dtype=np.int64))
         put(neurons, "weights", np.concatenate([cell.weights for cell in cells]))
-    elif len({np.shape(cell) for cell in cells}) == 1 and np.asarray(cells).dtype.kind in "iuf":
-        put(group, "cells", cells)
+    elif cells:
+        put(group, "cells", _cells(cells))
+
+
+def _cells(cells: list[Any]) -> Any:
+    """Return cells as an array that HDF5 can hold."""
+    try:
+        array = np.array(cells)
+    except ValueError:  # rows of different lengths
+        array = np.array(None)
+    if array.dtype.kind in "biuf":
+        return array
+    if array.dtype.kind == "U":
+        words = np.array(cells, dtype=object)
+        # Numbers among strings would become strings.
+        if all(isinstance(word, str) for word in words.ravel()):
+            return words.astype(h5py.string_dtype())
+    kinds = ", ".join(sorted({type(cell).__name__ for cell in cells}))
+    raise ValueError(
+        f"estimate: got cells of type {kinds}, expected neurons, numbers, strings, or tuples of numbers or of strings "
+        "that are all of one length"
+    )
 
 
 def read_estimate(group: h5py.Group) -> Estimate:
@@ -135,7 +175,8 @@ def read_estimate(group: h5py.Group) -> Estimate:
         cells = np.empty(len(indicators), dtype=object)
         cells[:] = [Neuron(int(layer), weights, float(bias)) for layer, weights, bias in rows]
     elif "cells" in group:
-        cells = group["cells"][()]
+        stored = group["cells"]
+        cells = stored.asstr()[()].astype(np.str_) if h5py.check_string_dtype(stored.dtype) else stored[()]
     return Estimate(
         quantity=str(group.attrs["quantity"]),
         cells=cells,

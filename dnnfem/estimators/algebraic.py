@@ -10,6 +10,7 @@ from dnnfem.functionals import Functional, condense
 from dnnfem.norms import Euclidean
 from dnnfem.records import Array, Estimate
 from dnnfem.solvers.krylov import steihaug
+from dnnfem.spaces.layout import check_coefficients
 
 
 def algebraic(functional: Functional, x: Array) -> Estimate:
@@ -30,18 +31,25 @@ def algebraic(functional: Functional, x: Array) -> Estimate:
         One cell; with a least-squares system the parts ``outer`` (what re-solving the affine output layer alone would
         gain) and ``inner`` (the rest) are given.
 
+    Raises
+    ------
+    ValueError
+        If `x` is no finite vector of the space.
+
     References
     ----------
     Deuflhard, Newton Methods for Nonlinear Problems (2004), ch. 3 and 4.
     """
+    x = check_coefficients(functional.space, x, finite=True)
     linearization = functional.linearize(x)
     system = linearization.system()
     parts: dict[str, float] = {}
     if system is not None:
         decrease = system.steps(Euclidean(functional.space)).full.decrease
         if functional.condensable is not None:
-            inner = max(linearization.value - condense(functional).value(x[condense(functional).inner]), 0.0)
-            parts = {"outer": math.sqrt(2.0 * inner), "inner": math.sqrt(2.0 * max(decrease - inner, 0.0))}
+            reduced = condense(functional)
+            gain = max(linearization.value - reduced.value(x[reduced.inner]), 0.0)
+            parts = {"outer": math.sqrt(2.0 * gain), "inner": math.sqrt(2.0 * max(decrease - gain, 0.0))}
     else:
         norm = Euclidean(functional.space)
         limit = 2 * functional.space.dim + 10

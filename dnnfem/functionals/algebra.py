@@ -83,10 +83,15 @@ def _combine(factors: tuple[float, ...], arrays: list[Array]) -> Array:
     return result
 
 
-def _same_dim(terms: tuple[Functional, ...]) -> None:
+def _check_terms(terms: tuple[Functional, ...]) -> None:
     dims = [term.space.dim for term in terms]
     if len(set(dims)) != 1:
         raise ValueError(f"terms: got functionals in {dims} coefficients, expected the same number")
+    # A functional on R^n fits every space of that dimension: whoever wrote it knows what its coefficients mean.
+    spaces = [term.space for term in terms if not isinstance(term.space, Coordinates)]
+    for space in spaces[1:]:
+        if space != spaces[0]:
+            raise ValueError(f"terms: got functionals on {spaces[0]} and on {space}, expected one and the same space")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +101,7 @@ class Sum:
     Raises
     ------
     ValueError
-        If there is no term, or dimensions differ.
+        If there is no term, or spaces differ; a term on plain R^n goes with every space of that dimension.
     """
 
     terms: tuple[Functional, ...]
@@ -104,7 +109,7 @@ class Sum:
     def __init__(self, *terms: Functional) -> None:
         if not terms:
             raise ValueError("terms: got none, expected at least one functional")
-        _same_dim(terms)
+        _check_terms(terms)
         object.__setattr__(self, "terms", terms)
 
     @property
@@ -214,18 +219,23 @@ class Tikhonov:
     ----------
     space : Space
         Where the coefficients live.
-    metric : callable
-        ``metric(space)`` is the norm, e.g. the class `dnnfem.norms.Euclidean`: a rule, because a refined space needs a
+    rule : callable
+        ``rule(space)`` is the norm, e.g. the class `dnnfem.norms.Euclidean`: a rule, because a refined space needs a
         norm of its own.
     alpha : float
         Weight, not negative.
     x_ref : array, shape (dim,), optional
         Reference point, default 0.  `on(space=..., transfer=P)` carries it to ``P(x_ref)``; without this a prolonged
         iterate would change its value.
+
+    Raises
+    ------
+    ValueError
+        If `rule` is a norm and not a rule, or `alpha` or `x_ref` is not as described.
     """
 
     space: Space
-    metric: Callable[[Any], Norm]
+    rule: Callable[[Any], Norm]
     alpha: float
     x_ref: Array | None = None
     norm: Norm = field(init=False)
@@ -235,7 +245,10 @@ class Tikhonov:
             raise ValueError(f"alpha: got {self.alpha!r}, expected a finite number that is not negative")
         if self.x_ref is not None:
             check_coefficients(self.space, self.x_ref, "x_ref", finite=True)
-        object.__setattr__(self, "norm", self.metric(self.space))
+        if not callable(self.rule):
+            name = type(self.rule).__name__
+            raise ValueError(f"rule: got an object {name}(...), expected the class {name} or a rule space -> norm")
+        object.__setattr__(self, "norm", self.rule(self.space))
 
     @property
     def condensable(self) -> Index | None:

@@ -160,7 +160,7 @@ def condense(functional: Functional, ridge: float = RIDGE) -> Condensed:
     functional : Functional
         With ``functional.condensable``.
     ridge : float
-        Weight of ``ridge/2 |c|^2``, added to the functional that is condensed.
+        Weight of ``ridge/2 |c|^2``, added to the functional that is condensed; not negative.
 
     Returns
     -------
@@ -170,12 +170,14 @@ def condense(functional: Functional, ridge: float = RIDGE) -> Condensed:
     Raises
     ------
     ValueError
-        If nothing can be eliminated.
+        If nothing can be eliminated, or `ridge` is negative or not finite.
 
     References
     ----------
     Golub and Pereyra, SIAM J. Numer. Anal. 10 (1973) 413-432; Kaufman, BIT 15 (1975) 49-57.
     """
+    if not 0.0 <= ridge < np.inf:
+        raise ValueError(f"ridge: got {ridge!r}, expected a finite number that is not negative")
     outer = functional.condensable
     if outer is None:
         raise ValueError(

@@ -128,13 +128,15 @@ def from_callables(
     Raises
     ------
     ValueError
-        If neither ``value`` and ``derivative`` nor ``residual`` and ``jacobian`` are given; at use, if a function
-        returns a wrong shape.
+        If `dim` is no positive integer, or neither ``value`` and ``derivative`` nor ``residual`` and ``jacobian`` are
+        given; at use, if a function returns a wrong shape.
     """
     if (value is None or derivative is None) and (residual is None or jacobian is None):
         raise ValueError("from_callables: expected value and derivative, or residual and jacobian")
     if (residual is None) != (jacobian is None):
         raise ValueError("from_callables: got only one of residual and jacobian, expected both")
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
+        raise ValueError(f"dim: got {dim!r}, expected a positive integer")
     functions = {
         "value": value,
         "derivative": derivative,

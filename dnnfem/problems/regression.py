@@ -97,7 +97,13 @@ class Regression:
         return Integral(space, quadrature, self.ansatz.inputs_only, law, self.backend)
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:
-        """Return the function with coefficients `x`, in the user's coordinates and units."""
+        """Return the function with coefficients `x`, in the user's coordinates and units.
+
+        Raises
+        ------
+        ValueError
+            If `x` is no finite vector of the space.
+        """
         return Solution(space, x, self.ansatz, self.backend)
 
     @cached_property

@@ -24,11 +24,16 @@ class Solution:
     ----------
     space : NetworkSpace
     x : array, shape (dim,)
-        Coefficients.
+        Coefficients; what is kept is a copy that cannot be written to.
     ansatz : AffineAnsatz
         Coordinates and units.
     backend : str
         Kernels for values; derivatives come from the reference kernels.
+
+    Raises
+    ------
+    ValueError
+        If `x` is no finite vector of the space.
     """
 
     space: NetworkSpace
@@ -37,7 +42,9 @@ class Solution:
     backend: str = "compiled"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "x", check_coefficients(self.space, self.x))
+        x = check_coefficients(self.space, self.x, finite=True)
+        x.setflags(write=False)
+        object.__setattr__(self, "x", x)
 
     def _jet(self, points: Any, components: tuple[Component, ...], backend: str) -> Array:
         checked = as_finite("points", points, 2)
@@ -47,7 +54,8 @@ class Solution:
             return np.empty((len(components), self.space.outputs, 0))
         place = Quadrature(checked, np.ones(len(checked)), np.zeros((len(checked), self.space.outputs)))
         evaluator = kernels.load(backend).place(self.space.program, place, self.ansatz, Misfit())
-        return evaluator.jet(self.x, checked, components)
+        # A copy, as kernels would be compiled once more for a vector that is read-only.
+        return evaluator.jet(self.x.copy(), checked, components)
 
     def __call__(self, points: Any) -> Array:
         """Return the values at points (m, d), shape (m, outputs)."""

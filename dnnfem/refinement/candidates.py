@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from dnnfem.kernels.reference import evaluate
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.refinement.width import group
 from dnnfem.spaces import FeedforwardSpace, Purpose, generator
 from dnnfem.spaces.feedforward import Neuron, ridges
+from dnnfem.spaces.layout import check_coefficients
 
 COUNT = 300
 """Candidates per layer."""
@@ -35,7 +38,18 @@ class RidgeCandidates:
             From the user's coordinates to reference coordinates, (m, d) -> (m, d).
         x : array, shape (dim,)
             Coefficients: they decide what the layers after the first one read.
+
+        Raises
+        ------
+        ValueError
+            If `x` is no finite vector of the space that the candidates are for.
         """
+        if np.shape(x) != (self.space.dim,):
+            raise ValueError(
+                f"candidates: got a rule for {self.space} with {self.space.dim} coefficients, expected one for the "
+                f"space of x with shape {np.shape(x)}"
+            )
+        x = check_coefficients(self.space, x, finite=True)
         random = generator(self.seed, self.space.dim, Purpose.CANDIDATES)
         neurons: list[Neuron] = []
         for layer in self.layers:

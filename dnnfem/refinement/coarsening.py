@@ -30,10 +30,13 @@ def coarsen(space: FeedforwardSpace, cells: Iterable[tuple[int, int]]) -> tuple[
     Raises
     ------
     ValueError
-        If a neuron does not exist, its layer is residual, or a layer would lose all its neurons.
+        If a number is no integer, a neuron does not exist, its layer is residual, or a layer would lose all its
+        neurons.
     """
     gone: dict[int, set[int]] = {}
     for layer, neuron in cells:
+        if any(isinstance(number, bool) or not isinstance(number, int | np.integer) for number in (layer, neuron)):
+            raise ValueError(f"cells: got {(layer, neuron)}, expected integers (layer, neuron)")
         members = group(space, int(layer))
         if not 0 <= neuron < space.hidden[members.start]:
             raise ValueError(f"cells: got neuron {neuron} of layer {layer}, expected one of {space}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -49,14 +49,13 @@ class Transfer:
         return cls(sp.csr_array(sp.eye_array(dim)), np.zeros(dim))
 
     def __call__(self, x: Array) -> Array:
-        """Prolong an iterate, shape (coarse,) -> (fine,)."""
-        self._check(x, self.shape[1])
-        return np.asarray(self.matrix @ x) + self.offset
+        """Prolong an iterate (or several as columns), shape (coarse,) -> (fine,)."""
+        prolonged = self @ x
+        return prolonged + (self.offset if prolonged.ndim == 1 else self.offset[:, None])
 
     def __matmul__(self, s: Array) -> Array:
         """Prolong a correction (or several as columns): the linear part alone."""
-        self._check(s, self.shape[1])
-        return np.asarray(self.matrix @ s)
+        return np.asarray(self.matrix @ self._checked(s, self.shape[1]))
 
     @property
     def T(self) -> sp.csc_array:
@@ -65,8 +64,8 @@ class Transfer:
 
     def after(self, first: Transfer) -> Transfer:
         """Return the transfer that applies `first`, then this one."""
-        self._check(first.offset, self.shape[1])
-        return Transfer(sp.csr_array(self.matrix @ first.matrix), self(first.offset))
+        offset = self(first.offset)
+        return Transfer(sp.csr_array(self.matrix @ first.matrix), offset)
 
     def project(self, x: Array, norm: _Apply | None = None) -> Array:
         """Return the coarse iterate whose prolongation is nearest: ``M_H^-1 P^T M_h (x - c)``, ``M_H = P^T M_h P``.
@@ -78,8 +77,7 @@ class Transfer:
         norm : Norm, optional
             Norm of the fine space; default Euclidean.
         """
-        self._check(x, self.shape[0])
-        difference = x - self.offset
+        difference = self._checked(x, self.shape[0], axes=1) - self.offset
         if norm is None:
             gram = sp.csc_array(self.matrix.T @ self.matrix)
             return np.asarray(splu(gram).solve(np.asarray(self.matrix.T @ difference)))
@@ -87,11 +85,13 @@ class Transfer:
         gram = dense.T @ np.column_stack([norm.apply(column) for column in dense.T])
         return np.asarray(np.linalg.solve(gram, dense.T @ norm.apply(difference)))
 
-    def _check(self, vector: Array, expected: int) -> None:
-        if np.shape(vector)[:1] != (expected,):
-            raise ValueError(
-                f"vector: got shape {np.shape(vector)}, expected ({expected},) for a transfer {self.shape}"
-            )
+    def _checked(self, vector: Any, expected: int, axes: int = 2) -> Array:
+        array = np.asarray(vector)
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"vector: got dtype {array.dtype}, expected real numbers")
+        if array.shape[:1] != (expected,) or array.ndim > axes:
+            raise ValueError(f"vector: got shape {array.shape}, expected ({expected},) for a transfer {self.shape}")
+        return array.astype(np.float64, copy=False)
 
     def __repr__(self) -> str:
         return f"Transfer({self.shape[1]} -> {self.shape[0]}, {self.matrix.nnz} entries)"
