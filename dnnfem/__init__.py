@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from dnnfem.control import decide as decide
     from dnnfem.estimators.algebraic import algebraic as algebraic
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical
+    from dnnfem.estimators.insertion import insertion_sensitivity as insertion_sensitivity
     from dnnfem.estimators.removal import removal as removal
+    from dnnfem.estimators.validation import cross_validation as cross_validation
     from dnnfem.functionals import (
         Scaled as Scaled,
         Shifted as Shifted,

@@ -120,8 +120,11 @@ def pool_of(functional: Functional, x: Array, candidates: Candidates | Sequence[
     Raises
     ------
     ValueError
-        If there are none.
+        If there are none, or they were made for another space.
     """
+    made_for = getattr(candidates, "space", functional.space)
+    if made_for != functional.space:
+        raise ValueError(f"candidates: got a rule for {made_for}, expected one for {functional.space}, the space of J")
     pool = list(candidates.draw(_reference(functional), x)) if hasattr(candidates, "draw") else list(candidates)
     if not pool:
         raise ValueError("candidates: got none, expected at least one")

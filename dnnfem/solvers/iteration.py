@@ -93,10 +93,12 @@ def norm_at(metric: Metric | None, functional: Functional, linearization: Linear
     Raises
     ------
     ValueError
-        If the norm has another dimension than the functional.
+        If the norm has another dimension than the functional, or a class is given in place of a norm.
     """
     if metric is None:
         return Euclidean(functional.space)
+    if isinstance(metric, type):
+        raise ValueError(f"norm: got the class {metric.__name__}, expected a norm such as {metric.__name__}(space)")
     norm = metric if isinstance(metric, Norm) else metric(functional.space, linearization)
     if norm.dim != functional.space.dim:
         raise ValueError(f"norm: got a norm on {norm.dim} coefficients, expected {functional.space.dim}")
