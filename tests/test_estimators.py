@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from dnnfem.estimators import algebraic, hierarchical, removal
+from dnnfem.estimators import algebraic, hierarchical, insertion_sensitivity, removal
 from dnnfem.estimators.removal import DAMPING
 from dnnfem.functionals import Sum, Tikhonov, condense, from_callables
 from dnnfem.norms import Euclidean
 from dnnfem.problems import Regression
 from dnnfem.records import Step, Steps
-from dnnfem.refinement import coarsen, ridge_candidates, widen
+from dnnfem.refinement import coarsen, insert_layer, ridge_candidates, widen
 from dnnfem.solvers import gauss_newton
 from dnnfem.solvers.iteration import extrapolated
 from dnnfem.spaces import FeedforwardSpace
+from dnnfem.spaces.feedforward import Neuron
 
 
 def scattered(space, seed=0):
@@ -201,6 +202,69 @@ def test_removal_skips_residual_layers_and_counts_all_readers(vector_problem):
     assert estimate.cost.tolist() == [coarse.dim - space.dim] * 3
     with pytest.raises(ValueError, match="^functional: got one on.*a layer that is not residual"):
         removal(vector_problem.on(FeedforwardSpace(2, (2,), 2, residual=(True,))), np.zeros(12))
+
+
+# Insertion
+
+
+@pytest.mark.parametrize("hidden", [(3,), (3, 2)])
+def test_the_sensitivity_of_a_neuron_is_the_decrease_of_its_own_linear_problem(hidden):
+    problem = noisy(count=60)
+    space = FeedforwardSpace(2, hidden, 1)
+    x = scattered(space)
+    pool = ridge_candidates(space, problem.quadrature, count=4).draw(problem.ansatz.reference, x)
+    estimate = insertion_sensitivity(problem.on(space), x, pool)
+    base = problem.on(space).value(x)
+    for neuron, indicator, cost in zip(pool, estimate.indicators, estimate.cost, strict=True):
+        wide, transfer = widen(space, [neuron])
+        start = transfer(x)
+        functional = problem.on(space).on(space=wide, transfer=transfer)
+        outgoing = np.setdiff1d(np.flatnonzero(start == 0.0), np.flatnonzero(transfer(np.ones(space.dim)) == 1.0))
+        system = functional.linearize(start).system(outgoing)
+        step = np.linalg.lstsq(system.matrix, -system.residual, rcond=None)[0]
+        left = system.residual + system.matrix @ step
+        assert indicator == pytest.approx(np.sqrt(2.0 * base - left @ left), rel=1e-6)
+        assert cost == wide.dim - space.dim
+    assert estimate.total == estimate.indicators.max()
+
+
+def test_the_sensitivity_of_a_layer_is_the_decrease_of_its_own_linear_problem():
+    problem = noisy(count=60)
+    space = FeedforwardSpace(2, (3, 2), 1)
+    x = scattered(space)
+    estimate = insertion_sensitivity(problem.on(space), x)
+    assert estimate.cells.tolist() == [1, 2]
+    base = problem.on(space).value(x)
+    for position, indicator, cost in zip(estimate.cells, estimate.indicators, estimate.cost, strict=True):
+        deep, transfer = insert_layer(space, position)
+        block = deep.blocks[position]
+        system = problem.on(deep).linearize(transfer(x)).system(np.arange(block.start, block.stop))
+        step = np.linalg.lstsq(system.matrix, -system.residual, rcond=None)[0]
+        left = system.residual + system.matrix @ step
+        assert indicator == pytest.approx(np.sqrt(2.0 * base - left @ left), rel=1e-5)
+        assert cost == deep.dim - space.dim
+
+
+def test_what_is_found_by_solving_has_no_sensitivity_left():
+    problem = noisy(count=60)
+    space = FeedforwardSpace(2, (4,), 1)
+    x = gauss_newton(problem.on(space), space.initial(0), 1e-10, max_steps=200).x
+    again = [Neuron(0, row, b) for row, b in zip(*_inner(space, x), strict=True)]
+    assert insertion_sensitivity(problem.on(space), x, again).total < 1e-6
+    assert insertion_sensitivity(problem.on(space), scattered(space), again).total > 1e-2
+
+
+def _inner(space, x):
+    block = space.blocks[0]
+    return x[block.start : block.bias_start].reshape(block.rows, block.columns), x[block.bias_start : block.stop]
+
+
+def test_insertion_needs_a_network_residuals_and_candidates():
+    with pytest.raises(ValueError, match="^functional: got one on.*expected a FeedforwardSpace"):
+        insertion_sensitivity(from_callables(1, residual=lambda x: x, jacobian=lambda x: np.eye(1)), np.zeros(1))
+    space = FeedforwardSpace(2, (4,), 1)
+    with pytest.raises(ValueError, match="^candidates: got none"):
+        insertion_sensitivity(noisy().on(space), space.initial(0), [])
 
 
 def test_removal_needs_a_network():

@@ -146,7 +146,11 @@ def check_parity(oracle, fast, x, v):
     for name in ("hessian", "curvature"):
         close(getattr(b, name)(v), getattr(a, name)(v))
         close(getattr(b, name)(v[:, 0]), getattr(a, name)(v[:, 0]))
+    close(b.gram(), a.gram())
+    close(a.gram(), a.curvature(np.eye(x.size)))
     close(fast.cellwise(x), oracle.cellwise(x))
+    close(fast.samplewise(x), oracle.samplewise(x))
+    close(np.bincount(oracle.quadrature.cells, weights=fast.samplewise(x)), fast.cellwise(x))
     points = np.random.default_rng(5).uniform(-3, 3, (70, oracle.program.inputs))
     close(fast.jet(x, points, VALUES), oracle.jet(x, points, VALUES))
     if oracle.law.kind == "loss":

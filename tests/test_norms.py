@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from dnnfem.functionals import condense, from_callables
-from dnnfem.norms import Euclidean, Norm, Pullback, Weighted
+from dnnfem.norms import Euclidean, Norm, Pullback, Weighted, jacobi, weight_decay
 from dnnfem.problems import Regression
 from dnnfem.solvers import gauss_newton, trust_region
 from dnnfem.spaces import Coordinates, FeedforwardSpace
@@ -46,6 +46,8 @@ def norms():
         "weighted": Weighted(SPACE, weights),
         "pulled back": Pullback(SPACE, linearization(), 1e-3),
         "pulled back, weighted": Pullback(SPACE, linearization(), 1e-3, Weighted(SPACE, weights)),
+        "diagonal of the curvature": jacobi(SPACE, linearization()),
+        "weight decay": weight_decay(SPACE),
         "a user's": Chain(),
     }
 
@@ -83,6 +85,27 @@ def test_roots_and_whitening_match_the_dense_matrix(name):
     several = norm.unwhiten(rows.T)
     assert several[:, 2] == pytest.approx(norm.unwhiten(rows[2]), rel=1e-12, abs=1e-12)
     assert [norm.norm(v) for v in several.T] == pytest.approx(np.linalg.norm(rows, axis=1), rel=1e-8)
+
+
+def test_the_jacobi_norm_is_the_diagonal_with_a_floor():
+    here = linearization()
+    diagonal = np.diagonal(here.curvature(np.eye(SPACE.dim)))
+    weights = np.array([jacobi(SPACE, here).apply(e) @ e for e in np.eye(SPACE.dim)])
+    assert weights == pytest.approx(np.maximum(diagonal, 0.1 * diagonal.mean()), rel=1e-12)
+    assert (weights > diagonal).any() and (weights == diagonal).any()
+    nothing = from_callables(2, residual=lambda x: np.zeros(3), jacobian=lambda x: np.zeros((3, 2)))
+    check_norm(jacobi(nothing.space, nothing.linearize(np.zeros(2))))
+
+
+def test_weight_decay_hardly_counts_biases():
+    norm = weight_decay(SPACE)
+    weights, biases = np.ones(SPACE.dim), np.zeros(SPACE.dim)
+    for block in SPACE.blocks:
+        weights[block.bias_start : block.stop] = 0.0
+    biases = 1.0 - weights
+    assert norm.norm(weights) ** 2 == pytest.approx(weights.sum())
+    assert norm.norm(biases) ** 2 == pytest.approx(1e-3 * biases.sum())
+    assert biases.sum() == 3 + 1
 
 
 @given(st.integers(0, 1000))

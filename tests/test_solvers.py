@@ -11,6 +11,7 @@ from dnnfem.norms import Euclidean, Weighted
 from dnnfem.problems import Regression
 from dnnfem.records import Progress, State, Status, relative
 from dnnfem.solvers import gauss_newton, more_sorensen, steihaug, trust_region
+from dnnfem.solvers.dense import definite
 from dnnfem.spaces import Coordinates, FeedforwardSpace
 
 NORMS = {
@@ -283,6 +284,54 @@ def test_both_solvers_agree_on_a_convex_problem(vector_problem):
     for result in (second, third):
         assert result.value == pytest.approx(first.value, rel=1e-12)
         assert np.abs(np.abs(result.x) - np.abs(first.x)).max() < 1.0
+
+
+@pytest.mark.parametrize("name", NORMS)
+@given(st.integers(1, 8), st.floats(1e-3, 3.0), st.integers(0, 1000))
+def test_cholesky_steps_are_those_of_the_eigenvalues_to_a_twentieth_of_the_radius(name, n, share, seed):
+    norm = NORMS[name](n)
+    matrix = symmetric(np.geomspace(0.1, 30.0, n), seed)
+    derivative = np.random.default_rng(seed).standard_normal(n)
+    radius = share * norm.norm(np.linalg.solve(matrix, derivative))
+    step = definite(matrix, derivative, norm, radius)
+    length = norm.norm(step.step)
+    assert step.boundary == (length < (1.0 - 1e-9) * norm.norm(np.linalg.solve(matrix, derivative)))
+    assert length <= 1.05 * radius and (not step.boundary or length >= 0.9 * radius)
+    assert step.decrease == pytest.approx(-model(matrix, derivative, step.step), rel=1e-9)
+    # It is the best one of its length.
+    best = more_sorensen(matrix, derivative, norm, length)
+    assert step.step == pytest.approx(best.step, rel=1e-6, abs=1e-9 * length)
+
+
+def test_cholesky_steps_leave_indefinite_matrices_to_the_eigenvalues():
+    for lowest in (-1.0, 0.0, np.nan):
+        matrix = np.diag([lowest, 1.0, 2.0])
+        assert definite(matrix, np.ones(3), Euclidean(Coordinates(3)), 1.0) is None
+
+
+def test_levenberg_marquardt_does_not_depend_on_the_units_of_coefficients():
+    scale = np.array([1e3, 1e-3])
+    residual = rosenbrock()
+    moved = from_callables(
+        2,
+        residual=lambda y: residual.linearize(y / scale).residual(),
+        jacobian=lambda y: residual.linearize(y / scale).system().matrix / scale,
+    )
+    start = np.array([-1.2, 1.0])
+
+    def scaled(units):
+        return lambda space, here: Weighted(space, np.maximum(np.diagonal(here.gram()), 1e-3 / units**2))
+
+    plain = trust_region(residual, start, curvature=True, norm=scaled(np.ones(2)))
+    other = trust_region(moved, start * scale, curvature=True, norm=scaled(scale))
+    assert plain.status.converged and plain.x == pytest.approx([1.0, 1.0], abs=1e-8)
+    assert len(plain.steps) == len(other.steps)
+    assert other.x / scale == pytest.approx(plain.x, rel=1e-6)
+
+
+def test_a_class_in_place_of_a_norm_is_refused():
+    with pytest.raises(ValueError, match=r"^norm: got <class .*Euclidean'>, expected a norm or a rule \(space, lin"):
+        trust_region(rosenbrock(), np.zeros(2), norm=Euclidean)
 
 
 # Gauss-Newton

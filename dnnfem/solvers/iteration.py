@@ -93,13 +93,18 @@ def norm_at(metric: Metric | None, functional: Functional, linearization: Linear
     Raises
     ------
     ValueError
-        If the norm has another dimension than the functional, or a class is given in place of a norm.
+        If the norm has another dimension than the functional, or is no rule with two arguments.
     """
     if metric is None:
         return Euclidean(functional.space)
-    if isinstance(metric, type):
-        raise ValueError(f"norm: got the class {metric.__name__}, expected a norm such as {metric.__name__}(space)")
-    norm = metric if isinstance(metric, Norm) else metric(functional.space, linearization)
+    try:
+        norm = metric if isinstance(metric, Norm) else metric(functional.space, linearization)
+    except TypeError as error:
+        # Only the call itself is meant, not a mistake inside of the rule.
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        words = f"norm: got {metric!r}, expected a norm or a rule (space, linearization) -> norm"
+        raise ValueError(words) from error
     if norm.dim != functional.space.dim:
         raise ValueError(f"norm: got a norm on {norm.dim} coefficients, expected {functional.space.dim}")
     return norm
