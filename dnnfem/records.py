@@ -60,6 +60,8 @@ class Step:
         Trust radius that the next step starts from.
     ratio : float
         Actual over predicted decrease.
+    multiplier : float
+        Lagrange multiplier of the trust radius, by which the correction was damped: 0 for a full step.
     algebraic : float
         Estimate of ``sqrt(2 (J(x) - min J))`` after the step.
     inner : int
@@ -76,6 +78,7 @@ class Step:
     length: float = math.nan
     radius: float = math.nan
     ratio: float = math.nan
+    multiplier: float = math.nan
     algebraic: float = math.nan
     inner: int = 0
     work: float = 0.0

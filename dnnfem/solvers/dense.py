@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
@@ -13,37 +15,47 @@ from dnnfem.solvers.krylov import InnerStep
 FLAT = 100.0
 """Parts of the derivative along flat directions that are smaller than this multiple of rounding are rounding."""
 
+LIMIT = 20
+"""Factorizations for one step."""
 
-NEAR = 0.05
+NEAR = 0.1
 """Relative accuracy with which a definite model's step meets the radius: each digit would cost a factorization."""
 
 
-def definite(matrix: Array, derivative: Array, norm: Norm, radius: float) -> InnerStep | None:
+def definite(matrix: Array, derivative: Array, norm: Norm, radius: float, start: float = 0.0) -> InnerStep | None:
     """Return the step of a positive definite model, its length within `NEAR` of the radius if that binds.
 
-    Newton's method for ``1/radius - 1/|d(lambda)|`` from ``lambda = 0`` needs one Cholesky factorization a step, two or
-    three in all.  Returns None if the matrix is not numerically positive definite.
+    Newton's method for ``1/radius - 1/|d(multiplier)|`` takes a Cholesky factorization a step.  The function is concave:
+    from a multiplier that is too small the iterates rise to the solution, from one that is too large the first one falls
+    below it.  From the multiplier of the step before, one or two do.
 
-    Parameters and references are those of `more_sorensen`.
+    Parameters and references are those of `more_sorensen`, and
+
+    start : float
+        Multiplier to begin with.
+
+    Returns
+    -------
+    InnerStep or None
+        None if the matrix is not numerically positive definite.
     """
-    white = norm.whiten(norm.whiten(matrix).T)
+    white = np.asfortranarray(norm.whiten(norm.whiten(matrix).T))
     load = norm.whiten(derivative[None])[0]
-    shift, count = 0.0, 0
-    while True:
+    shift = start if 0.0 < start < math.inf else 0.0
+    for _ in range(LIMIT):
         shifted = white.copy(order="F")
-        shifted[np.diag_indices_from(shifted)] += shift
-        factor, info = lapack.dpotrf(shifted, lower=1, overwrite_a=1)
+        shifted.ravel(order="K")[:: len(load) + 1] += shift
+        factor, info = lapack.dpotrf(shifted, lower=1, overwrite_a=1, clean=0)
         if info != 0 or not np.isfinite(factor[-1, -1]):
             return None
         d, _ = lapack.dpotrs(factor, -load, lower=1)
-        count += 1
-        length = float(np.linalg.norm(d))
-        if length <= (1.0 + NEAR) * radius or count == 20:
+        length = math.sqrt(float(d @ d))
+        if abs(length - radius) <= NEAR * radius or (shift == 0.0 and length <= radius):
             break
         q, _ = lapack.dtrtrs(factor, d, lower=1)
-        shift += (length / float(np.linalg.norm(q))) ** 2 * (length - radius) / radius
+        shift = max(shift + length**2 / float(q @ q) * (length - radius) / radius, 0.0)
     decrease = -float(d @ (load + 0.5 * (white @ d)))
-    return InnerStep(norm.unwhiten(d), decrease, shift > 0.0, False, 0)
+    return InnerStep(norm.unwhiten(d), decrease, shift > 0.0, False, 0, shift)
 
 
 def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -> InnerStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ class InnerStep:
         Whether a direction of negative curvature was met.
     iterations : int
         Products with ``H``.
+    multiplier : float
+        Of the trust radius; NaN if it is not known.
     """
 
     step: Array
@@ -34,6 +37,7 @@ class InnerStep:
     boundary: bool
     negative: bool
     iterations: int
+    multiplier: float = math.nan
 
 
 def steihaug(

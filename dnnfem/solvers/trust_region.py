@@ -59,7 +59,7 @@ class TrustRegion:
             matrix = linearization.gram() if self.curvature else linearization.hessian(np.eye(len(linearization.x)))
             work += 2.0 if self.curvature else 2.0 * len(linearization.x)
         radius = step.radius if math.isfinite(step.radius) else self._first_radius(linearization, norm, dual_norm)
-        trial = self._inner(linearization, norm, matrix, radius)
+        trial = self._inner(linearization, norm, matrix, radius, step.multiplier)
         algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
         work += 2.0 * trial.iterations
         step = replace(step, dual_norm=dual_norm, radius=radius, algebraic=algebraic, work=work)
@@ -80,10 +80,12 @@ class TrustRegion:
         bend = float(descent @ self._product(linearization, descent))
         return dual_norm**3 / bend if bend > 0.0 else max(1.0, norm.norm(linearization.x))
 
-    def _inner(self, linearization: Linearization, norm: Norm, matrix: Array | None, radius: float) -> InnerStep:
+    def _inner(
+        self, linearization: Linearization, norm: Norm, matrix: Array | None, radius: float, multiplier: float
+    ) -> InnerStep:
         derivative = linearization.derivative
         if matrix is not None:
-            step = definite(matrix, derivative, norm, radius) if self.curvature else None
+            step = definite(matrix, derivative, norm, radius, multiplier) if self.curvature else None
             return step or more_sorensen(matrix, derivative, norm, radius)
         dual_norm = norm.dual_norm(derivative)
         accuracy = min(0.1, math.sqrt(dual_norm / (1.0 + abs(linearization.value))))
@@ -118,13 +120,13 @@ class TrustRegion:
             radius = SHRINK * min(radius, length)
             if radius <= np.finfo(float).eps * max(norm.norm(here.x), np.finfo(float).tiny):
                 return Status.STAGNATED
-            trial = self._inner(here, norm, iterate.matrix, radius)
+            trial = self._inner(here, norm, iterate.matrix, radius, trial.multiplier)
             inner += max(trial.iterations, 1)
             work += 2.0 * trial.iterations + VALUE_WORK
         if ratio > GOOD and trial.boundary:
             radius = max(radius, GROW * length)
-        step = Step(last.number + 1, there.value, length=length, radius=radius, ratio=ratio, inner=inner, work=work)
-        return self.assess(there, step)
+        step = Step(last.number + 1, there.value, math.nan, length, radius, ratio, trial.multiplier)
+        return self.assess(there, replace(step, inner=inner, work=work))
 
 
 def trust_region(
