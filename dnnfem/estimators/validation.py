@@ -21,11 +21,11 @@ Path = Callable[[Quadrature, Hashable], Iterator[tuple[NetworkSpace, Array]]]
 ENOUGH = 2000
 """Held-out samples with which the standard error of a risk is a few per cent: further folds would add no knowledge."""
 
+CLEAR = 2.0
+"""A paired difference of risks above so many standard errors is no accident."""
+
 IMPROVEMENT = 0.005
 """A level has to lower the risk by this part to count as better."""
-
-ALIVE = 3
-"""Settings that go on at most after the first level."""
 
 
 class Problem(Protocol):
@@ -43,13 +43,17 @@ class Problem(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting on one level: the mean loss at held-out samples and its standard error."""
+    """One setting on one level: the mean loss at held-out samples and its standard error.
+
+    `complete` is false if it was given up before all folds, as it was clearly worse than the best one.
+    """
 
     setting: Hashable
     level: int
     space: NetworkSpace
     risk: float
     deviation: float
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,9 @@ def cross_validation(
     """Choose a setting and a level of a growth path, and estimate the error at unseen points.
 
     The *whole* path is repeated on the samples without each fold, and judged on that fold: a network that was grown on
-    all samples has seen them, whatever is done to it later.  All settings start together; after every level those are
-    dropped whose risk is worse than the best one's by more than the standard error of the paired difference.  It ends
-    when `patience` levels in a row have not lowered the risk.
+    all samples has seen them, whatever is done to it later.  Settings race: one that is clearly worse than the best
+    trial so far, by the standard error of the paired differences of losses, is given up for good, perhaps before all
+    folds are tried.  The race ends when `patience` levels in a row have not lowered the risk.
 
     Parameters
     ----------
@@ -141,59 +145,79 @@ def cross_validation(
     runs = min(folds, math.ceil(ENOUGH * folds / len(samples)))
     splits = [(samples.subset(place != k), samples.subset(place == k)) for k in range(runs)]
     alive = {setting: [path(train, setting) for train, _ in splits] for setting in settings}
-    trials: list[Trial] = []
-    best: Trial | None = None
+    race = _Race(problem, [held for _, held in splits])
     without = 0
     for level in range(max_levels):
-        losses = {}
-        for setting, paths in alive.items():
-            outcome = [next(one, None) for one in paths]
-            if any(item is None for item in outcome):
-                continue
-            fields = [item for item in outcome if item is not None]
-            losses[setting] = _losses(problem, fields, [held for _, held in splits])
-            trials.append(_trial(setting, level, fields[0][0], losses[setting]))
-        if not losses:
+        before = race.best
+        alive = {setting: paths for setting, paths in alive.items() if race.run(setting, level, paths)}
+        if not any(trial.level == level for trial in race.trials):
             break
-        here = min((t for t in trials if t.level == level), key=lambda t: t.risk)
-        without = 0 if best is None or here.risk < (1.0 - IMPROVEMENT) * best.risk else without + 1
-        if best is None or here.risk < best.risk:
-            best = here
-        if without >= patience:
+        better = before is None or (race.best or before).risk < (1.0 - IMPROVEMENT) * before.risk
+        without = 0 if better else without + 1
+        if without >= patience or not alive:
             break
-        alive = {setting: alive[setting] for setting in _survivors(losses)}
-    if best is None:
+    if race.best is None:
         raise ValueError("path: got one that yields nothing, expected at least one level")
     return Validation(
-        best.setting, best.level, _estimate(trials, best), tuple(trials), _remarks(trials, best, settings)
+        race.best.setting,
+        race.best.level,
+        _estimate(race.trials, race.best),
+        tuple(race.trials),
+        _remarks(race.trials, race.best, settings),
     )
 
 
-def _losses(problem: Problem, fields: Sequence[tuple[NetworkSpace, Array]], held: Sequence[Quadrature]) -> Array:
+class _Race:
+    """Trials so far, the best one, and its losses, which all others are compared with."""
+
+    def __init__(self, problem: Problem, held: Sequence[Quadrature]) -> None:
+        self.problem, self.held = problem, held
+        self.trials: list[Trial] = []
+        self.best: Trial | None = None
+        self.losses: list[Array] = []
+
+    def run(self, setting: Hashable, level: int, paths: Sequence[Iterator[tuple[NetworkSpace, Array]]]) -> bool:
+        """Try one setting on one level, fold after fold; return whether it goes on."""
+        losses: list[Array] = []
+        space: NetworkSpace | None = None
+        worse = False
+        for path, held in zip(paths, self.held, strict=True):
+            field = next(path, None)
+            if field is None:
+                return False
+            space = field[0]
+            losses.append(_losses(self.problem, *field, held))
+            worse = self.best is not None and _worse(losses, self.losses)
+            if worse:
+                break
+        assert space is not None
+        complete = len(losses) == len(self.held)
+        trial = _trial(setting, level, space, np.concatenate(losses), complete)
+        self.trials.append(trial)
+        if complete and (self.best is None or trial.risk < self.best.risk):
+            self.best, self.losses = trial, losses
+        return not worse
+
+
+def _losses(problem: Problem, space: NetworkSpace, x: Array, held: Quadrature) -> Array:
     """Return the loss of every held-out sample times its relative weight; a diverged network loses infinitely."""
-    losses = []
-    for (space, x), quadrature in zip(fields, held, strict=True):
-        density = problem.on(space, quadrature).samplewise(x) * len(quadrature) / np.sum(quadrature.weights)
-        losses.append(np.where(np.isfinite(density), density, np.inf))
-    return np.concatenate(losses)
+    density = problem.on(space, held).samplewise(x) * len(held) / np.sum(held.weights)
+    return np.where(np.isfinite(density), density, np.inf)
 
 
-def _trial(setting: Hashable, level: int, space: NetworkSpace, losses: Array) -> Trial:
+def _worse(losses: Sequence[Array], best: Sequence[Array]) -> bool:
+    """Return whether losses on the first folds are clearly above those of the best trial there."""
+    mine, other = np.concatenate(losses), np.concatenate(best[: len(losses)])
+    if not np.isfinite(mine).all():
+        return True
+    difference = mine - other
+    return bool(np.mean(difference) > CLEAR * np.std(difference) / math.sqrt(len(difference)))
+
+
+def _trial(setting: Hashable, level: int, space: NetworkSpace, losses: Array, complete: bool) -> Trial:
     risk = float(np.mean(losses))
     deviation = float(np.std(losses) / math.sqrt(len(losses))) if math.isfinite(risk) else math.inf
-    return Trial(setting, level, space, risk, deviation)
-
-
-def _survivors(losses: dict[Hashable, Array]) -> list[Hashable]:
-    """Return the settings that are not worse than the best by more than the noise of the difference, best first."""
-    order = sorted(losses, key=lambda setting: float(np.mean(losses[setting])))
-    best = losses[order[0]]
-    kept = [order[0]]
-    for setting in order[1:ALIVE]:
-        difference = losses[setting] - best
-        if np.mean(difference) <= np.std(difference) / math.sqrt(len(best)):
-            kept.append(setting)
-    return kept
+    return Trial(setting, level, space, risk, deviation, complete)
 
 
 def _estimate(trials: Sequence[Trial], best: Trial) -> Estimate:

@@ -50,9 +50,19 @@ class CombinedLinearization:
         """Positive semidefinite part of ``J''(x) v``."""
         return _combine(self.factors, [part.curvature(v) for part in self.parts])
 
+    @cached_property
+    def _gram(self) -> Array:
+        result = self.factors[0] * self.parts[0].gram()
+        for factor, part in zip(self.factors[1:], self.parts[1:], strict=True):
+            if isinstance(part, TikhonovLinearization):
+                part.norm.add(result, factor * part.alpha)
+            else:
+                result += factor * part.gram()
+        return result
+
     def gram(self) -> Array:
         """Sum of the curvatures."""
-        return _combine(self.factors, [part.gram() for part in self.parts])
+        return self._gram
 
     def residual(self) -> Array | None:
         """Residuals of all terms; None if a term has none, or if there is a shift."""

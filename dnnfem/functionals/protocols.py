@@ -79,6 +79,10 @@ class Norm(ABC):
         """Return the length ``sqrt(g M^-1 g)`` of a dual vector."""
         return float(np.sqrt(max(float(g @ self.riesz(g)), 0.0)))
 
+    def add(self, matrix: Array, factor: float) -> None:
+        """Add ``factor M`` to a matrix (dim, dim) in place."""
+        matrix += factor * self.dense()
+
     def dense(self) -> Array:
         """Return ``M``, shape (dim, dim)."""
         matrix = np.column_stack([self.apply(e) for e in np.eye(self.dim)])

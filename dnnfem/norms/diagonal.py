@@ -56,6 +56,10 @@ class Weighted(Norm):
         """Return ``M^-1 g``, primal."""
         return g / self.weights
 
+    def add(self, matrix: Array, factor: float) -> None:
+        """Add ``factor M`` to a matrix (dim, dim) in place."""
+        np.einsum("ii->i", matrix)[:] += factor * self.weights
+
     def dense(self) -> Array:
         """Return the diagonal matrix."""
         return np.diag(self.weights)
@@ -95,6 +99,10 @@ class Euclidean(Norm):
     def riesz(self, g: Array) -> Array:
         """Return `g`."""
         return g
+
+    def add(self, matrix: Array, factor: float) -> None:
+        """Add ``factor I`` to a matrix (dim, dim) in place."""
+        np.einsum("ii->i", matrix)[:] += factor
 
     def dense(self) -> Array:
         """Return the identity matrix."""

@@ -25,9 +25,9 @@ NEAR = 0.1
 def definite(matrix: Array, derivative: Array, norm: Norm, radius: float, start: float = 0.0) -> InnerStep | None:
     """Return the step of a positive definite model, its length within `NEAR` of the radius if that binds.
 
-    Newton's method for ``1/radius - 1/|d(multiplier)|`` takes a Cholesky factorization a step.  The function is concave:
-    from a multiplier that is too small the iterates rise to the solution, from one that is too large the first one falls
-    below it.  From the multiplier of the step before, one or two do.
+    Newton's method for ``1/radius - 1/|d(multiplier)|`` takes a Cholesky factorization a step.  The function is
+    concave: from a multiplier that is too small the iterates rise to the solution, from one that is too large the first
+    one falls below it.  From the multiplier of the step before, one or two do.
 
     Parameters and references are those of `more_sorensen`, and
 
@@ -39,23 +39,23 @@ def definite(matrix: Array, derivative: Array, norm: Norm, radius: float, start:
     InnerStep or None
         None if the matrix is not numerically positive definite.
     """
-    white = np.asfortranarray(norm.whiten(norm.whiten(matrix).T))
-    load = norm.whiten(derivative[None])[0]
     shift = start if 0.0 < start < math.inf else 0.0
     for _ in range(LIMIT):
-        shifted = white.copy(order="F")
-        shifted.ravel(order="K")[:: len(load) + 1] += shift
+        shifted = matrix.copy(order="F")
+        norm.add(shifted, shift)
         factor, info = lapack.dpotrf(shifted, lower=1, overwrite_a=1, clean=0)
         if info != 0 or not np.isfinite(factor[-1, -1]):
             return None
-        d, _ = lapack.dpotrs(factor, -load, lower=1)
-        length = math.sqrt(float(d @ d))
+        d, _ = lapack.dpotrs(factor, -derivative, lower=1)
+        dual = norm.apply(d)
+        length = math.sqrt(float(d @ dual))
         if abs(length - radius) <= NEAR * radius or (shift == 0.0 and length <= radius):
             break
-        q, _ = lapack.dtrtrs(factor, d, lower=1)
+        # -d/ds |d|^2 / 2 = <M d, (H + s M)^-1 M d>
+        q, _ = lapack.dtrtrs(factor, dual, lower=1)
         shift = max(shift + length**2 / float(q @ q) * (length - radius) / radius, 0.0)
-    decrease = -float(d @ (load + 0.5 * (white @ d)))
-    return InnerStep(norm.unwhiten(d), decrease, shift > 0.0, False, 0, shift)
+    decrease = -float(d @ (derivative + 0.5 * (matrix @ d)))
+    return InnerStep(d, decrease, shift > 0.0, False, 0, shift)
 
 
 def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -> InnerStep:
