@@ -24,8 +24,8 @@ ENOUGH = 2000
 CLEAR = 2.0
 """A paired difference of risks above so many standard errors is no accident."""
 
-IMPROVEMENT = 0.005
-"""A level has to lower the risk by this part to count as better."""
+IMPROVEMENT = 0.05
+"""A level has to lower the risk by this part to count as better: the next one would cost two or three times as much."""
 
 
 class Problem(Protocol):
@@ -95,7 +95,6 @@ def cross_validation(
     settings: Sequence[Hashable],
     *,
     folds: int = 4,
-    patience: int = 1,
     max_levels: int = 20,
     seed: int = 0,
 ) -> Validation:
@@ -103,8 +102,9 @@ def cross_validation(
 
     The *whole* path is repeated on the samples without each fold, and judged on that fold: a network that was grown on
     all samples has seen them, whatever is done to it later.  Settings race: one that is clearly worse than the best
-    trial so far, by the standard error of the paired differences of losses, is given up for good, perhaps before all
-    folds are tried.  The race ends when `patience` levels in a row have not lowered the risk.
+    trial so far, by the standard error of the paired differences of losses, is given up, perhaps before all folds are
+    tried.  The path of a setting ends at the level that does not lower its risk by a twentieth, or does not lower it at
+    all on the first half of the folds: the next level would cost two or three times as much.
 
     Parameters
     ----------
@@ -117,8 +117,6 @@ def cross_validation(
         What the paths differ in, e.g. weights of a penalty.
     folds : int
         Number of parts; with many samples not all of them are held out in turn, see `ENOUGH`.
-    patience : int
-        Levels without improvement before it ends.
     max_levels : int
         Limit on the levels.
     seed : int
@@ -138,65 +136,60 @@ def cross_validation(
         raise ValueError(f"folds: got {folds}, expected 2 to {len(samples)} as there are {len(samples)} samples")
     if not settings or len(set(settings)) != len(settings):
         raise ValueError(f"settings: got {list(settings)}, expected at least one, all different")
-    if patience < 1 or max_levels < 1:
-        raise ValueError(f"patience, max_levels: got {patience}, {max_levels}, expected positive integers")
+    if max_levels < 1:
+        raise ValueError(f"max_levels: got {max_levels}, expected a positive integer")
     place = np.arange(len(samples)) % folds
     generator(seed, len(samples), Purpose.FOLDS).shuffle(place)
     runs = min(folds, math.ceil(ENOUGH * folds / len(samples)))
     splits = [(samples.subset(place != k), samples.subset(place == k)) for k in range(runs)]
     alive = {setting: [path(train, setting) for train, _ in splits] for setting in settings}
     race = _Race(problem, [held for _, held in splits])
-    without = 0
-    for level in range(max_levels):
-        before = race.best
+    level = 0
+    while alive and level < max_levels:
         alive = {setting: paths for setting, paths in alive.items() if race.run(setting, level, paths)}
-        if not any(trial.level == level for trial in race.trials):
-            break
-        better = before is None or (race.best or before).risk < (1.0 - IMPROVEMENT) * before.risk
-        without = 0 if better else without + 1
-        if without >= patience or not alive:
-            break
-    if race.best is None:
+        level += 1
+    best = race.best
+    if best is None:
         raise ValueError("path: got one that yields nothing, expected at least one level")
-    return Validation(
-        race.best.setting,
-        race.best.level,
-        _estimate(race.trials, race.best),
-        tuple(race.trials),
-        _remarks(race.trials, race.best, settings),
-    )
+    remarks = _remarks(best, settings, best.setting in alive)
+    return Validation(best.setting, best.level, _estimate(race.trials, best), tuple(race.trials), remarks)
 
 
 class _Race:
-    """Trials so far, the best one, and its losses, which all others are compared with."""
+    """Trials so far, the best one, and the losses that others are compared with."""
 
     def __init__(self, problem: Problem, held: Sequence[Quadrature]) -> None:
         self.problem, self.held = problem, held
         self.trials: list[Trial] = []
         self.best: Trial | None = None
-        self.losses: list[Array] = []
+        self.losses: dict[Hashable, list[Array]] = {}
 
     def run(self, setting: Hashable, level: int, paths: Sequence[Iterator[tuple[NetworkSpace, Array]]]) -> bool:
         """Try one setting on one level, fold after fold; return whether it goes on."""
         losses: list[Array] = []
         space: NetworkSpace | None = None
-        worse = False
+        before, given_up = self.losses.get(setting), False
         for path, held in zip(paths, self.held, strict=True):
             field = next(path, None)
             if field is None:
                 return False
             space = field[0]
             losses.append(_losses(self.problem, *field, held))
-            worse = self.best is not None and _worse(losses, self.losses)
-            if worse:
+            given_up = self.best is not None and _worse(losses, self.losses[self.best.setting])
+            if before is not None and 2 * len(losses) >= len(self.held):
+                given_up |= float(np.mean(_difference(losses, before))) >= 0.0
+            if given_up:
                 break
         assert space is not None
-        complete = len(losses) == len(self.held)
-        trial = _trial(setting, level, space, np.concatenate(losses), complete)
+        trial = _trial(setting, level, space, np.concatenate(losses), len(losses) == len(self.held))
         self.trials.append(trial)
-        if complete and (self.best is None or trial.risk < self.best.risk):
-            self.best, self.losses = trial, losses
-        return not worse
+        if not trial.complete:
+            return False
+        pays = before is None or trial.risk < (1.0 - IMPROVEMENT) * float(np.mean(np.concatenate(before)))
+        if self.best is None or trial.risk < self.best.risk:
+            self.best = trial
+        self.losses[setting] = losses
+        return pays and not given_up
 
 
 def _losses(problem: Problem, space: NetworkSpace, x: Array, held: Quadrature) -> Array:
@@ -207,11 +200,14 @@ def _losses(problem: Problem, space: NetworkSpace, x: Array, held: Quadrature) -
 
 def _worse(losses: Sequence[Array], best: Sequence[Array]) -> bool:
     """Return whether losses on the first folds are clearly above those of the best trial there."""
-    mine, other = np.concatenate(losses), np.concatenate(best[: len(losses)])
-    if not np.isfinite(mine).all():
+    difference = _difference(losses, best)
+    if not np.isfinite(difference).all():
         return True
-    difference = mine - other
     return bool(np.mean(difference) > CLEAR * np.std(difference) / math.sqrt(len(difference)))
+
+
+def _difference(losses: Sequence[Array], best: Sequence[Array]) -> Array:
+    return np.concatenate(losses) - np.concatenate(best[: len(losses)])
 
 
 def _trial(setting: Hashable, level: int, space: NetworkSpace, losses: Array, complete: bool) -> Trial:
@@ -232,11 +228,10 @@ def _estimate(trials: Sequence[Trial], best: Trial) -> Estimate:
     )
 
 
-def _remarks(trials: Sequence[Trial], best: Trial, settings: Sequence[Hashable]) -> tuple[str, ...]:
+def _remarks(best: Trial, settings: Sequence[Hashable], open_end: bool) -> tuple[str, ...]:
     remarks = []
-    last = max(t.level for t in trials)
-    if best.level == last:
-        remarks.append(f"the risk was still falling at the last level {last}: the path ended too early")
+    if open_end:
+        remarks.append(f"the risk was still falling at level {best.level}: the path ended too early")
     if len(settings) > 2 and best.setting in (settings[0], settings[-1]):
         remarks.append(f"the chosen setting {best.setting} is at the end of those offered: offer more beyond it")
     if best.deviation > 0.2 * best.risk:
