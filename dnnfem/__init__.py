@@ -14,7 +14,14 @@ __version__ = "0.1.0.dev0"
 _public = {
     "archive": ("Archive", "ArchiveError", "read"),
     "control": ("decide",),
-    "estimators": ("algebraic", "cross_validation", "hierarchical", "insertion_sensitivity", "removal"),
+    "estimators": (
+        "algebraic",
+        "cross_validation",
+        "hierarchical",
+        "insertion_sensitivity",
+        "penalty_weight",
+        "removal",
+    ),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "as_scipy", "condense", "from_callables"),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
     "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from dnnfem.estimators.algebraic import algebraic as algebraic
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical
     from dnnfem.estimators.insertion import insertion_sensitivity as insertion_sensitivity
+    from dnnfem.estimators.penalty import penalty_weight as penalty_weight
     from dnnfem.estimators.removal import removal as removal
     from dnnfem.estimators.validation import cross_validation as cross_validation
     from dnnfem.functionals import (

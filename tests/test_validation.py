@@ -63,6 +63,7 @@ def test_the_risk_is_the_mean_loss_at_held_out_samples():
     loss = 0.5 * ((problem.targets - problem.ansatz.output_shift) / problem.ansatz.output_scale) ** 2
     (trial,) = result.trials
     assert trial.deviation == pytest.approx(loss.std() / np.sqrt(len(loss)), rel=1e-12)
+    assert len(result.networks) == 4 and not any(x.any() for _, x in result.networks)
     assert trial.complete and (result.setting, result.level) == (None, 0)
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dnnfem.estimators.algebraic import algebraic
 from dnnfem.estimators.hierarchical import hierarchical
 from dnnfem.estimators.insertion import insertion_sensitivity
+from dnnfem.estimators.penalty import penalty_weight
 from dnnfem.estimators.removal import removal
 from dnnfem.estimators.validation import Validation, cross_validation
 
-__all__ = ["Validation", "algebraic", "cross_validation", "hierarchical", "insertion_sensitivity", "removal"]
+__all__ = [
+    "Validation",
+    "algebraic",
+    "cross_validation",
+    "hierarchical",
+    "insertion_sensitivity",
+    "penalty_weight",
+    "removal",
+]

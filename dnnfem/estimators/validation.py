@@ -66,6 +66,8 @@ class Validation:
         The chosen one.
     level : int
         The chosen level of its path, counted from 0.
+    networks : tuple of (space, x)
+        Those of the folds at the chosen level: any of them is a start for the solve on all samples.
     estimate : Estimate
         Of the root mean square misfit at unseen points; one cell per level of the chosen setting.
     trials : tuple of Trial
@@ -76,6 +78,7 @@ class Validation:
 
     setting: Hashable
     level: int
+    networks: tuple[tuple[NetworkSpace, Array], ...]
     estimate: Estimate
     trials: tuple[Trial, ...]
     remarks: tuple[str, ...]
@@ -152,7 +155,9 @@ def cross_validation(
     if best is None:
         raise ValueError("path: got one that yields nothing, expected at least one level")
     remarks = _remarks(best, settings, best.setting in alive)
-    return Validation(best.setting, best.level, _estimate(race.trials, best), tuple(race.trials), remarks)
+    return Validation(
+        best.setting, best.level, tuple(race.networks), _estimate(race.trials, best), tuple(race.trials), remarks
+    )
 
 
 class _Race:
@@ -162,32 +167,32 @@ class _Race:
         self.problem, self.held = problem, held
         self.trials: list[Trial] = []
         self.best: Trial | None = None
+        self.networks: list[tuple[NetworkSpace, Array]] = []
         self.losses: dict[Hashable, list[Array]] = {}
 
     def run(self, setting: Hashable, level: int, paths: Sequence[Iterator[tuple[NetworkSpace, Array]]]) -> bool:
         """Try one setting on one level, fold after fold; return whether it goes on."""
         losses: list[Array] = []
-        space: NetworkSpace | None = None
+        networks: list[tuple[NetworkSpace, Array]] = []
         before, given_up = self.losses.get(setting), False
         for path, held in zip(paths, self.held, strict=True):
-            field = next(path, None)
-            if field is None:
+            network = next(path, None)
+            if network is None:
                 return False
-            space = field[0]
-            losses.append(_losses(self.problem, *field, held))
+            networks.append(network)
+            losses.append(_losses(self.problem, *network, held))
             given_up = self.best is not None and _worse(losses, self.losses[self.best.setting])
             if before is not None and 2 * len(losses) >= len(self.held):
                 given_up |= float(np.mean(_difference(losses, before))) >= 0.0
             if given_up:
                 break
-        assert space is not None
-        trial = _trial(setting, level, space, np.concatenate(losses), len(losses) == len(self.held))
+        trial = _trial(setting, level, networks[0][0], np.concatenate(losses), len(losses) == len(self.held))
         self.trials.append(trial)
         if not trial.complete:
             return False
         pays = before is None or trial.risk < (1.0 - IMPROVEMENT) * float(np.mean(np.concatenate(before)))
         if self.best is None or trial.risk < self.best.risk:
-            self.best = trial
+            self.best, self.networks = trial, networks
         self.losses[setting] = losses
         return pays and not given_up
 

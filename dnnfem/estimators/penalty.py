@@ -1,0 +1,87 @@
+"""The weight of a penalty that makes the data most probable, from one factorization of the curvature."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import lapack
+
+from dnnfem.functionals import Functional, Integral, Sum, Tikhonov
+from dnnfem.records import Array
+from dnnfem.spaces.layout import check_coefficients
+
+CHANGE = 10.0
+"""Largest factor by which one re-estimation changes the weight: far from a minimizer it is a rough guess."""
+
+LEAST_FREEDOM = 0.05
+"""Degrees of freedom that are left to the noise at least, relative to the number of values."""
+
+FLOOR = 1e-10
+"""Least weight, relative to the mean of the diagonal of the curvature: the matrix has to stay definite."""
+
+
+def penalty_weight(functional: Functional, x: Array) -> float:
+    """Re-estimate the weight ``alpha`` of a Tikhonov term by the evidence, with the curvature as Hessian.
+
+    With the curvature ``C`` of the integral, the matrix ``M`` of the norm and ``gamma = tr C (C + alpha M)^-1``
+    coefficients that the data determine, noise and prior of which the data and the coefficients would be most typical
+    have ``s^2 = |r|^2 / (m - gamma)`` and ``alpha = s^2 gamma / (m |x - x_ref|^2)`` for ``m`` values of equal weight.
+    A few solves with a re-estimation after each reach the fixed point; `dnnfem.evidence` says more about it, at the
+    price of the full Hessian.  It sets the penalty of *this* network; how wide it should be, `dnnfem.cross_validation`
+    says.
+
+    Parameters
+    ----------
+    functional : Functional
+        ``Sum`` of one integral of a residual law and one `Tikhonov` of positive weight.
+    x : array, shape (dim,)
+        Near a minimizer.
+
+    Returns
+    -------
+    float
+        Between a tenth and ten times the present weight.
+
+    Raises
+    ------
+    ValueError
+        If the functional is no such sum or `x` no finite vector of its space.
+
+    References
+    ----------
+    MacKay, Neural Computation 4 (1992) 415-447, eq. (2.19) f.; with Levenberg-Marquardt steps: Foresee and Hagan,
+    International Conference on Neural Networks (1997) 1930-1935.
+    """
+    integral, penalty = _terms(functional)
+    x = check_coefficients(functional.space, x, finite=True)
+    linearization = integral.linearize(x)
+    alpha, norm = penalty.alpha, penalty.norm
+    # In coordinates where the norm is Euclidean, gamma = n - alpha tr (C + alpha)^-1.
+    matrix = np.asfortranarray(norm.whiten(norm.whiten(linearization.gram()).T))
+    least = FLOOR * float(np.mean(np.diagonal(matrix)))
+    np.einsum("ii->i", matrix)[:] += max(alpha, least)
+    factor, info = lapack.dpotrf(matrix, lower=1, overwrite_a=1, clean=1)
+    if info != 0:
+        return CHANGE * alpha
+    inverse, _ = lapack.dtrtri(factor, lower=1, overwrite_c=1)
+    gamma = len(x) - max(alpha, least) * float(np.sum(np.square(inverse)))
+    values = len(integral.quadrature) * integral.space.outputs
+    mass = float(np.sum(integral.quadrature.weights))
+    noise = 2.0 * linearization.value / mass * len(integral.quadrature) / max(values - gamma, LEAST_FREEDOM * values)
+    difference = x if penalty.x_ref is None else x - penalty.x_ref
+    square = norm.inner(difference, difference)
+    if not square > 0.0:
+        return CHANGE * alpha
+    wanted = mass / len(integral.quadrature) * noise * max(gamma, 0.0) / square
+    return float(max(np.clip(wanted, alpha / CHANGE, CHANGE * alpha), least))
+
+
+def _terms(functional: Functional) -> tuple[Integral, Tikhonov]:
+    parts = functional.terms if isinstance(functional, Sum) else (functional,)
+    integrals = [part for part in parts if isinstance(part, Integral) and part.law.kind == "residual"]
+    penalties = [part for part in parts if isinstance(part, Tikhonov) and part.alpha > 0.0]
+    if len(parts) != 2 or len(integrals) != 1 or len(penalties) != 1:
+        names = " + ".join(type(part).__name__ for part in parts)
+        raise ValueError(
+            f"functional: got {names}, expected the integral of a residual law and a Tikhonov term of positive weight"
+        )
+    return integrals[0], penalties[0]
