@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from dnnfem.estimators import algebraic, hierarchical, insertion_sensitivity, removal
+from dnnfem.estimators import algebraic, hierarchical, insertion_sensitivity, penalty_weight, removal
 from dnnfem.estimators.removal import DAMPING
 from dnnfem.functionals import Sum, Tikhonov, condense, from_callables
-from dnnfem.norms import Euclidean
+from dnnfem.norms import Euclidean, weight_decay
 from dnnfem.problems import Regression
 from dnnfem.records import Step, Steps
 from dnnfem.refinement import coarsen, insert_layer, ridge_candidates, widen
-from dnnfem.solvers import gauss_newton
+from dnnfem.solvers import gauss_newton, trust_region
 from dnnfem.solvers.iteration import extrapolated
 from dnnfem.spaces import FeedforwardSpace
 from dnnfem.spaces.feedforward import Neuron
@@ -202,6 +202,68 @@ def test_removal_skips_residual_layers_and_counts_all_readers(vector_problem):
     assert estimate.cost.tolist() == [coarse.dim - space.dim] * 3
     with pytest.raises(ValueError, match="^functional: got one on.*a layer that is not residual"):
         removal(vector_problem.on(FeedforwardSpace(2, (2,), 2, residual=(True,))), np.zeros(12))
+
+
+# Weight of the penalty
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_the_weight_of_the_penalty_is_that_of_the_evidence(scale):
+    problem = noisy(count=60)
+    space = FeedforwardSpace(2, (4,), 1)
+    integral, alpha = problem.on(space), 1e-3
+    x = trust_region(Sum(integral, Tikhonov(space, weight_decay, alpha)), space.initial(0), 1e-6, curvature=True).x
+    m, matrix = 60, np.diag(weight_decay(space).weights)
+    system = integral.linearize(x).system()
+    curvature = system.matrix.T @ system.matrix
+    gamma = np.trace(np.linalg.solve(curvature + alpha * matrix, curvature))
+    noise = system.residual @ system.residual / (m - gamma)
+    expected = noise * gamma / (x @ matrix @ x)
+    found = penalty_weight(Sum(integral, Tikhonov(space, weight_decay, alpha)), x)
+    assert found == pytest.approx(np.clip(expected, alpha / 10, 10 * alpha), rel=1e-8)
+    assert alpha / 10 < expected < 10 * alpha
+    # Relative to a reference point it is the distance that counts.
+    moved = Tikhonov(space, weight_decay, alpha, x - x / scale)
+    near = penalty_weight(Sum(integral, moved), x)
+    assert near == pytest.approx(np.clip(expected * scale**2, alpha / 10, 10 * alpha), rel=1e-6)
+
+
+def test_re_estimation_finds_the_penalty_of_noisy_data():
+    # The fixed point from both sides, and an error at fresh points that is near the best over all weights.
+    random = np.random.default_rng(3)
+    problem, space = noisy(count=100, seed=1), FeedforwardSpace(2, (10,), 1)
+    fresh = random.uniform(-1.0, 1.0, (2000, 2))
+    truth = np.sin(3.0 * fresh[:, 0]) * fresh[:, 1]
+
+    def fit(alpha, rounds):
+        x = space.initial(0)
+        for _ in range(rounds):
+            functional = Sum(problem.on(space), Tikhonov(space, weight_decay, alpha))
+            x = trust_region(functional, x, 1e-6, curvature=True, max_steps=100).x
+            alpha = penalty_weight(functional, x)
+        return alpha, np.sqrt(np.mean((problem.solution(space, x)(fresh)[:, 0] - truth) ** 2))
+
+    low, high = fit(1e-7, 12), fit(1e-3, 12)
+    assert low[0] == pytest.approx(high[0], rel=1.0)
+    best = min(fit(alpha, 1)[1] for alpha in np.geomspace(1e-7, 1e-1, 7))
+    assert max(low[1], high[1]) < 1.7 * best
+
+
+def test_the_weight_of_a_penalty_needs_one():
+    problem, space = noisy(count=60), FeedforwardSpace(2, (4,), 1)
+    x = space.initial(0)
+    for functional in (
+        problem.on(space),
+        Sum(problem.on(space), Tikhonov(space, weight_decay, 0.0)),
+        Sum(problem.on(space), problem.on(space)),
+    ):
+        with pytest.raises(ValueError, match="^functional: got .*expected the integral of a residual law and a Tikh"):
+            penalty_weight(functional, x)
+    with pytest.raises(ValueError, match="^x: got NaN"):
+        penalty_weight(Sum(problem.on(space), Tikhonov(space, weight_decay, 1.0)), np.full(space.dim, np.nan))
+    # Where nothing is learned yet, the weight rises by its largest factor.
+    flat = penalty_weight(Sum(problem.on(space), Tikhonov(space, weight_decay, 1.0)), np.zeros(space.dim))
+    assert flat == 10.0
 
 
 # Insertion

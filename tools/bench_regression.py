@@ -1,9 +1,11 @@
 """Adaptive regression of given functions: test errors, coefficients, times, and three ablations at equal size.
 
     python tools/bench_regression.py --function sincos --seeds 10 --json
+    python tools/bench_regression.py --data DIR --folds 3 --json
 
-Every run uses defaults only.  A seed draws the sample and everything that is random in the method.  The ablations have
-as many coefficients as the adaptive network, frozen ones counted:
+The second form fits tables, see `tables.py` beside this file.  In the first form every run uses defaults only.  A seed
+draws the sample and everything that is random in the method.  The ablations have as many coefficients as the adaptive
+network, frozen ones counted:
 
 random features   untrained neurons drawn as the candidates are, best of three scales of their weights, and one linear
                   least-squares solve
@@ -25,14 +27,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import tables
 
 import dnnfem as fem
 from dnnfem.spaces.feedforward import Neuron, ridges
 
 Array = np.ndarray
-Path = list[tuple[int, float]]
+Levels = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,12 @@ class Data:
         return fem.FeedforwardSpace(d, ((self.function.limit - 1) // (d + 2),), 1)
 
 
-def grow(data: Data, adaptive: bool = True) -> Path:
+def grow(data: Data, adaptive: bool = True) -> Levels:
     """Run the loop to the limit; return coefficients and test error of every level."""
     problem, last = data.problem, data.largest()
     space = fem.FeedforwardSpace(data.function.dimension, (FIRST_WIDTH,), 1)
     x, state, previous = space.initial(seed=data.seed), None, None
-    path: Path = []
+    path: Levels = []
     while True:
         J = problem.on(space)
         final = space == last
@@ -158,7 +162,7 @@ def scratch(data: Data) -> float:
 class Run:
     """What one seed gave."""
 
-    path: Path
+    path: Levels
     seconds: float
     random: float
     uniform: float
@@ -189,7 +193,7 @@ def guarded(compute: Callable[[], float]) -> float:
 def run(function: Function, seed: int) -> Run:
     """Run the adaptive loop and its ablations on one draw of the data."""
     data = Data.draw(function, seed)
-    path: Path = []
+    path: Levels = []
 
     def adaptive() -> float:
         path.extend(grow(data))
@@ -247,10 +251,16 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--function", choices=[*FUNCTIONS, "all"], default="all")
+    parser.add_argument("--data", type=Path, help="folder with one folder per table: data.csv.gz, test_mask.csv.gz")
+    parser.add_argument("--folds", type=int, default=3, help="with --data: the first columns of the test masks")
+    parser.add_argument("--sets", help="with --data: names of some tables, separated by commas; default all")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="two seeds and half the coefficients, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON line per function, last")
     options = parser.parse_args()
+    if options.data is not None:
+        tables.main(options.data, options.sets and options.sets.split(","), options.folds, options.json)
+        return
     names = list(FUNCTIONS) if options.function == "all" else [options.function]
     lines = []
     for name in names:

@@ -26,7 +26,8 @@ def penalty_weight(functional: Functional, x: Array) -> float:
     coefficients that the data determine, noise and prior of which the data and the coefficients would be most typical
     have ``s^2 = |r|^2 / (m - gamma)`` and ``alpha = s^2 gamma / (m |x - x_ref|^2)`` for ``m`` values of equal weight.
     A few solves with a re-estimation after each reach the fixed point; `dnnfem.evidence` says more about it, at the
-    price of the full Hessian.  It sets the penalty of *this* network; how wide it should be, `dnnfem.cross_validation`
+    price of the full Hessian.  Begin with a weak penalty: under one that is too strong the network collapses to a
+    constant, a saddle that the curvature does not lead away from.  It sets the penalty of *this* network; how wide it should be, `dnnfem.cross_validation`
     says.
 
     Parameters

@@ -88,6 +88,7 @@ class Validation:
         for t in self.trials:
             rms = math.sqrt(2.0 * t.risk)
             mark = " <-" if (t.setting, t.level) == (self.setting, self.level) else ""
+            mark = mark if t.complete else " (given up before all folds)"
             lines.append(f"{t.level:5d} {t.setting!s:>20} {rms:11.4e} {t.deviation / rms:9.1e}  {t.space}{mark}")
         return "\n".join([*lines, *self.remarks])
 

@@ -1,0 +1,290 @@
+"""Regression of tables against scikit-learn's tuned networks and boosted trees; see ``bench_regression.py --data``.
+
+Every set comes with fixed test masks.  dnnfem grows a network with two hidden layers: the weight of the penalty is
+re-estimated by the evidence while the network is solved, and cross-validation over the whole growth path says how wide
+it becomes and how large its error is at unseen samples.  Nothing is chosen per set, and no test sample is looked at.
+
+The peers are `MLPRegressor` (standardized inputs and targets, L-BFGS), chosen by a search with 5 folds among the
+hidden layers (20), (50), (50, 50) and the penalties 1e-3, 1e-1, 1, 10, and `HistGradientBoostingRegressor` with its
+defaults.  All run one after another in this process, on one core each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import dnnfem as fem
+from dnnfem.norms import weight_decay
+from dnnfem.spaces.feedforward import ridges
+
+Array = np.ndarray
+
+FIRST_WIDTH = 8
+GROWTH = 0.5
+"""New neurons of a layer, relative to those that it has."""
+
+FIRST_STEPS, LEVEL_STEPS = (10, 10, 10), (8, 8)
+"""Steps of the solves of the first and of every other level; the penalty is re-estimated after each solve."""
+
+MOST = 3000
+"""No level has more coefficients."""
+
+SAMPLES = 12
+"""Samples that a level is solved with, per coefficient: more would cost more than they tell."""
+
+CANDIDATES, SCORED = 32, 2000
+"""Candidates per layer, and samples that they are scored with."""
+
+FIRST_ALPHA = 1e-3
+TOLERANCE = 0.05
+"""Of a solve, relative to the root mean square of the functional."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A network with the weight of its penalty."""
+
+    space: fem.FeedforwardSpace
+    x: Array
+    alpha: float
+
+
+def solved(problem: fem.Regression, quadrature: fem.Quadrature, fit: Fit, rounds: tuple[int, ...]) -> Fit:
+    """Solve, re-estimate the penalty, and again."""
+    space, x, alpha, state = fit.space, fit.x, fit.alpha, None
+    integral = problem.on(space, quadrature)
+    for steps in rounds:
+        J = fem.Sum(integral, fem.Tikhonov(space, weight_decay, alpha))
+        tolerance = TOLERANCE * math.sqrt(2.0 * J.value(x))
+        result = fem.trust_region(J, x, tolerance, state=state, curvature=True, max_steps=steps)
+        x, state = result.x, result.state
+        last, alpha = alpha, fem.penalty_weight(J, x)
+        if result.status.converged and abs(math.log(alpha / last)) < 0.3:
+            break
+    return Fit(space, x, alpha)
+
+
+def growth(problem: fem.Regression, quadrature: fem.Quadrature, adaptive: bool = True) -> Iterator[Fit]:
+    """Yield the network of every level."""
+    space = fem.FeedforwardSpace(quadrature.inputs, (FIRST_WIDTH, FIRST_WIDTH), 1)
+    fit, rounds = Fit(space, space.initial(seed=0), FIRST_ALPHA), FIRST_STEPS
+    # More coefficients than twice the samples would only wait for the penalty to take them away.
+    while fit.space.dim <= min(2 * len(quadrature), MOST):
+        fit, rounds = solved(problem, first(quadrature, SAMPLES * fit.space.dim), fit, rounds), LEVEL_STEPS
+        yield fit
+        scored = problem.on(fit.space, first(quadrature, SCORED))
+        candidates = fem.ridge_candidates(fit.space, quadrature, seed=0, count=CANDIDATES)
+        estimate = fem.insertion_sensitivity(scored, fit.x, candidates)
+        chosen = []
+        for layer, width in enumerate(fit.space.hidden):
+            own = np.array([number for number, neuron in enumerate(estimate.cells) if neuron.layer == layer])
+            best = own[np.argsort(-estimate.indicators[own], kind="stable")] if adaptive else own
+            chosen += list(estimate.cells[best[: math.ceil(GROWTH * width)]])
+        space, P = fem.widen(fit.space, chosen)
+        fit = Fit(space, P(fit.x), fit.alpha)
+
+
+def first(quadrature: fem.Quadrature, count: int) -> fem.Quadrature:
+    """Return the first samples, all if there are no more; their order is random."""
+    return quadrature if len(quadrature) <= count else quadrature.subset(np.arange(count))
+
+
+def regression(inputs: Array, targets: Array) -> tuple[fem.Regression, Fit, fem.estimators.Validation]:
+    """Fit a table: cross-validation over the growth path, then the best network of the folds on all samples."""
+    order = np.random.default_rng(0).permutation(len(targets))
+    problem = fem.Regression(inputs[order], targets[order])
+
+    def path(quadrature: fem.Quadrature, setting: None) -> Iterator[tuple[fem.FeedforwardSpace, Array]]:
+        for fit in growth(problem, quadrature):
+            yield fit.space, fit.x
+
+    validation = fem.cross_validation(problem, path, [None])
+    fits = []
+    for space, x in validation.networks:
+        alpha = FIRST_ALPHA
+        for _ in range(2):
+            J = fem.Sum(problem.on(space), fem.Tikhonov(space, weight_decay, alpha))
+            alpha = fem.penalty_weight(J, x)
+        fits.append((J.value(x), Fit(space, x, alpha)))
+    start = min(fits, key=lambda pair: pair[0])[1]
+    return problem, solved(problem, problem.quadrature, start, LEVEL_STEPS), validation
+
+
+def scratch(problem: fem.Regression, fit: Fit) -> Fit:
+    """Solve on the final architecture from a random start, with as many steps as the whole path has."""
+    start = Fit(fit.space, fit.space.initial(seed=0), FIRST_ALPHA)
+    return solved(problem, problem.quadrature, start, FIRST_STEPS + 2 * LEVEL_STEPS)
+
+
+def uniform(problem: fem.Regression, fit: Fit) -> Fit:
+    """Grow to the final architecture with candidates as they are drawn."""
+    return next(f for f in growth(problem, problem.quadrature, adaptive=False) if f.space.dim >= fit.space.dim)
+
+
+def random_features(problem: fem.Regression, fit: Fit, inputs: Array) -> Array:
+    """Return predictions of as many frozen and free coefficients: best of three scales and of 13 ridges by GCV."""
+    d, best = problem.quadrature.inputs, (math.inf, np.zeros(len(inputs)))
+    points, ansatz = problem.ansatz.reference(problem.inputs), problem.ansatz
+    targets = (problem.targets[:, 0] - ansatz.output_shift[0]) / ansatz.output_scale[0]
+    count = (fit.space.dim - 1) // (d + 2)
+    for scales in ((0.5, 1.5), (1.0, 3.0), (2.0, 6.0)):
+        random = np.random.default_rng(1)
+        weights, bias = ridges(random, points[random.integers(len(points), size=count)], scales)
+        features = np.tanh(points @ weights.T + bias)
+        mean = features.mean(axis=0)
+        u, s, vt = np.linalg.svd(features - mean, full_matrices=False)
+        load = u.T @ targets
+        for alpha in np.geomspace(1e-9, 1e3, 13) * len(targets):
+            shrink = s**2 / (s**2 + alpha)
+            left = np.sum(targets**2) - np.sum((2.0 - shrink) * shrink * load**2)
+            score = left / (len(targets) - 1.0 - shrink.sum()) ** 2
+            if score < best[0]:
+                weight = vt.T @ (s / (s**2 + alpha) * load)
+                seen = np.tanh(ansatz.reference(inputs) @ weights.T + bias) - mean
+                best = score, seen @ weight * ansatz.output_scale[0] + ansatz.output_shift[0]
+    return best[1]
+
+
+def mlp_search() -> GridSearchCV:
+    """Return scikit-learn's tuned network."""
+    network = make_pipeline(StandardScaler(), MLPRegressor(solver="lbfgs", random_state=0))
+    scaled = TransformedTargetRegressor(network, transformer=StandardScaler())
+    prefix = "regressor__mlpregressor__"
+    grid = {prefix + "hidden_layer_sizes": [(20,), (50,), (50, 50)], prefix + "alpha": [1e-3, 1e-1, 1.0, 10.0]}
+    return GridSearchCV(scaled, grid, cv=KFold(5, shuffle=True, random_state=0), scoring="neg_mean_squared_error")
+
+
+def rmse(prediction: Array, targets: Array) -> float:
+    """Return the root mean square error; a diverged prediction counts as infinite."""
+    error = float(np.sqrt(np.mean((prediction - targets) ** 2)))
+    return error if math.isfinite(error) else math.inf
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set and fold: errors at the test samples, seconds, coefficients."""
+
+    name: str
+    fold: int
+    space: str
+    error: float
+    estimate: float
+    seconds: float
+    dim: int
+    mlp: float
+    mlp_seconds: float
+    mlp_dim: int
+    hgb: float
+    random: float
+    uniform: float
+    scratch: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name:9s} fold {self.fold}: {self.space}, {self.dim} coefficients, rmse {self.error:.4g} (estimate "
+            f"{self.estimate:.4g}), {self.seconds:.2f} s; network {self.mlp:.4g} ({self.mlp_dim}, "
+            f"{self.mlp_seconds:.1f} s), trees {self.hgb:.4g}; random {self.random:.4g}, uniform {self.uniform:.4g}, "
+            f"scratch {self.scratch:.4g}"
+        )
+
+
+def run(folder: Path, fold: int) -> Row:
+    """Fit one set on one fold with everything."""
+    table = np.loadtxt(folder / "data.csv.gz", delimiter=",")
+    test = np.loadtxt(folder / "test_mask.csv.gz", delimiter=",")[:, fold] == 1
+    inputs, targets = table[~test, :-1], table[~test, -1]
+    unseen, wanted = table[test, :-1], table[test, -1]
+    began = time.perf_counter()
+    problem, fit, validation = regression(inputs, targets)
+    seconds = time.perf_counter() - began
+
+    def tested(other: Fit) -> float:
+        return rmse(problem.solution(other.space, other.x)(unseen)[:, 0], wanted)
+
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        search = mlp_search().fit(inputs, targets)
+    mlp_seconds = time.perf_counter() - began
+    network = search.best_estimator_.regressor_[-1]
+    trees = HistGradientBoostingRegressor(random_state=0).fit(inputs, targets)
+    return Row(
+        folder.name,
+        fold,
+        str(fit.space),
+        tested(fit),
+        problem.rms(validation.estimate.total),
+        seconds,
+        fit.space.dim,
+        rmse(search.predict(unseen), wanted),
+        mlp_seconds,
+        sum(a.size for a in (*network.coefs_, *network.intercepts_)),
+        rmse(trees.predict(unseen), wanted),
+        rmse(random_features(problem, fit, unseen), wanted),
+        tested(uniform(problem, fit)),
+        tested(scratch(problem, fit)),
+    )
+
+
+def report(rows: list[Row]) -> dict[str, float]:
+    """Print the table and return the keys of the JSON line."""
+    names = list(dict.fromkeys(row.name for row in rows))
+    ratios = {
+        "vs network": lambda r: r.error / r.mlp,
+        "vs trees": lambda r: r.error / r.hgb,
+        "time vs search": lambda r: r.seconds / r.mlp_seconds,
+        "dim vs network": lambda r: r.dim / r.mlp_dim,
+        "estimate/error": lambda r: r.estimate / r.error,
+        "vs random": lambda r: r.error / r.random,
+        "vs uniform": lambda r: r.error / r.uniform,
+        "vs scratch": lambda r: r.error / r.scratch,
+    }
+    columns = {label: np.array([ratio(row) for row in rows]) for label, ratio in ratios.items()}
+    print("\nmedian over the folds of each set; errors are root mean squares at the test samples")
+    print(f"{'set':10s}" + "".join(f"{label:>15s}" for label in columns))
+    for name in names:
+        own = [number for number, row in enumerate(rows) if row.name == name]
+        print(f"{name:10s}" + "".join(f"{np.median(values[own]):15.3f}" for values in columns.values()))
+    for label, level in (("lower", 0.25), ("median", 0.5), ("upper", 0.75)):
+        print(f"{label:10s}" + "".join(f"{np.quantile(values, level):15.3f}" for values in columns.values()))
+    means = {label: float(np.exp(np.mean(np.log(values)))) for label, values in columns.items()}
+    print(f"{'geomean':10s}" + "".join(f"{value:15.3f}" for value in means.values()))
+    return {
+        "geomean_rmse_vs_mlp": means["vs network"],
+        "geomean_rmse_vs_hgb": means["vs trees"],
+        "geomean_time_vs_mlp_search": means["time vs search"],
+        "median_dim_vs_mlp": float(np.median(columns["dim vs network"])),
+        "effectivity_lower": float(np.quantile(columns["estimate/error"], 0.25)),
+        "effectivity_upper": float(np.quantile(columns["estimate/error"], 0.75)),
+        "geomean_rmse_vs_random_features": means["vs random"],
+        "geomean_rmse_vs_uniform": means["vs uniform"],
+        "geomean_rmse_vs_scratch": means["vs scratch"],
+    }
+
+
+def main(data: Path, names: list[str] | None, folds: int, as_json: bool) -> None:
+    """Run all sets in a folder."""
+    folders = sorted(folder for folder in data.iterdir() if (folder / "data.csv.gz").exists())
+    rows = []
+    for folder in folders:
+        for fold in range(folds if names is None or folder.name in names else 0):
+            rows.append(run(folder, fold))
+            print(rows[-1], flush=True)
+    line = report(rows)
+    if as_json:
+        print(json.dumps(line))
