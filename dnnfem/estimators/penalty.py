@@ -24,11 +24,12 @@ def penalty_weight(functional: Functional, x: Array) -> float:
 
     With the curvature ``C`` of the integral, the matrix ``M`` of the norm and ``gamma = tr C (C + alpha M)^-1``
     coefficients that the data determine, noise and prior of which the data and the coefficients would be most typical
-    have ``s^2 = |r|^2 / (m - gamma)`` and ``alpha = s^2 gamma / (m |x - x_ref|^2)`` for ``m`` values of equal weight.
-    A few solves with a re-estimation after each reach the fixed point; `dnnfem.evidence` says more about it, at the
-    price of the full Hessian.  Begin with a weak penalty: under one that is too strong the network collapses to a
-    constant, a saddle that the curvature does not lead away from.  It sets the penalty of *this* network; how wide it should be, `dnnfem.cross_validation`
-    says.
+    have ``s^2 = |r|^2 / (m - gamma)`` and ``alpha = s^2 gamma / (m |x - x_ref|^2)``, for ``m`` values of equal weight.
+    A few solves with a re-estimation after each reach the fixed point.  Begin with a weak penalty: under one that is
+    too strong the network collapses to a constant, a saddle that the curvature does not lead away from.
+
+    This sets the penalty of *one* network, and is too kind to wide ones: how wide it should be,
+    `dnnfem.cross_validation` says.
 
     Parameters
     ----------
