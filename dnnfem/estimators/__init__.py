@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dnnfem.estimators.algebraic import algebraic
+from dnnfem.estimators.calibration import calibrated, expected_calibration_error
 from dnnfem.estimators.hierarchical import hierarchical
 from dnnfem.estimators.insertion import insertion_sensitivity
 from dnnfem.estimators.removal import removal
 from dnnfem.estimators.validation import Validation, cross_validation
 
-__all__ = ["Validation", "algebraic", "cross_validation", "hierarchical", "insertion_sensitivity", "removal"]
+__all__ = [
+    "Validation",
+    "algebraic",
+    "calibrated",
+    "cross_validation",
+    "expected_calibration_error",
+    "hierarchical",
+    "insertion_sensitivity",
+    "removal",
+]
