@@ -16,7 +16,9 @@ _public = {
     "control": ("decide",),
     "estimators": (
         "algebraic",
+        "calibrated",
         "cross_validation",
+        "expected_calibration_error",
         "hierarchical",
         "insertion_sensitivity",
         "penalty_weight",
@@ -27,7 +29,7 @@ _public = {
     "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
     "observers": ("observe", "progress"),
     "plotting": (),
-    "problems": ("Regression", "Solution"),
+    "problems": ("Classification", "Classifier", "Regression", "Solution"),
     "quadrature": ("Quadrature",),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
     "refinement": ("coarsen", "insert_layer", "ridge_candidates", "widen"),
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
     from dnnfem.archive import Archive as Archive, ArchiveError as ArchiveError, read as read
     from dnnfem.control import decide as decide
     from dnnfem.estimators.algebraic import algebraic as algebraic
+    from dnnfem.estimators.calibration import (
+        calibrated as calibrated,
+        expected_calibration_error as expected_calibration_error,
+    )
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical
     from dnnfem.estimators.insertion import insertion_sensitivity as insertion_sensitivity
     from dnnfem.estimators.penalty import penalty_weight as penalty_weight
@@ -70,7 +76,12 @@ if TYPE_CHECKING:
         Weighted as Weighted,
     )
     from dnnfem.observers import observe as observe, progress as progress
-    from dnnfem.problems import Regression as Regression, Solution as Solution
+    from dnnfem.problems import (
+        Classification as Classification,
+        Classifier as Classifier,
+        Regression as Regression,
+        Solution as Solution,
+    )
     from dnnfem.quadrature import Quadrature as Quadrature
     from dnnfem.records import (
         Decision as Decision,

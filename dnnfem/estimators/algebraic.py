@@ -42,7 +42,8 @@ def algebraic(functional: Functional, x: Array) -> Estimate:
     """
     x = check_coefficients(functional.space, x, finite=True)
     linearization = functional.linearize(x)
-    system = linearization.system()
+    # The system of a loss law has a row for each sample and class: conjugate gradients do without it.
+    system = None if linearization.residual() is None else linearization.system()
     parts: dict[str, float] = {}
     if system is not None:
         decrease = system.steps(Euclidean(functional.space)).full.decrease

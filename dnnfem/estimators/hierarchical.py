@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from dnnfem.functionals import Composed, Functional, Integral, LeastSquaresSystem, Scaled, Sum
 from dnnfem.records import Array, Estimate, Index
 from dnnfem.refinement.width import cost, embed, readers, widen
-from dnnfem.solvers import gauss_newton
+from dnnfem.solvers import gauss_newton, trust_region
 from dnnfem.spaces import FeedforwardSpace, Transfer
 from dnnfem.spaces.feedforward import Neuron
 
@@ -30,6 +30,11 @@ POLISH_STEPS = 5
 SHARE = 1.0 / 3.0
 """Largest part of the degrees of freedom that the present network leaves to be spent on candidates in the joint solve:
 the rest shows what is noise."""
+
+
+WITHOUT_SYSTEM = (
+    "functional: got one without a least-squares system, expected residual laws or losses with a root of their curvature"
+)
 
 
 class Candidates(Protocol):
@@ -59,13 +64,16 @@ def hierarchical(
        The squares add up.  Degrees of freedom are traces of hat matrices over the data: ranks, without penalties.
     3. For marking, candidates are chosen one after another with re-projection (orthogonal matching pursuit); these
        local gains are not additive and serve as indicators alone.
-    4. The chosen ones are polished: a few Gauss-Newton steps in their own coefficients, and in those of the output
-       layer, minimize the functional itself on the enriched space.
+    4. The chosen ones are polished: a few steps in their own coefficients, and in those of the output layer, minimize
+       the functional itself on the enriched space.
+
+    For a loss law the system is the quadratic model of the loss, as in iteratively reweighted least squares, and
+    ``sigma^2`` is known, see `dnnfem.functionals.Integral.dispersion`: ``1/m`` for the mean of ``m`` log-likelihoods.
 
     Parameters
     ----------
     functional : Functional
-        On a `FeedforwardSpace`, with a least-squares system.
+        On a `FeedforwardSpace`, with a least-squares system: residual laws, and losses with a root of ``L''``.
     x : array, shape (dim,)
         The discrete solution.
     candidates : Candidates or sequence of Neuron
@@ -73,7 +81,7 @@ def hierarchical(
     count : int, optional
         How many to choose; default half the present width, at least `MIN_COUNT`.
     polish : int
-        Gauss-Newton steps in step 4.
+        Steps in step 4.
 
     Returns
     -------
@@ -81,7 +89,7 @@ def hierarchical(
         Of ``sqrt(2 (J(x) - J*))`` with ``J`` the integral that the samples stand for and ``J*`` the best that wider
         networks reach: for regression, the root mean square distance to the function behind the noise.  Cells are the
         polished neurons, for `dnnfem.widen`.  Parts: ``width``, ``algebraic`` and ``sampling`` as above, ``noise``
-        (root mean square of what the joint solve leaves), ``candidates`` (their number).
+        (root mean square of what the joint solve leaves; not for losses), ``candidates`` (their number).
 
     Raises
     ------
@@ -104,7 +112,7 @@ def hierarchical(
     if count is None:
         count = max(MIN_COUNT, math.ceil(GROWTH * sum(space.hidden)))
     enriched = _linearized(functional, x, pool)
-    total, parts = _joint(enriched)
+    total, parts = _joint(enriched, _dispersion(functional))
     order, gains = _select(enriched, count)
     neurons = _polished(functional, x, [pool[k] for k in order], polish) if order else []
     cells = np.empty(len(neurons), dtype=object)
@@ -147,13 +155,13 @@ def _linearized(functional: Functional, x: Array, pool: Sequence[Neuron]) -> Enr
     old = embed(coarse, fine, [np.arange(width) for width in coarse.hidden]).tocoo().row
     system = wide.linearize(start).system(np.concatenate([old, *outgoing]))
     if system is None:
-        raise ValueError("functional: got one without a least-squares system, expected residual laws")
+        raise ValueError(WITHOUT_SYSTEM)
     ends = len(old) + np.cumsum([0, *(len(columns) for columns in outgoing)])
     return Enriched(system, [np.arange(a, b) for a, b in pairwise(ends)])
 
 
-def _joint(enriched: Enriched) -> tuple[float, dict[str, float]]:
-    """Return the total of the joint solve and its parts."""
+def _joint(enriched: Enriched, dispersion: float | None) -> tuple[float, dict[str, float]]:
+    """Return the total of the joint solve and its parts; the variance of the noise is estimated if not known."""
     system, groups = enriched.system, enriched.groups
     old = np.arange(groups[0][0])
     room = max(system.samples - len(old), 0) * SHARE
@@ -161,15 +169,14 @@ def _joint(enriched: Enriched) -> tuple[float, dict[str, float]]:
     chosen = np.concatenate(groups[::stride])
     joint = system[np.concatenate([old, chosen])].candidates(len(old) + np.arange(len(chosen))).joint()
     base, added = joint.freedom
-    variance = 2.0 * joint.remaining / max(system.samples - base - added, 1.0)
+    left = 2.0 * joint.remaining / max(system.samples - base - added, 1.0)
+    variance = left if dispersion is None else dispersion
     width = max(2.0 * joint.gain - added * variance, 0.0)
     algebraic, sampling = 2.0 * joint.present, variance * base
-    return math.sqrt(width + algebraic + sampling), {
-        "width": math.sqrt(width),
-        "algebraic": math.sqrt(algebraic),
-        "sampling": math.sqrt(sampling),
-        "noise": math.sqrt(variance * system.samples),
-    }
+    parts = {"width": math.sqrt(width), "algebraic": math.sqrt(algebraic), "sampling": math.sqrt(sampling)}
+    if dispersion is None:
+        parts["noise"] = math.sqrt(variance * system.samples)
+    return math.sqrt(width + algebraic + sampling), parts
 
 
 def _select(enriched: Enriched, count: int) -> tuple[list[int], Array]:
@@ -190,24 +197,32 @@ def _select(enriched: Enriched, count: int) -> tuple[list[int], Array]:
     return [chosen[k] for k in best], np.array([gains[k] for k in best])
 
 
-def _reference(functional: Functional) -> Callable[[Array], Array]:
-    """Return the map to reference coordinates of the integral inside a functional."""
+def _integrals(functional: Functional, factor: float = 1.0) -> list[tuple[float, Integral]]:
+    """Return the integrals inside a functional with their factors."""
     if isinstance(functional, Integral):
-        return functional.ansatz.reference
-    inside: Sequence[Any] = ()
+        return [(factor, functional)]
     if isinstance(functional, Sum):
-        inside = functional.terms
-    elif isinstance(functional, Scaled):
-        inside = (functional.functional,)
-    for term in inside:
-        found = _reference(term)
-        if found is not _identity:
-            return found
-    return _identity
+        return [found for term in functional.terms for found in _integrals(term, factor)]
+    if isinstance(functional, Scaled):
+        return _integrals(functional.functional, factor * functional.factor)
+    return []
+
+
+def _reference(functional: Functional) -> Callable[[Array], Array]:
+    """Return the map to reference coordinates of the first integral inside a functional."""
+    found = _integrals(functional)
+    return found[0][1].ansatz.reference if found else _identity
 
 
 def _identity(points: Array) -> Array:
     return points
+
+
+def _dispersion(functional: Functional) -> float | None:
+    """Return twice the gain of one degree of freedom from noise if it is known: of likelihoods."""
+    found = [(factor, integral.dispersion) for factor, integral in _integrals(functional)]
+    known = [factor * dispersion for factor, dispersion in found if dispersion is not None]
+    return max(known) if known and len(known) == len(found) else None
 
 
 def widened(functional: Functional, x: Array, neurons: Sequence[Neuron]) -> tuple[Functional, Array, list[Index]]:
@@ -250,7 +265,10 @@ def _polished(functional: Functional, x: Array, neurons: Sequence[Neuron], steps
     offset[free] = 0.0
     condensable = np.arange(outer.size).reshape(outer.shape) if wide.condensable is not None else None
     part = Composed(wide, Transfer(matrix, offset), condensable)
-    result = gauss_newton(part, start[free], 0.0, max_steps=steps)
+    if wide.condensable is None and wide.linearize(start).residual() is None:
+        result = trust_region(part, start[free], 0.0, max_steps=steps, dense=False)
+    else:
+        result = gauss_newton(part, start[free], 0.0, max_steps=steps)
     full = part.transfer(result.x)
     sharpest = max(float(np.linalg.norm(neuron.weights)) for neuron in neurons)
     return [_capped(n.layer, full[place], sharpest) for n, place in zip(neurons, incoming, strict=True)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from dnnfem.estimators.hierarchical import Candidates, pool_of, widened
+from dnnfem.estimators.hierarchical import WITHOUT_SYSTEM, Candidates, pool_of, widened
 from dnnfem.functionals import Functional, Linearization
 from dnnfem.records import Array, Estimate, Index
 from dnnfem.refinement.depth import insert_layer
@@ -19,6 +19,9 @@ QUANTITY = "decrease sqrt(2 (J(x) - J)) that new coefficients promise by themsel
 
 DAMPING = 1e-10
 """Penalty on each new coefficient, relative to the mean of the squared columns."""
+
+BATCH = 100
+"""Columns of one system: gains of candidates do not depend on each other."""
 
 
 def insertion_sensitivity(
@@ -34,7 +37,7 @@ def insertion_sensitivity(
     Parameters
     ----------
     functional : Functional
-        On a `FeedforwardSpace`, with a least-squares system.
+        On a `FeedforwardSpace`, with a least-squares system: residual laws, and losses with a root of ``L''``.
     x : array, shape (dim,)
         Coefficients (primal).
     candidates : Candidates, sequence of Neuron, or sequence of int, optional
@@ -88,15 +91,29 @@ def _layers(functional: Functional, x: Array, positions: Sequence[int]) -> tuple
 
 def _gains(linearization: Linearization, groups: Sequence[Index]) -> Array:
     """Return ``g^T C^-1 g`` for each group of coefficients."""
-    system = linearization.system(np.concatenate(groups))
-    if system is None:
-        raise ValueError("functional: got one without a least-squares system, expected residual laws")
-    ends = np.cumsum([len(group) for group in groups])
-    floor = DAMPING * float(np.mean(system.lengths**2)) or 1.0
-    gains = []
-    for first, last in zip(ends - [len(group) for group in groups], ends, strict=True):
-        columns = np.arange(first, last)
-        slope = system.derivative[columns]
-        matrix = system[columns].curvature(np.eye(len(columns)))
-        gains.append(float(slope @ np.linalg.solve(matrix + floor * np.eye(len(columns)), slope)))
-    return np.array(gains)
+    slopes: list[Array] = []
+    matrices: list[Array] = []
+    for batch in _batches(groups):
+        system = linearization.system(np.concatenate(batch))
+        if system is None:
+            raise ValueError(WITHOUT_SYSTEM)
+        ends = np.cumsum([len(group) for group in batch])
+        for first, last in zip(ends - [len(group) for group in batch], ends, strict=True):
+            part = system[np.arange(first, last)]
+            slopes.append(part.derivative)
+            matrices.append(part.curvature(np.eye(last - first)))
+    floor = DAMPING * float(np.mean(np.concatenate([np.diagonal(matrix) for matrix in matrices]))) or 1.0
+    pairs = zip(slopes, matrices, strict=True)
+    return np.array([float(g @ np.linalg.solve(matrix + floor * np.eye(len(g)), g)) for g, matrix in pairs])
+
+
+def _batches(groups: Sequence[Index]) -> Iterator[list[Index]]:
+    """Yield groups with about `BATCH` columns together: the rows of a system are as many as the residuals."""
+    batch: list[Index] = []
+    for group in groups:
+        batch.append(group)
+        if sum(len(member) for member in batch) >= BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -25,7 +25,7 @@ def removal(functional: Functional, x: Array) -> Estimate:
     Parameters
     ----------
     functional : Functional
-        On a `FeedforwardSpace`, with a least-squares system.
+        On a `FeedforwardSpace`, with a least-squares system: residual laws, and losses with a root of ``L''``.
     x : array, shape (dim,)
         A minimizer, or close to one.
 
@@ -49,7 +49,10 @@ def removal(functional: Functional, x: Array) -> Estimate:
     linearization = functional.linearize(x)
     system = linearization.system()
     if system is None:
-        raise ValueError("functional: got one without a least-squares system, expected residual laws")
+        raise ValueError(
+            "functional: got one without a least-squares system, expected residual laws or losses with a root of their "
+            "curvature"
+        )
     reads = [readers(space, *cell) for cell in cells]
     roots = system.schur_roots(reads, DAMPING)
     values = np.array([np.linalg.norm(s @ linearization.x[rows]) for s, rows in zip(roots, reads, strict=True)])

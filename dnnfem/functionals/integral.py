@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from dnnfem import kernels
 from dnnfem.kernels.protocol import Ansatz, Evaluator, Law, Linearization
 from dnnfem.quadrature import Quadrature
@@ -59,6 +61,19 @@ class Integral:
     def condensable(self) -> Index | None:
         """The affine output layer, if the law is a residual affine in the jet."""
         return self.space.condensable if self.law.kind == "residual" and self.law.affine else None
+
+    @property
+    def dispersion(self) -> float | None:
+        """``sum w^2 / sum w`` of a loss law: twice what a degree of freedom gains from noise; None for residuals.
+
+        The loss is taken for a negative log-likelihood.  The covariance of its derivative then is its mean second
+        derivative (Fisher's information), and ``k`` coefficients fit noise with a gain of ``k/2`` for unit weights.
+        The noise of residuals has to be estimated.
+        """
+        if self.law.kind == "residual":
+            return None
+        w = self.quadrature.weights
+        return float(np.sum(w * w) / np.sum(w))
 
     def value(self, x: Array) -> float:
         """Return ``J(x)``."""

@@ -76,12 +76,16 @@ class LawLinearization(Protocol):
 
     @property
     def residual(self) -> Array | None:
-        """``r``, shape (residuals, m); None for a loss law."""
+        """``r``, shape (residuals, m); of a loss law ``r`` with ``slopes^T r = L'``, or None."""
         ...
 
     @property
     def slopes(self) -> Array | None:
-        """``dr/djet``, shape (residuals, components, outputs, m or 1); of a loss law a root of ``L''``, or None."""
+        """``dr/djet``, shape (residuals, components, outputs, m or 1); of a loss law a root of ``L''``, or None.
+
+        A loss law that gives roots ``S`` and ``r`` has a least-squares model of its change: ``|r + S d|^2 / 2`` has
+        the derivative and the curvature of ``L``, but not its value.
+        """
         ...
 
     def hessian(self, jet: Array) -> Array:
@@ -237,7 +241,7 @@ class LeastSquaresSystem(Protocol):
 
     @property
     def value(self) -> float:
-        """``|r|^2 / 2``."""
+        """``|r|^2 / 2``; of a loss law not the value of the functional."""
         ...
 
     @property
@@ -349,9 +353,20 @@ class Linearization(Protocol):
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
         """Return the least-squares system in the coefficients `columns` (default all); None if there is none.
 
+        Its derivative and curvature are those of the functional, and its value too where there is a `residual`.  Of a
+        loss law the value means nothing, changes of it do: this is the system of iteratively reweighted least squares.
+
         Rows that vanish in all of the columns may be merged: the value is right, but rows need not be those of
         `residual`.
         """
+        ...
+
+
+class KernelLinearization(Linearization, Protocol):
+    """What evaluators return: more is known of them than of sums and compositions."""
+
+    def moments(self) -> tuple[Array, ...]:
+        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads, shape (columns + 1, columns + 1) per stage."""
         ...
 
 
@@ -367,7 +382,7 @@ class Evaluator(Protocol):
         """Return ``sum_q w_q L(p_q, jet_x(p_q))``."""
         ...
 
-    def linearize(self, x: Array) -> Linearization:
+    def linearize(self, x: Array) -> KernelLinearization:
         """One forward sweep; what it computed is kept for all products."""
         ...
 

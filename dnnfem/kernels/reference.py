@@ -250,9 +250,18 @@ class ReferenceLinearization:
             )
         return np.stack(out, axis=-1).reshape(np.shape(v))
 
+    def moments(self) -> tuple[Array, ...]:
+        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
+        e, one = self.evaluator, np.ones((len(self.weights), 1))
+        reference, result = e.ansatz.reference(e.quadrature.points), []
+        for stage in e.program.stages:
+            rows = np.column_stack([evaluate(e.program.truncated(stage.input), self.x, reference)[frozenset()][0], one])
+            result.append((rows.T * self.weights) @ rows)
+        return tuple(result)
+
     def residual(self) -> Array | None:
         """``sqrt(w) r``, residuals running slower than samples."""
-        if self.law.residual is None:
+        if self.evaluator.law.kind == "loss" or self.law.residual is None:
             return None
         return np.asarray((np.sqrt(self.weights) * self.law.residual).ravel())
 

@@ -7,6 +7,17 @@ from dnnfem.norms.decay import weight_decay
 from dnnfem.norms.diagonal import Euclidean, Weighted
 from dnnfem.norms.features import feature_norm
 from dnnfem.norms.jacobi import jacobi
+from dnnfem.norms.kronecker import Kronecker, kronecker
 from dnnfem.norms.pullback import Pullback
 
-__all__ = ["Euclidean", "Norm", "Pullback", "Weighted", "feature_norm", "jacobi", "weight_decay"]
+__all__ = [
+    "Euclidean",
+    "Kronecker",
+    "Norm",
+    "Pullback",
+    "Weighted",
+    "feature_norm",
+    "jacobi",
+    "kronecker",
+    "weight_decay",
+]

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from dnnfem._lazy import attach
 
 _public = {
+    "classification": ("Classification", "Classifier"),
     "regression": ("Regression",),
     "solution": ("Solution",),
 }
 
 # For type checkers and editors; a test keeps it in step with the table.
 if TYPE_CHECKING:
+    from dnnfem.problems.classification import Classification as Classification, Classifier as Classifier
     from dnnfem.problems.regression import Regression as Regression
     from dnnfem.problems.solution import Solution as Solution
 else:

@@ -64,10 +64,9 @@ class GaussNewton:
         """Factorize the system; the step of Newton's method counts as an estimate only if the radius admits it."""
         norm = norm_at(self.metric, self.functional, linearization)
         system = linearization.system()
-        if system is None:
-            raise ValueError(
-                "functional: got one without a least-squares system, expected residual laws; try trust_region"
-            )
+        # A loss law has a system but is no sum of squares.
+        if system is None or (step.number == 0 and linearization.residual() is None):
+            raise ValueError("functional: got one that is no sum of squares, expected residual laws; try trust_region")
         dual_norm = norm.dual_norm(system.derivative)
         if not math.isfinite(dual_norm):
             return GaussNewtonIterate(linearization, replace(step, dual_norm=math.nan), norm, system, None)
@@ -160,7 +159,7 @@ def gauss_newton(
     Parameters
     ----------
     functional : Functional
-        With a least-squares system.
+        A sum of squares: residual laws and penalties.
     x : array, shape (dim,)
         Starting point; its condensable part plays no role.
     tolerance : float or relative(...)
@@ -184,7 +183,7 @@ def gauss_newton(
     Raises
     ------
     ValueError
-        If `functional` has no least-squares system, or `x`, `tolerance`, `norm`, `state` or a limit do not fit.
+        If `functional` is no sum of squares, or `x`, `tolerance`, `norm`, `state` or a limit do not fit.
     Interrupted
         On Ctrl-C, after the observer has seen the last iterate; the exception carries the result.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dnnfem.kernels.compiled import drivers, rows
 from dnnfem.kernels.compiled.samples import Tape, total
-from dnnfem.kernels.compiled.tables import TILE
+from dnnfem.kernels.compiled.tables import COLUMNS, IN, TILE
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.records import Array, Index
 
@@ -187,16 +187,33 @@ class CompiledLinearization:
         e.pool.give_back(work)
         return result.reshape(np.shape(v))
 
+    def moments(self) -> tuple[Array, ...]:
+        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
+        tables = self.evaluator.tables
+        sums = [np.zeros((stage[COLUMNS] + 1,) * 2) for stage in tables.stages]
+        for tape in self.tapes():
+            tiles = tape.last - tape.first
+            registers = tape.buffers.r[: tiles * tables.rows * TILE].reshape(tiles, tables.rows, TILE)
+            weights = self.evaluator.samples.weights[tape.columns]
+            for part, stage in zip(sums, tables.stages, strict=True):
+                rows = np.ones((stage[COLUMNS] + 1, tiles * TILE))
+                read = registers[:, stage[IN] : stage[IN] + stage[COLUMNS]]
+                rows[:-1] = read.transpose(1, 0, 2).reshape(stage[COLUMNS], -1)
+                part += (rows * weights) @ rows.T
+        return tuple(sums)
+
     def residual(self) -> Array | None:
         """Return ``sqrt(w) r``, residuals running slower than samples; None for a loss law."""
         e = self.evaluator
+        if e.law.kind == "loss":
+            return None
         root, size = np.sqrt(e.samples.weights), e.samples.size
         parts: list[Array] = []
         for tape in self.tapes():
-            if tape.law.residual is None:
-                return None
+            residual = tape.law.residual
+            assert residual is not None
             count = min(tape.last * TILE, size) - tape.first * TILE
-            parts.append((root[tape.columns] * tape.law.residual)[:, :count])
+            parts.append((root[tape.columns] * residual)[:, :count])
         return np.concatenate(parts, axis=1).ravel()
 
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:

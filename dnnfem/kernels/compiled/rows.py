@@ -22,11 +22,10 @@ ENTRIES = 2**18
 def system(linearization: CompiledLinearization, columns: Index | None) -> DenseLeastSquares | None:
     """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
 
-    Only what these need is computed: the reverse sweep ends at the earliest stage among them.  None for a loss law.
+    Only what these need is computed: the reverse sweep ends at the earliest stage among them.  None if the law gives no
+    root of its curvature.
     """
     e = linearization.evaluator
-    if e.law.kind != "residual":
-        return None
     chosen, size = e.selection(columns), e.samples.size
     root = np.sqrt(e.samples.weights)
     matrix, residual = np.empty((0, 0)), np.empty((0, 0))
