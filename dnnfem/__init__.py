@@ -17,8 +17,11 @@ _public = {
     "estimators": (
         "algebraic",
         "cross_validation",
+        "evidence",
+        "generalized_cross_validation",
         "hierarchical",
         "insertion_sensitivity",
+        "leave_one_out",
         "penalty_weight",
         "removal",
     ),
@@ -42,8 +45,13 @@ if TYPE_CHECKING:
     from dnnfem.archive import Archive as Archive, ArchiveError as ArchiveError, read as read
     from dnnfem.control import decide as decide
     from dnnfem.estimators.algebraic import algebraic as algebraic
+    from dnnfem.estimators.evidence import evidence as evidence
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical
     from dnnfem.estimators.insertion import insertion_sensitivity as insertion_sensitivity
+    from dnnfem.estimators.leave_one_out import (
+        generalized_cross_validation as generalized_cross_validation,
+        leave_one_out as leave_one_out,
+    )
     from dnnfem.estimators.penalty import penalty_weight as penalty_weight
     from dnnfem.estimators.removal import removal as removal
     from dnnfem.estimators.validation import cross_validation as cross_validation
