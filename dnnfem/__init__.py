@@ -18,9 +18,12 @@ _public = {
         "algebraic",
         "calibrated",
         "cross_validation",
+        "evidence",
         "expected_calibration_error",
+        "generalized_cross_validation",
         "hierarchical",
         "insertion_sensitivity",
+        "leave_one_out",
         "penalty_weight",
         "removal",
     ),
@@ -48,8 +51,13 @@ if TYPE_CHECKING:
         calibrated as calibrated,
         expected_calibration_error as expected_calibration_error,
     )
+    from dnnfem.estimators.evidence import evidence as evidence
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical
     from dnnfem.estimators.insertion import insertion_sensitivity as insertion_sensitivity
+    from dnnfem.estimators.leave_one_out import (
+        generalized_cross_validation as generalized_cross_validation,
+        leave_one_out as leave_one_out,
+    )
     from dnnfem.estimators.penalty import penalty_weight as penalty_weight
     from dnnfem.estimators.removal import removal as removal
     from dnnfem.estimators.validation import cross_validation as cross_validation

@@ -242,6 +242,8 @@ class Estimate:
         Coefficients that the refinement of each cell would add.
     guaranteed : bool
         Whether `total` is a proved bound.
+    remarks : tuple of str
+        Sentences: what speaks against trusting the estimate, seen while it was computed.
     """
 
     quantity: str
@@ -252,10 +254,12 @@ class Estimate:
     parts: Mapping[str, float] = field(default_factory=dict)
     cost: Array | None = None
     guaranteed: bool = False
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = "".join(f", {name} {value:.3g}" for name, value in self.parts.items())
-        return f"{self.quantity}: {self.total:.4e} ({len(self.indicators)} cells{parts})"
+        line = f"{self.quantity}: {self.total:.4e} ({len(self.indicators)} cells{parts})"
+        return "\n".join([line, *self.remarks])
 
 
 @dataclass(frozen=True)

@@ -667,6 +667,15 @@ def test_estimates_with_numbers_for_cells_come_back(cells, problem, path):
     assert np.array_equal(back.cells, cells) and back.signed is None and back.cost is None and not back.guaranteed
 
 
+def test_remarks_of_an_estimate_come_back_and_files_without_them_are_read(problem, path):
+    remarks = ("x is not stationary", "größer als Null")
+    back = stored(problem, path, Estimate("rise", np.arange(2), np.ones(2), 1.0, remarks=remarks))
+    assert back.remarks == remarks
+    # Files of earlier versions have no such dataset, as have those without remarks.
+    plain = stored(problem, path.with_name("plain.h5"), Estimate("rise", np.arange(2), np.ones(2), 1.0))
+    assert plain.remarks == ()
+
+
 def test_a_list_of_cells_comes_back_as_an_array(problem, path):
     back = stored(problem, path, Estimate("rise", [(0, 1), (0, 0)], np.ones(2), 1.0))
     assert back.cells.tolist() == [[0, 1], [0, 0]]

@@ -76,6 +76,11 @@ def test_results_and_estimates_print_one_line():
     assert str(estimate) == "error: 1.5000e+00 (2 cells, width 1)"
 
 
+def test_what_speaks_against_an_estimate_is_printed_below_it():
+    estimate = Estimate("error", np.arange(2), np.ones(2), 1.5, remarks=("it is not stationary", "it is singular"))
+    assert str(estimate).splitlines() == ["error: 1.5000e+00 (2 cells)", "it is not stationary", "it is singular"]
+
+
 def test_a_snapshot_shows_the_iterate():
     x = np.array([1.0, 2.0])
     assert Snapshot(STEPS[-1], State(None, Progress(x, STEPS))).x is x

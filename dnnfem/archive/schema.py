@@ -133,6 +133,8 @@ def write_estimate(group: h5py.Group, estimate: Estimate) -> None:
     for name in ("indicators", "signed", "cost"):
         if getattr(estimate, name) is not None:
             put(group, name, getattr(estimate, name))
+    if estimate.remarks:
+        put(group, "remarks", np.array(estimate.remarks, dtype=h5py.string_dtype()))
     cells = list(estimate.cells)
     if cells and all(isinstance(cell, Neuron) for cell in cells):
         neurons = group.require_group("neurons")
@@ -186,6 +188,8 @@ def read_estimate(group: h5py.Group) -> Estimate:
         parts={name: float(value) for name, value in group["parts"].attrs.items()},
         cost=group["cost"][()] if "cost" in group else None,
         guaranteed=bool(group.attrs["guaranteed"]),
+        # Files of the first versions have none.
+        remarks=tuple(group["remarks"].asstr()[()]) if "remarks" in group else (),
     )
 
 

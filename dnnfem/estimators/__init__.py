@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from dnnfem.estimators.algebraic import algebraic
 from dnnfem.estimators.calibration import calibrated, expected_calibration_error
+from dnnfem.estimators.evidence import Evidence, evidence
 from dnnfem.estimators.hierarchical import hierarchical
 from dnnfem.estimators.insertion import insertion_sensitivity
+from dnnfem.estimators.leave_one_out import generalized_cross_validation, leave_one_out
 from dnnfem.estimators.penalty import penalty_weight
 from dnnfem.estimators.removal import removal
 from dnnfem.estimators.validation import Validation, cross_validation
 
 __all__ = [
+    "Evidence",
     "Validation",
     "algebraic",
     "calibrated",
     "cross_validation",
+    "evidence",
     "expected_calibration_error",
+    "generalized_cross_validation",
     "hierarchical",
     "insertion_sensitivity",
+    "leave_one_out",
     "penalty_weight",
     "removal",
 ]

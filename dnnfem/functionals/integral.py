@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dnnfem import kernels
+from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.protocol import Ansatz, Evaluator, Law, Linearization
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array, Index
@@ -90,6 +91,20 @@ class Integral:
     def samplewise(self, x: Array) -> Array:
         """Return the contribution of each point of the quadrature, shape (m,)."""
         return self.evaluator.samplewise(check_coefficients(self.space, x))
+
+    def left_out(self, x: Array, root: Array, exact: bool = True) -> LeftOut:
+        """Return every sample as the network without it sees it, after one Newton step each.
+
+        Parameters
+        ----------
+        x : array, shape (dim,)
+            Where the derivative of a functional ``J`` that this integral is a term of vanishes.
+        root : array, shape (dim, k)
+            ``root @ root.T`` is the inverse of the Hessian of ``J`` there.
+        exact : bool
+            Whether the second derivative of the law is its own, or only its positive semidefinite part.
+        """
+        return self.evaluator.left_out(check_coefficients(self.space, x), root, exact)
 
     def on(
         self, *, space: Any = None, quadrature: Quadrature | None = None, transfer: Transfer | None = None

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from dnnfem.kernels.program import Program
 from dnnfem.records import Array, Index
+
+if TYPE_CHECKING:
+    from dnnfem.kernels.influence import LeftOut
 
 Component = tuple[int, ...]
 """Multi-index of a derivative with respect to the inputs: ``()`` the value, ``(0,)`` and ``(0, 1)`` derivatives."""
@@ -396,6 +399,10 @@ class Evaluator(Protocol):
 
     def samplewise(self, x: Array) -> Array:
         """Return ``w L`` at every point, shape (m,): what cross-validation compares."""
+        ...
+
+    def left_out(self, x: Array, root: Array, exact: bool) -> LeftOut:
+        """Return every sample as the network without it sees it, from a root ``H^-1 = root root^T``."""
         ...
 
 

@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from dnnfem.kernels.activations import derivatives
+from dnnfem.kernels.influence import LeftOut, left_out
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import Ansatz, Component, Law, LawLinearization, PlacedPoints
@@ -174,6 +175,13 @@ class ReferenceEvaluator:
     def samplewise(self, x: Array) -> Array:
         """Return ``w L`` at every point."""
         return np.asarray(self.quadrature.weights * self._law(x).density)
+
+    def left_out(self, x: Array, root: Array, exact: bool) -> LeftOut:
+        """Return every sample as the network without it sees it."""
+        q, jet = self.quadrature, self.jet(x, self.quadrature.points, self.law.components)
+        tangents = np.sqrt(q.weights) * self.linearize(x).tangents
+        rows = np.einsum("njm,nk->jmk", tangents.reshape(len(x), -1, len(q.weights)), root)
+        return left_out(self.law, q.points, q.data, jet, rows, exact)
 
     def linearize(self, x: Array) -> ReferenceLinearization:
         """Evaluate all first derivatives of the jet in the coefficients."""

@@ -8,10 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from dnnfem.kernels.compiled import drivers
+from dnnfem.kernels.compiled import drivers, rows
 from dnnfem.kernels.compiled.linearization import CompiledLinearization
 from dnnfem.kernels.compiled.samples import GROUPS, Buffers, Pool, Samples, Tape, total
 from dnnfem.kernels.compiled.tables import TILE, Selection, Tables
+from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import Ansatz, Component, Law, LawLinearization, PlacedPoints
 from dnnfem.records import Array, Index
@@ -136,14 +137,14 @@ class CompiledEvaluator:
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(self.samples.weights[part] * density).reshape(-1, TILE)
 
-    def densities(self, x: Array) -> Array:
+    def _densities(self, x: Array) -> Array:
         """Return ``w L`` at all points, shape (tiles, TILE), zero in the padding."""
         w = self.weights(x)
         return np.concatenate([self.weighted(self._law(w, *chunk, None).density, *chunk) for chunk in self.chunks])
 
     def value(self, x: Array) -> float:
         """Return ``sum_q w_q L``."""
-        return total(self.densities(x))
+        return total(self._densities(x))
 
     def cellwise(self, x: Array) -> Array:
         """Return the sums of ``w L`` per cell."""
@@ -151,7 +152,11 @@ class CompiledEvaluator:
 
     def samplewise(self, x: Array) -> Array:
         """Return ``w L`` at every point."""
-        return self.densities(x).ravel()[: self.samples.size]
+        return self._densities(x).ravel()[: self.samples.size]
+
+    def left_out(self, x: Array, root: Array, exact: bool) -> LeftOut:
+        """Return every sample as the network without it sees it."""
+        return rows.left_out(self.linearize(x), root, exact)
 
     def jet(self, x: Array, points: Array, components: Sequence[Component]) -> Array:
         """Return the user's values at any points, shape (1, outputs, m).

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import blas
 
+from dnnfem.kernels import influence
 from dnnfem.kernels.compiled import drivers
+from dnnfem.kernels.compiled.samples import Tape
 from dnnfem.kernels.compiled.tables import TILE
+from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.records import Array, Index
 
@@ -50,26 +54,48 @@ def gram(linearization: CompiledLinearization) -> Array | None:
 
     None if the law gives no root ``S`` of its curvature.
     """
-    e, total = linearization.evaluator, np.zeros((linearization.x.size,) * 2, order="F")
-    chosen, root, block = e.selection(None), np.sqrt(e.samples.weights), e.tables.rows * TILE
+    total = np.zeros((linearization.x.size,) * 2, order="F")
     for tape in linearization.tapes():
-        slopes, b = tape.law.slopes, tape.buffers
-        if slopes is None:
+        if tape.law.slopes is None:
             return None
-        seeds = linearization.seeds(tape, list(slopes), root)
-        step = min(max(1, ENTRIES // (chosen.size * len(slopes) * TILE)), tape.last - tape.first)
-        space = np.empty(chosen.size * len(slopes) * step * TILE)
-        for start in range(0, tape.last - tape.first, step):
-            stop = min(start + step, tape.last - tape.first)
-            # The last tile is filled up by samples of weight zero, which do no harm.
-            count = (stop - start) * TILE
-            rows = space[: chosen.size * len(slopes) * count].reshape(chosen.size, -1)
-            rows[chosen.empty] = 0.0
-            part = np.ascontiguousarray(seeds[..., start * TILE : stop * TILE])
-            kept = (b.r[start * block : stop * block], b.d[start * block : stop * block])
-            span = (0, stop - start, min(linearization.groups, stop - start), e.tables.rows)
-            with drivers.threads(count * linearization.weights.size * len(slopes)):
-                primal = (*e.tables.arrays, linearization.weights, part, *kept)
-                drivers.system(*primal, *chosen.arrays, rows.reshape(-1), count, *span)
-            total = blas.dsyrk(1.0, rows.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
+        for _, piece in pieces(linearization, tape, list(tape.law.slopes)):
+            total = blas.dsyrk(1.0, piece.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
     return np.asarray(total + np.tril(total, -1).T)
+
+
+def left_out(linearization: CompiledLinearization, root: Array, exact: bool) -> LeftOut:
+    """Return every sample as the network without it sees it, some tiles at a time."""
+    e, parts = linearization.evaluator, []
+    points, data, components, outputs = e.samples.points, e.samples.data, e.law.components, e.program.outputs
+    for tape in linearization.tapes():
+        units = list(np.eye(outputs)[:, None, :, None])
+        for part, piece in pieces(linearization, tape, units):
+            jet = e.jet(linearization.x, points[part], components)
+            rows = (piece.T @ root).reshape(outputs, -1, root.shape[1])
+            parts.append(influence.left_out(e.law, points[part], data[part], jet, rows, exact))
+    result, size = LeftOut.joined(parts), e.samples.size
+    return LeftOut(result.losses[:size], result.leverage[:size], result.margin[:size])
+
+
+def pieces(linearization: CompiledLinearization, tape: Tape, duals: list[Array]) -> Iterator[tuple[slice, Array]]:
+    """Yield ``sqrt(w) dual^T dU/dx`` for some tiles at a time: their samples, and rows (dim, duals * samples).
+
+    The last tile is filled up by samples of weight zero.  Rows are valid until the next ones.
+    """
+    e = linearization.evaluator
+    chosen, block, b = e.selection(None), e.tables.rows * TILE, tape.buffers
+    seeds = linearization.seeds(tape, duals, np.sqrt(e.samples.weights))
+    step = min(max(1, ENTRIES // (chosen.size * len(duals) * TILE)), tape.last - tape.first)
+    space = np.empty(chosen.size * len(duals) * step * TILE)
+    for start in range(0, tape.last - tape.first, step):
+        stop = min(start + step, tape.last - tape.first)
+        count = (stop - start) * TILE
+        rows = space[: chosen.size * len(duals) * count].reshape(chosen.size, -1)
+        rows[chosen.empty] = 0.0
+        part = np.ascontiguousarray(seeds[..., start * TILE : stop * TILE])
+        kept = (b.r[start * block : stop * block], b.d[start * block : stop * block])
+        span = (0, stop - start, min(linearization.groups, stop - start), e.tables.rows)
+        with drivers.threads(count * linearization.weights.size * len(duals)):
+            primal = (*e.tables.arrays, linearization.weights, part, *kept)
+            drivers.system(*primal, *chosen.arrays, rows.reshape(-1), count, *span)
+        yield slice((tape.first + start) * TILE, (tape.first + stop) * TILE), rows
