@@ -5,7 +5,7 @@ import pytest
 
 from dnnfem.estimators import algebraic, hierarchical, insertion_sensitivity, penalty_weight, removal
 from dnnfem.estimators.removal import DAMPING
-from dnnfem.functionals import Sum, Tikhonov, condense, from_callables
+from dnnfem.functionals import Scaled, Sum, Tikhonov, condense, from_callables
 from dnnfem.norms import Euclidean, weight_decay
 from dnnfem.problems import Regression
 from dnnfem.records import Step, Steps
@@ -222,6 +222,8 @@ def test_the_weight_of_the_penalty_is_that_of_the_evidence(scale):
     found = penalty_weight(Sum(integral, Tikhonov(space, weight_decay, alpha)), x)
     assert found == pytest.approx(np.clip(expected, alpha / 10, 10 * alpha), rel=1e-8)
     assert alpha / 10 < expected < 10 * alpha
+    scaled = Scaled(Sum(Scaled(integral, 4.0), Tikhonov(space, weight_decay, 4.0 * alpha)), 0.5)
+    assert penalty_weight(scaled, x) == pytest.approx(4.0 * found, rel=1e-12)
     # Relative to a reference point it is the distance that counts.
     moved = Tikhonov(space, weight_decay, alpha, x - x / scale)
     near = penalty_weight(Sum(integral, moved), x)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnnfem.estimators.laplace import LaplaceModel, terms
-from dnnfem.functionals import Functional, Integral, Tikhonov
+from dnnfem.estimators.laplace import LaplaceModel, regularized
+from dnnfem.functionals import Functional
 from dnnfem.records import Array
 
 
@@ -99,11 +99,12 @@ def evidence(functional: Functional, x: Array, *, noise: float | None = None) ->
     ----------
     MacKay, Neural Computation 4 (1992) 415-447 and 448-472.
     """
-    penalty, factor = _penalty(functional)
-    alpha = factor * penalty.alpha
+    _, penalty, relative = regularized(functional)
     if noise is not None and not 0.0 < noise < math.inf:
         raise ValueError(f"noise: got {noise!r}, expected a positive number")
     model = LaplaceModel.at(functional, x, "full")
+    factor = relative * model.factor
+    alpha = factor * penalty.alpha
     remarks = list(model.remarks)
     data = model.factor * model.integral.value(model.x)
     difference = model.x if penalty.x_ref is None else model.x - penalty.x_ref
@@ -132,16 +133,3 @@ def evidence(functional: Functional, x: Array, *, noise: float | None = None) ->
         )
     misfit = math.sqrt(2.0 * data / model.mass)
     return Evidence(logarithm, noise, gamma, next_noise, next_alpha, (*remarks, *model.on_stationarity(misfit)))
-
-
-def _penalty(functional: Functional) -> tuple[Tikhonov, float]:
-    """Return the one penalty of a functional and its factor."""
-    parts = terms(functional)
-    found = [(term, factor) for term, factor in parts if isinstance(term, Tikhonov) and factor * term.alpha > 0.0]
-    residuals = [term for term, _ in parts if isinstance(term, Integral) and term.law.kind == "residual"]
-    if len(parts) != 2 or len(found) != 1 or len(residuals) != 1:
-        names = " + ".join(type(term).__name__ for term, _ in parts)
-        raise ValueError(
-            f"functional: got {names}, expected the integral of a residual law and a Tikhonov term of positive weight"
-        )
-    return found[0]

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import scipy.linalg
 
-from dnnfem.functionals import Functional, Integral, Scaled, Sum
+from dnnfem.functionals import Functional, Integral, Scaled, Sum, Tikhonov
 from dnnfem.records import Array
 from dnnfem.spaces.layout import check_coefficients
 
@@ -47,6 +47,25 @@ def integral_of(functional: Functional) -> tuple[Integral, float]:
     if not found[0][1] > 0.0:
         raise ValueError(f"functional: got an integral with the factor {found[0][1]}, expected a positive one")
     return found[0]
+
+
+def regularized(functional: Functional) -> tuple[Integral, Tikhonov, float]:
+    """Return integral and penalty of a regression, and the factor of the penalty relative to that of the integral.
+
+    Raises
+    ------
+    ValueError
+        If the functional is not the sum of an integral of a residual law and a Tikhonov term, both of positive weight.
+    """
+    parts = [(term, factor) for term, factor in terms(functional) if factor > 0.0]
+    penalties = [(term, factor) for term, factor in parts if isinstance(term, Tikhonov) and term.alpha > 0.0]
+    integrals = [(term, factor) for term, factor in parts if isinstance(term, Integral) and term.law.kind == "residual"]
+    if len(terms(functional)) != 2 or len(penalties) != 1 or len(integrals) != 1:
+        names = " + ".join(type(term).__name__ for term, _ in terms(functional))
+        raise ValueError(
+            f"functional: got {names}, expected the integral of a residual law and a Tikhonov term of positive weight"
+        )
+    return integrals[0][0], penalties[0][0], penalties[0][1] / integrals[0][1]
 
 
 @dataclass(frozen=True, eq=False)

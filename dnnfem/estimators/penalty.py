@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import lapack
 
-from dnnfem.functionals import Functional, Integral, Sum, Tikhonov
+from dnnfem.estimators.laplace import regularized
+from dnnfem.functionals import Functional
 from dnnfem.records import Array
 from dnnfem.spaces.layout import check_coefficients
 
@@ -53,18 +54,18 @@ def penalty_weight(functional: Functional, x: Array) -> float:
     MacKay, Neural Computation 4 (1992) 415-447, eq. (2.19) f.; with Levenberg-Marquardt steps: Foresee and Hagan,
     International Conference on Neural Networks (1997) 1930-1935.
     """
-    integral, penalty = _terms(functional)
+    integral, penalty, factor = regularized(functional)
     x = check_coefficients(functional.space, x, finite=True)
     linearization = integral.linearize(x)
-    alpha, norm = penalty.alpha, penalty.norm
+    alpha, norm = factor * penalty.alpha, penalty.norm
     # In coordinates where the norm is Euclidean, gamma = n - alpha tr (C + alpha)^-1.
     matrix = np.asfortranarray(norm.whiten(norm.whiten(linearization.gram()).T))
     least = FLOOR * float(np.mean(np.diagonal(matrix)))
     np.einsum("ii->i", matrix)[:] += max(alpha, least)
-    factor, info = lapack.dpotrf(matrix, lower=1, overwrite_a=1, clean=1)
+    root, info = lapack.dpotrf(matrix, lower=1, overwrite_a=1, clean=1)
     if info != 0:
-        return CHANGE * alpha
-    inverse, _ = lapack.dtrtri(factor, lower=1, overwrite_c=1)
+        return CHANGE * penalty.alpha
+    inverse, _ = lapack.dtrtri(root, lower=1, overwrite_c=1)
     gamma = len(x) - max(alpha, least) * float(np.sum(np.square(inverse)))
     values = len(integral.quadrature) * integral.space.outputs
     mass = float(np.sum(integral.quadrature.weights))
@@ -72,18 +73,6 @@ def penalty_weight(functional: Functional, x: Array) -> float:
     difference = x if penalty.x_ref is None else x - penalty.x_ref
     square = norm.inner(difference, difference)
     if not square > 0.0:
-        return CHANGE * alpha
+        return CHANGE * penalty.alpha
     wanted = mass / len(integral.quadrature) * noise * max(gamma, 0.0) / square
-    return float(max(np.clip(wanted, alpha / CHANGE, CHANGE * alpha), least))
-
-
-def _terms(functional: Functional) -> tuple[Integral, Tikhonov]:
-    parts = functional.terms if isinstance(functional, Sum) else (functional,)
-    integrals = [part for part in parts if isinstance(part, Integral) and part.law.kind == "residual"]
-    penalties = [part for part in parts if isinstance(part, Tikhonov) and part.alpha > 0.0]
-    if len(parts) != 2 or len(integrals) != 1 or len(penalties) != 1:
-        names = " + ".join(type(part).__name__ for part in parts)
-        raise ValueError(
-            f"functional: got {names}, expected the integral of a residual law and a Tikhonov term of positive weight"
-        )
-    return integrals[0], penalties[0]
+    return float(max(np.clip(wanted, alpha / CHANGE, CHANGE * alpha), least)) / factor
