@@ -19,7 +19,7 @@ from dnnfem.records import Array, Index
 if TYPE_CHECKING:
     from dnnfem.kernels.compiled.linearization import CompiledLinearization
 
-ENTRIES = 2**18
+ENTRIES = 2**17
 """Numbers in the rows that are multiplied at a time: they stay in the cache between writing and reading."""
 
 
@@ -60,7 +60,10 @@ def gram(linearization: CompiledLinearization) -> Array | None:
             return None
         for _, piece in pieces(linearization, tape, list(tape.law.slopes)):
             total = blas.dsyrk(1.0, piece.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
-    return np.asarray(total + np.tril(total, -1).T)
+    # Above the diagonal there are zeros.
+    full = total + total.T
+    np.einsum("ii->i", full)[:] *= 0.5
+    return np.asarray(full)
 
 
 def left_out(linearization: CompiledLinearization, root: Array, exact: bool) -> LeftOut:
@@ -86,11 +89,11 @@ def pieces(linearization: CompiledLinearization, tape: Tape, duals: list[Array])
     chosen, block, b = e.selection(None), e.tables.rows * TILE, tape.buffers
     seeds = linearization.seeds(tape, duals, np.sqrt(e.samples.weights))
     step = min(max(1, ENTRIES // (chosen.size * len(duals) * TILE)), tape.last - tape.first)
-    space = np.empty(chosen.size * len(duals) * step * TILE)
+    work = e.pool.take(chosen.size * len(duals) * step * TILE)
     for start in range(0, tape.last - tape.first, step):
         stop = min(start + step, tape.last - tape.first)
         count = (stop - start) * TILE
-        rows = space[: chosen.size * len(duals) * count].reshape(chosen.size, -1)
+        rows = work.r[: chosen.size * len(duals) * count].reshape(chosen.size, -1)
         rows[chosen.empty] = 0.0
         part = np.ascontiguousarray(seeds[..., start * TILE : stop * TILE])
         kept = (b.r[start * block : stop * block], b.d[start * block : stop * block])
@@ -99,3 +102,4 @@ def pieces(linearization: CompiledLinearization, tape: Tape, duals: list[Array])
             primal = (*e.tables.arrays, linearization.weights, part, *kept)
             drivers.system(*primal, *chosen.arrays, rows.reshape(-1), count, *span)
         yield slice((tape.first + start) * TILE, (tape.first + stop) * TILE), rows
+    e.pool.give_back(work)
