@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numba
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -27,6 +28,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 import dnnfem as fem
 from dnnfem.norms import weight_decay
@@ -281,10 +283,13 @@ def main(data: Path, names: list[str] | None, folds: int, as_json: bool) -> None
     """Run all sets in a folder."""
     folders = sorted(folder for folder in data.iterdir() if (folder / "data.csv.gz").exists())
     rows = []
-    for folder in folders:
-        for fold in range(folds if names is None or folder.name in names else 0):
-            rows.append(run(folder, fold))
-            print(rows[-1], flush=True)
+    # One thread each: with matrices of this size more would only wait for each other.
+    numba.set_num_threads(1)
+    with threadpool_limits(limits=1):
+        for folder in folders:
+            for fold in range(folds if names is None or folder.name in names else 0):
+                rows.append(run(folder, fold))
+                print(rows[-1], flush=True)
     line = report(rows)
     if as_json:
         print(json.dumps(line))
