@@ -288,7 +288,7 @@ def test_both_solvers_agree_on_a_convex_problem(vector_problem):
 
 @pytest.mark.parametrize("name", NORMS)
 @given(st.integers(1, 8), st.floats(1e-3, 3.0), st.sampled_from([0.0, 1e-9, 1.0, 1e9]), st.integers(0, 1000))
-def test_cholesky_steps_are_those_of_the_eigenvalues_to_a_tenth_of_the_radius(name, n, share, start, seed):
+def test_cholesky_steps_are_those_of_the_eigenvalues_to_a_quarter_of_the_radius(name, n, share, start, seed):
     norm = NORMS[name](n)
     matrix = symmetric(np.geomspace(0.1, 30.0, n), seed)
     derivative = np.random.default_rng(seed).standard_normal(n)
@@ -296,7 +296,7 @@ def test_cholesky_steps_are_those_of_the_eigenvalues_to_a_tenth_of_the_radius(na
     step = definite(matrix, derivative, norm, radius, start)
     length = norm.norm(step.step)
     assert step.boundary == (step.multiplier > 0.0)
-    assert length <= 1.1 * radius * (1 + 1e-12) and (not step.boundary or length >= 0.9 * radius * (1 - 1e-12))
+    assert length <= 1.25 * radius * (1 + 1e-9) and (not step.boundary or length >= 0.75 * radius * (1 - 1e-9))
     assert step.decrease == pytest.approx(-model(matrix, derivative, step.step), rel=1e-9)
     # It is the best one of its length, and the multiplier says why.
     assert matrix @ step.step + step.multiplier * norm.apply(step.step) == pytest.approx(-derivative, abs=1e-8)

@@ -18,7 +18,7 @@ FLAT = 100.0
 LIMIT = 20
 """Factorizations for one step."""
 
-NEAR = 0.1
+NEAR = 0.25
 """Relative accuracy with which a definite model's step meets the radius: each digit would cost a factorization."""
 
 
