@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 import dnnfem
 from dnnfem import FeedforwardSpace, Quadrature, Regression, Scaled, Sum, Tikhonov, from_callables, trust_region
-from dnnfem.estimators import evidence, generalized_cross_validation, leave_one_out
+from dnnfem.estimators import evidence, generalized_cross_validation, leave_one_out, penalty_weight
 from dnnfem.estimators.laplace import LaplaceModel
 from dnnfem.functionals import Integral
 from dnnfem.kernels.compiled import CompiledEvaluator
@@ -513,6 +513,16 @@ def test_the_fixed_point_of_the_updates_is_a_stationary_point_of_the_evidence(rn
     slope = (at(1.001 * alpha).logarithm - at(alpha / 1.001).logarithm) / (2.0 * math.log(1.001))
     bend = (upper - 2.0 * found.logarithm + lower) / 0.1**2
     assert abs(slope) < 1e-3 * abs(bend)
+
+
+def test_both_re_estimations_of_a_penalty_agree_on_linear_models(rng):
+    data = linear(rng, count=40)
+    for alpha in (1.0, 3.0):
+        functional = Sum(data, Tikhonov(data.space, Euclidean, alpha))
+        x = minimizer(functional)
+        wanted = evidence(functional, x).next_alpha
+        assert 0.1 * alpha < wanted < 10.0 * alpha
+        assert penalty_weight(functional, x) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_the_evidence_prints_one_line_and_its_remarks(rng):

@@ -170,7 +170,7 @@ def main() -> None:
         report["given"][f"{alpha:g}"] = found
     for alpha in ALPHAS if options.refits else ():
         runs = [refitted(name, seed, alpha) for name in FUNCTIONS for seed in range(options.refits)]
-        print(f"penalty {alpha:g}: deviation from training without each sample, quartiles and largest of {len(runs)} runs")
+        print(f"penalty {alpha:g}: deviation from training again, quartiles and largest of {len(runs)} runs")
         found = {key: [*quartiles([run[key] for run in runs]), max(run[key] for run in runs)] for key in runs[0]}
         print("\n".join(line(key, values) for key, values in found.items()), flush=True)
         report["refitted"][f"{alpha:g}"] = found
