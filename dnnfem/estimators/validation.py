@@ -134,6 +134,10 @@ def cross_validation(
     ------
     ValueError
         If there are fewer samples than folds, no settings, or a limit is not positive.
+
+    References
+    ----------
+    Maron and Moore, Hoeffding races, Advances in Neural Information Processing Systems 6 (1994) 59-66.
     """
     samples = problem.quadrature
     if not 2 <= folds <= len(samples):
