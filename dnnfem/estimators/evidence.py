@@ -58,8 +58,8 @@ def evidence(functional: Functional, x: Array, *, noise: float | None = None) ->
     number of samples, ``M`` the matrix of the norm.  The integral of the posterior is taken with the Hessian at `x`,
     which is exact for linear models.
 
-    It answers: how strong should the penalty of *this* architecture be?  It is **not** the way to choose the width on
-    noisy data: `dnnfem.cross_validation` over the growth path decides that.
+    It answers: how strong should the penalty of *this* architecture be?  It estimates no error, and the width on
+    noisy data is not for it to choose: `dnnfem.cross_validation` over the growth path decides that.
 
     Parameters
     ----------
