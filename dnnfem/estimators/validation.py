@@ -24,7 +24,7 @@ ENOUGH = 2000
 CLEAR = 2.0
 """A paired difference of risks above so many standard errors is no accident."""
 
-IMPROVEMENT = 0.1
+IMPROVEMENT = 0.2
 """A level has to lower the risk by this part to count as better: the next one would cost two or three times as much."""
 
 
@@ -107,7 +107,7 @@ def cross_validation(
     The *whole* path is repeated on the samples without each fold, and judged on that fold: a network that was grown on
     all samples has seen them, whatever is done to it later.  Settings race: one that is clearly worse than the best
     trial so far, by the standard error of the paired differences of losses, is given up, perhaps before all folds are
-    tried.  The path of a setting ends at the level that does not lower its risk by a tenth, or does not lower it at
+    tried.  The path of a setting ends at the level that does not lower its risk by a fifth, or does not lower it at
     all on the first half of the folds: the next level would cost two or three times as much.
 
     Parameters
