@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dnnfem.functionals.algebra import Composed, Scaled, Shifted, Sum, Tikhonov
+from dnnfem.functionals.algebra import Composed, Scaled, Shifted, Sum
 from dnnfem.functionals.condensation import Condensed, condense
 from dnnfem.functionals.external import as_scipy, from_callables
 from dnnfem.functionals.integral import Integral
+from dnnfem.functionals.penalty import Tikhonov
 from dnnfem.functionals.protocols import Functional, LeastSquaresSystem, Linearization, Metric, Norm
 
 __all__ = [

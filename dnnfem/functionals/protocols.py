@@ -79,14 +79,16 @@ class Norm(ABC):
         """Return the length ``sqrt(g M^-1 g)`` of a dual vector."""
         return float(np.sqrt(max(float(g @ self.riesz(g)), 0.0)))
 
-    def add(self, matrix: Array, factor: float) -> None:
-        """Add ``factor M`` to a matrix (dim, dim) in place."""
-        matrix += factor * self.dense()
-
-    def dense(self) -> Array:
-        """Return ``M``, shape (dim, dim)."""
+    def _matrix(self) -> Array:
         matrix = np.column_stack([self.apply(e) for e in np.eye(self.dim)])
         return 0.5 * (matrix + matrix.T)
+
+    def dense(self, onto: Array | None = None, factor: float = 1.0) -> Array:
+        """Return ``factor M``, shape (dim, dim), or add it to a matrix in place and return that."""
+        if onto is None:
+            return self._matrix() if factor == 1.0 else factor * self._matrix()
+        onto += factor * self._matrix()
+        return onto
 
     def restricted(self, columns: Index) -> Norm:
         """Return the norm on the coefficients `columns`, all others zero."""
@@ -120,8 +122,7 @@ class MatrixNorm(Norm):
         """Number of coefficients."""
         return len(self.matrix)
 
-    def dense(self) -> Array:
-        """Return the matrix."""
+    def _matrix(self) -> Array:
         return self.matrix
 
     def apply(self, v: Array) -> Array:

@@ -56,13 +56,9 @@ class Weighted(Norm):
         """Return ``M^-1 g``, primal."""
         return g / self.weights
 
-    def add(self, matrix: Array, factor: float) -> None:
-        """Add ``factor M`` to a matrix (dim, dim) in place."""
-        np.einsum("ii->i", matrix)[:] += factor * self.weights
-
-    def dense(self) -> Array:
-        """Return the diagonal matrix."""
-        return np.diag(self.weights)
+    def dense(self, onto: Array | None = None, factor: float = 1.0) -> Array:
+        """Return ``factor M``, or add it to a matrix in place and return that."""
+        return _on_diagonal(onto, factor * self.weights)
 
     def restricted(self, columns: Index) -> Weighted:
         """Return the norm on the coefficients `columns`."""
@@ -100,13 +96,9 @@ class Euclidean(Norm):
         """Return `g`."""
         return g
 
-    def add(self, matrix: Array, factor: float) -> None:
-        """Add ``factor I`` to a matrix (dim, dim) in place."""
-        np.einsum("ii->i", matrix)[:] += factor
-
-    def dense(self) -> Array:
-        """Return the identity matrix."""
-        return np.eye(self.dim)
+    def dense(self, onto: Array | None = None, factor: float = 1.0) -> Array:
+        """Return ``factor I``, or add it to a matrix in place and return that."""
+        return _on_diagonal(onto, np.full(self.dim, factor))
 
     def restricted(self, columns: Index) -> Euclidean:
         """Return the norm on the coefficients `columns`."""
@@ -123,3 +115,10 @@ class Euclidean(Norm):
     def unwhiten(self, y: Array) -> Array:
         """Return `y`."""
         return y
+
+
+def _on_diagonal(onto: Array | None, values: Array) -> Array:
+    if onto is None:
+        return np.diag(values)
+    np.einsum("ii->i", onto)[:] += values
+    return onto

@@ -64,8 +64,7 @@ class Pullback(Norm):
         scale = float(np.trace(curvature) / np.trace(base)) or 1.0
         return curvature + self.delta * scale * base
 
-    def dense(self) -> Array:
-        """Return ``M``."""
+    def _matrix(self) -> Array:
         return self.matrix
 
     def apply(self, v: Array) -> Array:

@@ -42,7 +42,7 @@ def definite(matrix: Array, derivative: Array, norm: Norm, radius: float, start:
     shift = start if 0.0 < start < math.inf else 0.0
     for _ in range(LIMIT):
         shifted = matrix.copy(order="F")
-        norm.add(shifted, shift)
+        norm.dense(shifted, shift)
         factor, info = lapack.dpotrf(shifted, lower=1, overwrite_a=1, clean=0)
         if info != 0 or not np.isfinite(factor[-1, -1]):
             return None

@@ -51,6 +51,7 @@ class Trial:
     radius: float
     ratio: float
     length: float
+    multiplier: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class GaussNewton:
         there = self.functional.linearize(x + step)
         finite = math.isfinite(there.value)
         ratio = (at.value - there.value) / model.decrease if finite else -math.inf
-        return Trial(there, radius, ratio, here.norm.norm(step))
+        return Trial(there, radius, ratio, here.norm.norm(step), model.multiplier)
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Take the largest step of a geometric family of radii that keeps its promise."""
@@ -133,6 +134,7 @@ class GaussNewton:
             length=found.length,
             radius=found.radius,
             ratio=found.ratio,
+            multiplier=found.multiplier,
             inner=trials,
             work=last.work + 3.0 * VALUE_WORK * trials,
         )
