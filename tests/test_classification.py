@@ -1,4 +1,4 @@
-"""Classification: the problem, its probabilities, growth of classifiers, and the preconditioner that solves for them."""
+"""Classification: the problem, its probabilities, growth of classifiers, and the norm that preconditions them."""
 
 import numpy as np
 import pytest
