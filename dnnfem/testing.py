@@ -182,7 +182,9 @@ def check_functional(functional: Functional, x: Array, seed: int = 0, smooth: bo
     if system is not None:
         # A loss law has a system with its derivative and curvature, but is no sum of squares.
         squares = linearization.residual() is not None
-        assert not squares or abs(system.value - linearization.value) <= 1e-10 * (1.0 + abs(linearization.value)), "system: value"
+        assert not squares or abs(system.value - linearization.value) <= 1e-10 * (1.0 + abs(linearization.value)), (
+            "system: value"
+        )
         scale = float(np.abs(linearization.derivative).max()) + np.finfo(float).tiny
         assert np.allclose(system.derivative, linearization.derivative, rtol=1e-9, atol=1e-10 * scale), (
             "system: derivative"

@@ -643,7 +643,7 @@ def test_a_tolerance_is_a_number_that_is_not_negative(tolerance, scalar_problem,
 
 def test_gauss_newton_needs_a_sum_of_squares(scalar_problem, space):
     j = scalar_problem.on(space)
-    with pytest.raises(ValueError, match="^functional: got one without a least-squares system.*try trust_region"):
+    with pytest.raises(ValueError, match="^functional: got one that is no sum of squares.*try trust_region"):
         gauss_newton(Shifted(j, np.ones(space.dim)), space.initial(0))
 
 

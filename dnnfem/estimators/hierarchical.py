@@ -32,7 +32,9 @@ SHARE = 1.0 / 3.0
 the rest shows what is noise."""
 
 
-WITHOUT_SYSTEM = "functional: got one without a least-squares system, expected residual laws or losses with a root of their curvature"
+WITHOUT_SYSTEM = (
+    "functional: got one without a least-squares system, expected residual laws, or losses with a root of L''"
+)
 
 
 class Candidates(Protocol):

@@ -84,11 +84,7 @@ class LawLinearization(Protocol):
 
     @property
     def slopes(self) -> Array | None:
-        """``dr/djet``, shape (residuals, components, outputs, m or 1); of a loss law a root of ``L''``, or None.
-
-        A loss law that gives roots ``S`` and ``r`` has a least-squares model of its change: ``|r + S d|^2 / 2`` has
-        the derivative and the curvature of ``L``, but not its value.
-        """
+        """``dr/djet``, shape (residuals, components, outputs, m or 1); of a loss law a root of ``L''``, or None."""
         ...
 
     def hessian(self, jet: Array) -> Array:
@@ -244,7 +240,7 @@ class LeastSquaresSystem(Protocol):
 
     @property
     def value(self) -> float:
-        """``|r|^2 / 2``; of a loss law not the value of the functional."""
+        """``|r|^2 / 2``."""
         ...
 
     @property
@@ -356,20 +352,18 @@ class Linearization(Protocol):
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
         """Return the least-squares system in the coefficients `columns` (default all); None if there is none.
 
-        Its derivative and curvature are those of the functional, and its value too where there is a `residual`.  Of a
-        loss law the value means nothing, changes of it do: this is the system of iteratively reweighted least squares.
-
-        Rows that vanish in all of the columns may be merged: the value is right, but rows need not be those of
-        `residual`.
+        Derivative and curvature are those of the functional, and the value too where there is a `residual`: not for a
+        loss law, whose system is that of iteratively reweighted least squares.  Rows need not be those of `residual`:
+        ones that vanish in all of the columns may be merged.
         """
         ...
 
 
 class KernelLinearization(Linearization, Protocol):
-    """What evaluators return: more is known of them than of sums and compositions."""
+    """What evaluators return."""
 
     def moments(self) -> tuple[Array, ...]:
-        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads, shape (columns + 1, columns + 1) per stage."""
+        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads, shape (columns + 1, columns + 1)."""
         ...
 
 

@@ -149,7 +149,9 @@ def kronecker(functional: Functional) -> Rule:
             part = slice(ends[number], ends[number + 1])
             outer, directions = np.linalg.eigh(factor * cotangents[part, part])
             values = np.outer(np.maximum(outer, 0.0), inner) + (0.0 if diagonal is None else 1.0)
-            values += FLOOR * float(np.mean(values)) or 1.0
+            # Biases are hardly penalized and would dominate a mean of all ratios.
+            ratios = np.diagonal(moments[number])[:-1] / penalty[number][:-1]
+            values += FLOOR * float(np.mean(np.maximum(outer, 0.0)) * np.mean(ratios)) or FLOOR
             layers.append(Layer(block, directions, primal, penalty[number][:, None] * primal, values))
         return Kronecker(space, tuple(layers))
 

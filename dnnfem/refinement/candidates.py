@@ -12,7 +12,7 @@ from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.refinement.width import group
 from dnnfem.spaces import FeedforwardSpace, Purpose, generator
-from dnnfem.spaces.feedforward import Neuron, ridges
+from dnnfem.spaces.feedforward import SCALES, Neuron, ridges
 from dnnfem.spaces.layout import check_coefficients
 
 COUNT = 300
@@ -28,6 +28,7 @@ class RidgeCandidates:
     seed: int
     count: int
     layers: tuple[int, ...]
+    directions: str = "sphere"
 
     def draw(self, reference: Callable[[Array], Array], x: Array) -> list[Neuron]:
         """Return candidates in the coordinates that each layer reads.
@@ -53,9 +54,10 @@ class RidgeCandidates:
         random = generator(self.seed, self.space.dim, Purpose.CANDIDATES)
         neurons: list[Neuron] = []
         for layer in self.layers:
-            points = self.points[random.integers(len(self.points), size=self.count)]
+            sets = 1 if self.directions == "sphere" else 3
+            points = self.points[random.integers(len(self.points), size=sets * self.count)]
             read = evaluate(self.space.program.truncated(layer), x, reference(points))[frozenset()][0]
-            weights, bias = ridges(random, read)
+            weights, bias = ridges(random, read) if sets == 1 else between(random, *np.split(read, sets))
             neurons += [Neuron(layer, w, float(b)) for w, b in zip(weights, bias, strict=True)]
         return neurons
 
@@ -66,6 +68,7 @@ def ridge_candidates(
     seed: int = 0,
     count: int = COUNT,
     layers: Sequence[int] | None = None,
+    directions: str = "sphere",
 ) -> RidgeCandidates:
     """Return candidate neurons ``sigma(w . (y - y_0))`` whose transition passes through a point of the data.
 
@@ -81,11 +84,21 @@ def ridge_candidates(
         Candidates per layer.
     layers : sequence of int, optional
         Hidden layers to widen; default all that are not residual.
+    directions : str
+        ``"sphere"``: of all directions equally many.  ``"pairs"``: from one point of the data to another, with a
+        transition about as long as they are apart.  With many inputs, such as pixels, nearly all directions are ones
+        in which the data do not vary; pairs have the covariance of the data.
 
     Raises
     ------
     ValueError
-        If the points do not fit the space, `count` is not positive, or a layer cannot be widened.
+        If the points do not fit the space, `count` is not positive, `directions` is unknown, or a layer cannot be
+        widened.
+
+    References
+    ----------
+    Bolager, Burak, Datar, Sun and Dietrich, Sampling weights of deep neural networks, NeurIPS (2023), arXiv 2306.16830,
+    for pairs.
     """
     if quadrature.inputs != space.inputs:
         raise ValueError(
@@ -93,7 +106,27 @@ def ridge_candidates(
         )
     if count < 1:
         raise ValueError(f"count: got {count}, expected a positive number")
+    if directions not in ("sphere", "pairs"):
+        raise ValueError(f'directions: got {directions!r}, expected "sphere" or "pairs"')
     chosen = tuple(n for n, r in enumerate(space.residual) if not r) if layers is None else tuple(layers)
     for layer in chosen:
         group(space, layer)
-    return RidgeCandidates(space, quadrature.points, seed, count, chosen)
+    return RidgeCandidates(space, quadrature.points, seed, count, chosen, directions)
+
+
+def between(random: np.random.Generator, centers: Array, first: Array, second: Array) -> tuple[Array, Array]:
+    """Draw one ridge ``w . (y - y_0)`` through each center, ``w`` along the way from a first point to a second.
+
+    Between these two the argument changes by twice a number that is log-uniform in `SCALES`, as it does for a neuron of
+    the other kind across [-1, 1].  Where the points coincide the neuron is constant.
+
+    Returns
+    -------
+    weights : array, shape (m, d)
+    bias : array, shape (m,)
+    """
+    way = second - first
+    square = np.sum(way * way, axis=1, keepdims=True)
+    length = 2.0 * np.exp(random.uniform(np.log(SCALES[0]), np.log(SCALES[1]), (len(way), 1)))
+    weights = length * way / np.where(square > 0.0, square, 1.0)
+    return weights, -np.einsum("md,md->m", weights, centers)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dnnfem.kernels.compiled import drivers, rows
 from dnnfem.kernels.compiled.samples import Tape, total
-from dnnfem.kernels.compiled.tables import COLUMNS, IN, TILE
+from dnnfem.kernels.compiled.tables import TILE
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.records import Array, Index
 
@@ -189,18 +189,7 @@ class CompiledLinearization:
 
     def moments(self) -> tuple[Array, ...]:
         """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
-        tables = self.evaluator.tables
-        sums = [np.zeros((stage[COLUMNS] + 1,) * 2) for stage in tables.stages]
-        for tape in self.tapes():
-            tiles = tape.last - tape.first
-            registers = tape.buffers.r[: tiles * tables.rows * TILE].reshape(tiles, tables.rows, TILE)
-            weights = self.evaluator.samples.weights[tape.columns]
-            for part, stage in zip(sums, tables.stages, strict=True):
-                rows = np.ones((stage[COLUMNS] + 1, tiles * TILE))
-                read = registers[:, stage[IN] : stage[IN] + stage[COLUMNS]]
-                rows[:-1] = read.transpose(1, 0, 2).reshape(stage[COLUMNS], -1)
-                part += (rows * weights) @ rows.T
-        return tuple(sums)
+        return rows.moments(self)
 
     def residual(self) -> Array | None:
         """Return ``sqrt(w) r``, residuals running slower than samples; None for a loss law."""

@@ -11,7 +11,7 @@ from scipy.linalg import blas
 from dnnfem.kernels import influence
 from dnnfem.kernels.compiled import drivers
 from dnnfem.kernels.compiled.samples import Tape
-from dnnfem.kernels.compiled.tables import TILE
+from dnnfem.kernels.compiled.tables import COLUMNS, IN, TILE
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.records import Array, Index
@@ -103,3 +103,18 @@ def pieces(linearization: CompiledLinearization, tape: Tape, duals: list[Array])
             drivers.system(*primal, *chosen.arrays, rows.reshape(-1), count, *span)
         yield slice((tape.first + start) * TILE, (tape.first + stop) * TILE), rows
     e.pool.give_back(work)
+
+
+def moments(linearization: CompiledLinearization) -> tuple[Array, ...]:
+    """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
+    tables = linearization.evaluator.tables
+    sums = [np.zeros((stage[COLUMNS] + 1,) * 2) for stage in tables.stages]
+    for tape in linearization.tapes():
+        tiles = tape.last - tape.first
+        registers = tape.buffers.r[: tiles * tables.rows * TILE].reshape(tiles, tables.rows, TILE)
+        weights = linearization.evaluator.samples.weights[tape.columns]
+        for number, stage in enumerate(tables.stages):
+            read = registers[:, stage[IN] : stage[IN] + stage[COLUMNS]].transpose(1, 0, 2)
+            rows = np.vstack([read.reshape(stage[COLUMNS], -1), np.ones(tiles * TILE)])
+            sums[number] += (rows * weights) @ rows.T
+    return tuple(sums)
