@@ -287,7 +287,7 @@ def test_candidates_of_another_space_are_refused_with_both_named(scalar_problem)
         lambda: rule.draw(scalar_problem.ansatz.reference, large.initial(0)),
         lambda: hierarchical(scalar_problem.on(large), large.initial(0), rule),
     ):
-        words = r"^candidates: got a rule for 2-2-1 tanh with 9 coefficients, expected one .* shape \(17,\)"
+        words = r"^candidates: got a rule for 2-2-1 tanh.*, expected one .*(shape \(17,\)|2-4-1 tanh)"
         with pytest.raises(ValueError, match=words):
             use()
     with pytest.raises(ValueError, match="^x: got NaN or infinity"):

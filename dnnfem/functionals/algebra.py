@@ -14,7 +14,8 @@ import numpy as np
 
 from dnnfem.functionals.penalty import TikhonovLinearization
 from dnnfem.functionals.protocols import Functional
-from dnnfem.kernels.protocol import LeastSquaresSystem, Linearization
+from dnnfem.kernels.protocol import Linearization
+from dnnfem.kernels.system import LeastSquaresSystem
 from dnnfem.records import Array, Index
 from dnnfem.spaces import Coordinates, Space, Transfer
 from dnnfem.spaces.layout import check_coefficients

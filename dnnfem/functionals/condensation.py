@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from dnnfem.functionals.protocols import Functional
-from dnnfem.kernels.protocol import LeastSquaresSystem, Linearization
+from dnnfem.kernels.protocol import Linearization
+from dnnfem.kernels.system import LeastSquaresSystem
 from dnnfem.records import Array, Index
 from dnnfem.spaces import Coordinates
 from dnnfem.spaces.layout import check_coefficients

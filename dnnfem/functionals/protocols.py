@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.linalg
 
-from dnnfem.kernels.protocol import LeastSquaresSystem, Linearization
+from dnnfem.kernels.protocol import Linearization
+from dnnfem.kernels.system import LeastSquaresSystem
 from dnnfem.records import Array, Index
 from dnnfem.spaces import Space, Transfer
 

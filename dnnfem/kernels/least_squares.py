@@ -1,4 +1,4 @@
-"""Dense least squares in NumPy and LAPACK behind the interface of `dnnfem.kernels.protocol.LeastSquaresSystem`.
+"""Dense least squares in NumPy and LAPACK behind the interface of `dnnfem.kernels.system.LeastSquaresSystem`.
 
 Everything is done by orthogonal factorizations of the tall matrix; normal equations are never formed, so that the last
 digits of a fit are not lost to the square of its condition number.
@@ -14,9 +14,9 @@ import scipy.linalg
 from scipy.linalg import lapack
 
 from dnnfem.kernels.orthogonal import Elimination, Factor
-from dnnfem.kernels.protocol import Norm
 from dnnfem.kernels.selection import Candidates
 from dnnfem.kernels.spectral import SpectralSteps
+from dnnfem.kernels.system import Norm
 from dnnfem.records import Array, Index
 
 

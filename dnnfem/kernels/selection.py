@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnnfem.kernels.orthogonal import Factor
-from dnnfem.kernels.protocol import Enrichment
+from dnnfem.kernels.system import Enrichment
 from dnnfem.records import Array, Index
 
 NOVELTY = 1e-7

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg
 
-from dnnfem.kernels.protocol import ModelStep, Norm
+from dnnfem.kernels.system import ModelStep, Norm
 from dnnfem.records import Array
 
 CUTOFF = 1e-13

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dnnfem.functionals import Condensed, Functional, Linearization, Metric, Norm, condense
-from dnnfem.kernels.protocol import LeastSquaresSystem, ModelStep, StepFamily
+from dnnfem.kernels.system import LeastSquaresSystem, ModelStep, StepFamily
 from dnnfem.norms import feature_norm
 from dnnfem.records import Array, Result, State, Status, Step, Steps
 from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, View, extrapolated, iterate, norm_at
