@@ -66,8 +66,7 @@ class Classification:
         kernels.check(self.backend)
         quadrature = Quadrature.samples(points, numbers.astype(np.float64), self.weights)
         if self.class_weights is not None:
-            sums = np.bincount(numbers, quadrature.weights).astype(np.float64)
-            factors = _factors(self.class_weights, classes, sums)
+            factors = _factors(self.class_weights, classes, np.bincount(numbers, quadrature.weights).astype(np.float64))
             quadrature = Quadrature.samples(points, quadrature.data, quadrature.weights * factors[numbers])
         ansatz = AffineAnsatz.fitted(points, np.zeros((len(points), len(classes))), quadrature.weights)
         for name, value in (
