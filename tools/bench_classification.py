@@ -257,7 +257,8 @@ def ablations(split: Split, problem: fem.Classification, validation: fem.Validat
 
 def quartiles(values: list[float]) -> str:
     """Return lower quartile, median and upper quartile."""
-    return " ".join(f"{np.quantile(values, level):10.4g}" for level in (0.25, 0.5, 0.75))
+    # The worse of two values, not something between them: one of them may be infinite.
+    return " ".join(f"{np.quantile(values, level, method='higher'):10.4g}" for level in (0.25, 0.5, 0.75))
 
 
 def report(name: str, peers: list[Outcome], ours: list[Outcome], studies: list[dict[str, float]]) -> dict[str, float]:
