@@ -17,7 +17,10 @@ calibration error such a median, and geometric means over the data sets.
 
 Ablations have the final width and penalty: untrained random features (best of three scales) with one convex solve for
 the output layer, the same network grown by random candidates or by those that `dnnfem.insertion_sensitivity` marks
-(width doubled from level to level), and a solve from scratch at the final penalty with as many steps as the path took.
+(width doubled from level to level), and a solve from scratch at the final penalty.  The last level of the growing ones,
+and the solve from scratch, take as many steps as the path.  `dim_ratio_at_best_ablation` is the size of the smallest
+network of the path's widths, relative to the chosen one, that reaches the best of random features, random widening and
+scratch; null if none does.
 """
 
 from __future__ import annotations
@@ -206,7 +209,7 @@ def grown(problem: fem.Classification, width: int, level: int, marked: bool) -> 
     last = max(level, 2)
     for number in range(last + 1):
         J = functional(problem, space, problem.quadrature, ALPHAS[level])
-        result = solve(J, x, state)
+        result = solve(J, x, state, STEPS if number < last else STEPS * (level + 1))
         x, state = result.x, result.state
         room = min(space.hidden[0], width - space.hidden[0])
         if room > 0 and number < last:
@@ -261,7 +264,7 @@ def quartiles(values: list[float]) -> str:
     return " ".join(f"{np.quantile(values, level, method='higher'):10.4g}" for level in (0.25, 0.5, 0.75))
 
 
-def report(name: str, peers: list[Outcome], ours: list[Outcome], studies: list[dict[str, float]]) -> dict[str, float]:
+def report(name: str, peers: list[Outcome], ours: list[Outcome], studies: list[dict[str, float]]) -> dict:
     """Print the table of a data set and return its medians."""
     print(f"\n{name}: {len(ours)} fold(s)\n{'':34s} {'lower':>10s} {'median':>10s} {'upper':>10s}")
     for label, values in (
@@ -281,7 +284,10 @@ def report(name: str, peers: list[Outcome], ours: list[Outcome], studies: list[d
         mine, theirs = (float(np.median([getattr(item, field) for item in items])) for items in (ours, peers))
         return mine / theirs if theirs > 0.0 else math.inf
 
+    dims = [s["dim ratio at best ablation"] for s in studies] or [math.inf]
+    reached = float(np.quantile(dims, 0.5, method="higher"))
     return {
+        "dim_ratio_at_best_ablation": reached if math.isfinite(reached) else None,
         "error_vs_mlp": ratio("error"),
         "time_vs_mlp_search": ratio("seconds"),
         "dim_vs_mlp": ratio("dim"),
