@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dnnfem.kernels.compiled import drivers, rows
-from dnnfem.kernels.compiled.samples import Tape, total
+from dnnfem.kernels.compiled.samples import Tape, groups, tile_sums
 from dnnfem.kernels.compiled.tables import TILE
 from dnnfem.kernels.least_squares import DenseLeastSquares
+from dnnfem.kernels.protocol import LawLinearization
 from dnnfem.records import Array, Index
 
 if TYPE_CHECKING:
@@ -58,17 +59,23 @@ class CompiledLinearization:
         e.pool.give_back(buffers)
 
     @cached_property
+    def law(self) -> LawLinearization:
+        """The law at some samples, for what is the same for all: whether there are residuals, and how many."""
+        e = self.evaluator
+        return e.law_at(e.samples(0, 1), self.weights, 0) if self._kept is None else self._kept.law
+
+    @cached_property
     def value(self) -> float:
         """``J(x)``."""
         e, tape = self.evaluator, self._kept
         if tape is None:
             return e.value(self.x)
-        return total(e.weighted(tape.law.density, tape.first, tape.last))
+        return float(np.sum(tile_sums(tape.samples.weights, tape.law.density)))
 
     @cached_property
     def groups(self) -> int:
         """Number of groups of tiles."""
-        return self.evaluator.samples.groups(self.weights.size)
+        return groups(self.evaluator.tiles, self.weights.size)
 
     def span(self, tape: Tape) -> tuple[int, int, int, int]:
         """Return the tiles of a tape, the groups and the rows of all registers, as every driver takes them."""
@@ -88,11 +95,13 @@ class CompiledLinearization:
             result += group
         return np.asarray(self.evaluator.program.restrict(result.T))
 
-    def seeds(self, tape: Tape, duals: list[Array], weights: Array) -> Array:
-        """Return ``w A^T dual`` for cotangents of the user's jet, shape (k, outputs, samples of the tape)."""
-        e = self.evaluator
-        points, outputs = e.samples.points[tape.columns], e.program.outputs
-        weights = weights[tape.columns]
+    def seeds(self, tape: Tape, duals: list[Array], root: bool = False) -> Array:
+        """Return ``w A^T dual`` for cotangents of the user's jet, shape (k, outputs, samples of the tape).
+
+        With `root`, the root of the weights takes their place.
+        """
+        e, points, outputs = self.evaluator, tape.samples.points, self.evaluator.program.outputs
+        weights = np.sqrt(tape.samples.weights) if root else tape.samples.weights
         seeds = np.empty((len(duals), outputs, weights.size))
         with np.errstate(over="ignore", invalid="ignore"):
             for seed, dual in zip(seeds, duals, strict=True):
@@ -109,7 +118,7 @@ class CompiledLinearization:
     def _recorded(self, sums: Array) -> Iterator[Tape]:
         """Yield tapes after the reverse sweep of the derivative, whose sums are added to `sums`."""
         for tape in self.tapes():
-            self._reverse(tape, self.seeds(tape, [tape.law.derivative], self.evaluator.samples.weights), sums, True)
+            self._reverse(tape, self.seeds(tape, [tape.law.derivative]), sums, True)
             yield tape
 
     @cached_property
@@ -131,7 +140,8 @@ class CompiledLinearization:
 
     def _blocks(self, v: Array, limit: int) -> Iterator[tuple[slice, Array]]:
         """Yield blocks of the directions v (n, k) as weight directions (count, weights)."""
-        count = max(1, min(limit, DIRECTION_ENTRIES // max(self.groups * self.weights.size, 1)))
+        entries = min(DIRECTION_ENTRIES, self.evaluator.memory // 16)
+        count = max(1, min(limit, entries // max(self.groups * self.weights.size, 1)))
         for start in range(0, v.shape[1], count):
             block = slice(start, start + count)
             yield block, np.ascontiguousarray(self.evaluator.program.directions(v[:, block]).T)
@@ -143,9 +153,8 @@ class CompiledLinearization:
         primal = (*e.tables.arrays, self.weights, v, b.r, b.d, b.b)
         with self.threads(tape, len(v)):
             drivers.tangent(*primal, rdot, q, out, *self.span(tape), e.program.inputs, second)
-        points = e.samples.points[tape.columns]
         with np.errstate(over="ignore", invalid="ignore"):
-            return [e.ansatz.tangent(points, jet[None], e.law.components) for jet in out]
+            return [e.ansatz.tangent(tape.samples.points, jet[None], e.law.components) for jet in out]
 
     def _as_columns(self, v: Array) -> Array:
         v = np.asarray(v, dtype=np.float64)
@@ -162,7 +171,7 @@ class CompiledLinearization:
             sums = self._sums(len(directions))
             for tape in self.tapes():
                 jets = self._tangents(tape, directions, work.r, work.d, False)
-                seeds = self.seeds(tape, [tape.law.curvature(jet) for jet in jets], e.samples.weights)
+                seeds = self.seeds(tape, [tape.law.curvature(jet) for jet in jets])
                 self._reverse(tape, seeds, sums, False)
             result[:, block] = self._restrict(sums)
         e.pool.give_back(work)
@@ -178,7 +187,7 @@ class CompiledLinearization:
             sums = self._sums(len(directions))
             for tape in self._ready():
                 jets = self._tangents(tape, directions, work.r, work.d, True)
-                seeds = self.seeds(tape, [tape.law.hessian(jet) for jet in jets], e.samples.weights)
+                seeds = self.seeds(tape, [tape.law.hessian(jet) for jet in jets])
                 b = tape.buffers
                 primal = (*e.tables.arrays, self.weights, directions, seeds, b.r, b.d, b.delta)
                 with self.threads(tape, len(directions)):
@@ -196,17 +205,29 @@ class CompiledLinearization:
         e = self.evaluator
         if e.law.kind == "loss":
             return None
-        root, size = np.sqrt(e.samples.weights), e.samples.size
         parts: list[Array] = []
         for tape in self.tapes():
             residual = tape.law.residual
             assert residual is not None
-            count = min(tape.last * TILE, size) - tape.first * TILE
-            parts.append((root[tape.columns] * residual)[:, :count])
+            parts.append((np.sqrt(tape.samples.weights) * residual)[:, : tape.samples.size])
         return np.concatenate(parts, axis=1).ravel()
 
+    def pull(self, residual: Array) -> Array:
+        """Return ``A^T residual`` for a vector of the rows of `system`, dual, shape (dim,)."""
+        sums, values = self._sums(1), residual.reshape(-1, self.evaluator.size)
+        for tape in self.tapes():
+            slopes, here = tape.law.slopes, values[:, tape.first * TILE : tape.last * TILE]
+            assert slopes is not None
+            here = np.pad(here, ((0, 0), (0, tape.samples.weights.size - tape.samples.size)))
+            dual = sum((row[None, None] * slope for row, slope in zip(here, slopes, strict=True)), np.zeros(1))
+            self._reverse(tape, self.seeds(tape, [dual], root=True), sums, False)
+        return self._restrict(sums)[:, 0]
+
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
-        """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`."""
+        """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
+
+        Where there are many they are compressed, see `dnnfem.kernels.compiled.rows`.
+        """
         return rows.system(self, columns)
 
     @cached_property

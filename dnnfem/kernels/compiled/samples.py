@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dnnfem.kernels.compiled.tables import TILE
-from dnnfem.kernels.protocol import Ansatz, LawLinearization, PlacedPoints
+from dnnfem.kernels.protocol import Ansatz, LawLinearization
 from dnnfem.records import Array
 
 GROUPS = 32
@@ -23,7 +23,7 @@ SPARE = 2
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """A quadrature, filled up to whole tiles: the last point is repeated with weight 0.
+    """Some samples in float64, filled up to whole tiles: the last point is repeated with weight 0.
 
     Attributes
     ----------
@@ -44,36 +44,33 @@ class Samples:
 
     @classmethod
     def of(cls, points: Array, data: Array, weights: Array, ansatz: Ansatz) -> Samples:
-        """Fill up points (m, d), data (m, k) and weights (m,)."""
-        size = len(points)
-        number = np.arange(TILE * -(-size // TILE))
-        index = np.minimum(number, size - 1)
-        reference = np.asarray(ansatz.reference(points), dtype=np.float64)[index]
-        tiles = reference.reshape(-1, TILE, reference.shape[1]).transpose(0, 2, 1)
-        return cls(
-            size,
-            points[index],
-            data[index],
-            np.where(number < size, weights[index], 0.0),
-            np.ascontiguousarray(tiles).reshape(len(tiles), -1),
-        )
-
-    @classmethod
-    def of_quadrature(cls, quadrature: PlacedPoints, ansatz: Ansatz) -> Samples:
-        """Fill up a quadrature."""
-        return cls.of(quadrature.points, quadrature.data, quadrature.weights, ansatz)
+        """Convert and fill up points (m, d), data (m, k) and weights (m,)."""
+        size, missing = len(points), -len(points) % TILE
+        points, data, weights = _filled(points, missing), _filled(data, missing), _filled(weights, missing)
+        if missing:
+            weights[size:] = 0.0
+        reference = ansatz.reference(points).reshape(-1, TILE, points.shape[1])
+        tiles = np.ascontiguousarray(reference.transpose(0, 2, 1)).reshape(len(reference), -1)
+        return cls(size, points, data, weights, tiles)
 
     @property
     def tiles(self) -> int:
         """Number of tiles."""
         return len(self.reference)
 
-    def groups(self, entries: int) -> int:
-        """Return the number of groups for sums of `entries` numbers; threads and memory have no say in it."""
-        groups = GROUPS
-        while groups > 8 and groups * entries > GROUP_ENTRIES:
-            groups //= 2
-        return min(self.tiles, groups)
+
+def _filled(array: Array, missing: int) -> Array:
+    """Return rows in float64, with `missing` more that repeat the last one."""
+    array = array.astype(np.float64, copy=False)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+def groups(tiles: int, entries: int) -> int:
+    """Return the number of groups for sums of `entries` numbers; threads and memory have no say in it."""
+    number = GROUPS
+    while number > 8 and number * entries > GROUP_ENTRIES:
+        number //= 2
+    return min(tiles, number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,20 +116,17 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Tape:
-    """The forward sweep over the tiles ``first, ..., last - 1`` and the law at its outputs."""
+    """The forward sweep over the tiles ``first, ..., last - 1``, their samples, and the law at their outputs."""
 
     first: int
     last: int
+    samples: Samples
     buffers: Buffers
     law: LawLinearization
 
-    @property
-    def columns(self) -> slice:
-        """The samples, with padding, among all."""
-        return slice(self.first * TILE, self.last * TILE)
 
-
-def total(densities: Array) -> float:
-    """Sum up (tiles, TILE), tile by tile."""
+def tile_sums(weights: Array, density: Array) -> Array:
+    """Return the sum of ``w L`` in each tile; a sum over tiles does not depend on how many were held at a time."""
+    # A trial point may be far out: infinity is an answer there.
     with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.sum(np.sum(densities, axis=1)))
+        return np.asarray(np.sum((weights * density).reshape(-1, TILE), axis=1))
