@@ -64,11 +64,16 @@ def _check_finite(name: str, array: Array) -> None:
         raise ValueError(f"{name}: got NaN or infinity in {len(bad)} rows (first: row {bad[0]}), expected finite numbers")
 
 
+def _equal(weight: float, size: int) -> Array:
+    """Return `size` times the same number in the memory of one."""
+    return np.ndarray((size,), np.float64, np.array([weight]), strides=(0,))
+
+
 def _weights(value: Any, size: int) -> Array:
     """Return weights of shape (size,): one number for all of them takes the memory of one."""
     raw = np.asarray(value)
     if raw.ndim == 0 or (raw.shape == (size,) and raw.strides == (0,)):
-        return np.broadcast_to(_weights(raw.reshape(-1)[:1].copy(), 1), (size,))
+        return _equal(float(_weights(raw.reshape(-1)[:1].copy(), 1)[0]), size)
     weights = as_finite("weights", value, 1).astype(np.float64, copy=False)
     if weights.shape != (size,):
         raise ValueError(f"weights: got shape {weights.shape}, expected {(size,)} as there are {size} points")
@@ -192,12 +197,12 @@ class Quadrature:
         if len(index) == 0:
             raise ValueError("points: got none, expected at least one")
         if self.weights.strides == (0,):
-            weights = np.broadcast_to(np.asarray(self.total / len(index)), index.shape)
+            weights = _equal(self.total / len(index), len(index))
         else:
             weights = self.weights[index]
             weights = weights * (self.total / float(np.sum(weights)))
         points = self.points.take(index, axis=0)
-        cells = np.where(index < 0, index + m, index) if self.cells is None else self.cells[index]
+        cells = index % m if self.cells is None else self.cells[index]
         # What was checked once is not checked again.
         return object.__new__(Quadrature)._set(points, weights, self.data.take(index, axis=0), cells)
 
