@@ -43,8 +43,9 @@ def as_finite(name: str, value: Any, ndim: int) -> Array:
         raise ValueError(f"{name}: got rows of different lengths, expected an array with {ndim} axes") from error
     if raw.dtype.kind not in "biuf":
         raise ValueError(f"{name}: got dtype {raw.dtype}, expected real numbers")
-    single = raw.dtype == np.float32
-    array = np.asarray(raw, dtype=np.float32 if single else np.float64, order="C").view()
+    # For the type checker it is float64, in which everything computes.
+    dtype: Any = np.float32 if raw.dtype == np.float32 else np.float64
+    array: Array = np.asarray(raw, dtype=dtype, order="C").view()
     if array.ndim == ndim - 1 and ndim > 1:
         array = array[:, None] if array.ndim == 1 else array
     if array.ndim != ndim:
@@ -61,7 +62,9 @@ def _check_finite(name: str, array: Array) -> None:
         if not finite.all():
             bad += (rows.start + np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))).tolist()
     if bad:
-        raise ValueError(f"{name}: got NaN or infinity in {len(bad)} rows (first: row {bad[0]}), expected finite numbers")
+        raise ValueError(
+            f"{name}: got NaN or infinity in {len(bad)} rows (first: row {bad[0]}), expected finite numbers"
+        )
 
 
 def _equal(weight: float, size: int) -> Array:

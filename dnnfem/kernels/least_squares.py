@@ -184,8 +184,8 @@ class DenseLeastSquares:
         """
         if self.reduction is not None:
             raise ValueError(
-                f"leverage: got a system whose {self.samples} rows were compressed, expected all rows; give the problem "
-                "more memory, or ask its functional for `left_out`"
+                f"leverage: got a system whose {self.samples} rows were compressed, expected all rows; "
+                "ask the functional for `left_out` instead"
             )
         factor = Factor.of(self.matrix)
         basis = factor.expand(np.eye(len(self.matrix), factor.rank))

@@ -17,7 +17,8 @@ class Compression:
     """``Q^T s`` for ``A = Q R``, of which the triangle ``R`` is there and ``Q`` is not.
 
     As ``R^T Q^T s = A^T s``, the derivative along the rows and a triangular solve give the part of ``Q^T s`` that
-    matters: that in the range of ``R``.  For well-conditioned columns this is exact, up to rounding times the condition.
+    matters: that in the range of ``R``.  For well-conditioned columns this is exact, up to rounding times the
+    condition.
 
     Parameters
     ----------

@@ -49,7 +49,9 @@ class AffineAnsatz:
         middle, half = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
         least, greatest = _bounds(targets)
         blocks, total = list(row_blocks(targets)), np.sum(weights)
-        mean = sum((np.sum(weights[rows, None] * targets[rows], axis=0) for rows in blocks), np.zeros(len(least))) / total
+        mean = (
+            sum((np.sum(weights[rows, None] * targets[rows], axis=0) for rows in blocks), np.zeros(len(least))) / total
+        )
         mean = np.clip(mean, least, greatest)
         largest = np.maximum(greatest - mean, mean - least)
         unit = np.where(largest > 0, largest, 1.0)

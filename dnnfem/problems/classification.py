@@ -106,7 +106,9 @@ class Classification:
             raise ValueError(
                 f"space: got {space.outputs} outputs ({space}), expected {len(self.classes)}, one per class"
             )
-        return Integral(space, quadrature, self.ansatz, CrossEntropy(), self.backend, budget(self.memory, self.quadrature))
+        return Integral(
+            space, quadrature, self.ansatz, CrossEntropy(), self.backend, budget(self.memory, self.quadrature)
+        )
 
     def solution(self, space: NetworkSpace, x: Array, temperature: float = 1.0) -> Classifier:
         """Return the classifier with coefficients `x`, in the user's coordinates.

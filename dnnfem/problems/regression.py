@@ -100,7 +100,9 @@ class Regression:
         if space.outputs != quadrature.data.shape[1]:
             raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {quadrature.data.shape[1]}")
         law = Misfit(self.ansatz.output_shift, self.ansatz.output_scale)
-        return Integral(space, quadrature, self.ansatz.inputs_only, law, self.backend, budget(self.memory, self.quadrature))
+        return Integral(
+            space, quadrature, self.ansatz.inputs_only, law, self.backend, budget(self.memory, self.quadrature)
+        )
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:
         """Return the function with coefficients `x`, in the user's coordinates and units.

@@ -14,7 +14,9 @@ from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, PlacedPoints
 __all__ = ["CompiledEvaluator", "place"]
 
 
-def place(program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law, memory: int = MEMORY) -> CompiledEvaluator:
+def place(
+    program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law, memory: int = MEMORY
+) -> CompiledEvaluator:
     """Bind program, quadrature, ansatz and law; a linearization may keep `memory` bytes.
 
     Raises

@@ -10,15 +10,12 @@ import numpy as np
 
 from dnnfem.kernels.compiled import drivers, rows
 from dnnfem.kernels.compiled.linearization import CompiledLinearization
-from dnnfem.kernels.compiled.samples import GROUPS, Buffers, Pool, Samples, Tape, tile_sums
+from dnnfem.kernels.compiled.samples import GROUPS, Buffers, Pool, Samples, Tape, Tiles, tile_sums
 from dnnfem.kernels.compiled.tables import TILE, Selection, Tables
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import MEMORY, Ansatz, Component, Law, LawLinearization, PlacedPoints
 from dnnfem.records import Array, Index
-
-CHUNK = 2**24
-"""Bytes that are worked on at a time where not everything can be kept: more would only leave the caches."""
 
 TASKS = 8
 """Places for registers in a forward sweep that keeps nothing."""
@@ -66,45 +63,17 @@ class CompiledEvaluator:
         """The program in flat arrays."""
         return Tables.of(self.program)
 
-    @property
-    def size(self) -> int:
-        """Number of samples."""
-        return len(self.quadrature.points)
-
-    @property
-    def tiles(self) -> int:
-        """Number of tiles."""
-        return -(-self.size // TILE)
-
     @cached_property
-    def tile_bytes(self) -> int:
-        """Bytes for one tile: four sets of registers, points and data, and what a law has at its outputs."""
+    def tiles(self) -> Tiles:
+        """The quadrature in tiles, each of which takes four sets of registers, its samples, and the law there."""
         q, program = self.quadrature, self.program
-        return 8 * TILE * (4 * self.tables.rows + 2 * program.inputs + q.data.shape[1] + 6 * program.outputs)
-
-    @cached_property
-    def chunks(self) -> list[tuple[int, int]]:
-        """Ranges of tiles that are held at a time; one range if all fit into the memory."""
-        fits = self.tiles * self.tile_bytes <= self.memory
-        step = self.tiles if fits else max(1, min(self.memory, CHUNK) // self.tile_bytes)
-        return [(first, min(first + step, self.tiles)) for first in range(0, self.tiles, step)]
+        rows = 4 * self.tables.rows + 2 * program.inputs + q.data.shape[1] + 6 * program.outputs
+        return Tiles(q, self.ansatz, 8 * TILE * rows, self.memory)
 
     @property
     def largest(self) -> int:
         """Numbers in the registers of the largest chunk."""
-        return self.chunks[0][1] * self.tables.rows * TILE
-
-    def samples(self, first: int, last: int) -> Samples:
-        """Return some tiles in float64; all of them are converted once."""
-        return self._all if last - first == self.tiles else self._converted(first, last)
-
-    @cached_property
-    def _all(self) -> Samples:
-        return self._converted(0, self.tiles)
-
-    def _converted(self, first: int, last: int) -> Samples:
-        q, rows = self.quadrature, slice(first * TILE, last * TILE)
-        return Samples.of(q.points[rows], q.data[rows], q.weights[rows], self.ansatz)
+        return self.tiles.chunks[0][1] * self.tables.rows * TILE
 
     def weights(self, x: Array) -> Array:
         """Return the weights that belong to coefficients, contiguous."""
@@ -124,7 +93,7 @@ class CompiledEvaluator:
 
     def _outputs(self, samples: Samples, weights: Array, first: int, buffers: Buffers | None) -> Array:
         """Return the reference jet (1, outputs, samples) of the tiles from `first`; keep registers in buffers."""
-        groups = min(self.tiles, GROUPS) if buffers else min(samples.tiles, TASKS)
+        groups = min(self.tiles.count, GROUPS) if buffers else min(samples.tiles, TASKS)
         place = buffers or self.pool.take(groups * self.tables.rows * TILE)
         out = np.empty((1, self.program.outputs, samples.tiles * TILE))
         span = (first, first + samples.tiles, groups, self.tables.rows)
@@ -154,14 +123,14 @@ class CompiledEvaluator:
 
     def tape(self, weights: Array, first: int, last: int, buffers: Buffers) -> Tape:
         """Run the forward sweep over some tiles and keep it in `buffers`."""
-        samples = self.samples(first, last)
+        samples = self.tiles.samples(first, last)
         return Tape(first, last, samples, buffers, self.law_at(samples, weights, first, buffers))
 
     def _densities(self, x: Array) -> Iterator[tuple[Array, Array]]:
         """Yield weights and ``L`` at the points of each chunk, with padding."""
         weights = self.weights(x)
-        for first, last in self.chunks:
-            samples = self.samples(first, last)
+        for first, last in self.tiles.chunks:
+            samples = self.tiles.samples(first, last)
             yield samples.weights, self.law_at(samples, weights, first).density
 
     def value(self, x: Array) -> float:
@@ -176,7 +145,7 @@ class CompiledEvaluator:
     def samplewise(self, x: Array) -> Array:
         """Return ``w L`` at every point."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.concatenate([weights * density for weights, density in self._densities(x)])[: self.size]
+            return np.concatenate([weights * density for weights, density in self._densities(x)])[: self.tiles.size]
 
     def left_out(self, x: Array, root: Array, exact: bool) -> LeftOut:
         """Return every sample as the network without it sees it."""
@@ -193,7 +162,7 @@ class CompiledEvaluator:
         _values_only(components, "components")
         m, weights = len(points), self.weights(x)
         jet = np.empty((1, self.program.outputs, m))
-        step = max(1, CHUNK // self.tile_bytes) * TILE
+        step = self.tiles.step * TILE
         for start in range(0, m, step):
             part = points[start : start + step]
             samples = Samples.of(part, np.empty((len(part), 0)), np.empty(len(part)), self.ansatz)

@@ -45,7 +45,8 @@ class CompiledLinearization:
     def _kept(self) -> Tape | None:
         """The forward sweep over all tiles, or None if it does not fit into the memory."""
         e = self.evaluator
-        return e.tape(self.weights, *e.chunks[0], e.pool.lend(e.largest, self)) if len(e.chunks) == 1 else None
+        chunks = e.tiles.chunks
+        return e.tape(self.weights, *chunks[0], e.pool.lend(e.largest, self)) if len(chunks) == 1 else None
 
     def tapes(self) -> Iterator[Tape]:
         """Yield the forward sweep, some tiles at a time; a tape is valid until the next one."""
@@ -54,7 +55,7 @@ class CompiledLinearization:
             yield self._kept
             return
         buffers = e.pool.take(e.largest)
-        for chunk in e.chunks:
+        for chunk in e.tiles.chunks:
             yield e.tape(self.weights, *chunk, buffers)
         e.pool.give_back(buffers)
 
@@ -62,7 +63,7 @@ class CompiledLinearization:
     def law(self) -> LawLinearization:
         """The law at some samples, for what is the same for all: whether there are residuals, and how many."""
         e = self.evaluator
-        return e.law_at(e.samples(0, 1), self.weights, 0) if self._kept is None else self._kept.law
+        return e.law_at(e.tiles.samples(0, 1), self.weights, 0) if self._kept is None else self._kept.law
 
     @cached_property
     def value(self) -> float:
@@ -75,13 +76,13 @@ class CompiledLinearization:
     @cached_property
     def groups(self) -> int:
         """Number of groups of tiles."""
-        return groups(self.evaluator.tiles, self.weights.size)
+        return groups(self.evaluator.tiles.count, self.weights.size)
 
-    def span(self, tape: Tape) -> tuple[int, int, int, int]:
+    def _span(self, tape: Tape) -> tuple[int, int, int, int]:
         """Return the tiles of a tape, the groups and the rows of all registers, as every driver takes them."""
         return tape.first, tape.last, self.groups, self.evaluator.tables.rows
 
-    def threads(self, tape: Tape, count: int) -> AbstractContextManager[None]:
+    def _threads(self, tape: Tape, count: int) -> AbstractContextManager[None]:
         """Limit the threads of a sweep with `count` directions to what its size deserves."""
         return drivers.threads((tape.last - tape.first) * TILE * self.weights.size * count)
 
@@ -112,8 +113,8 @@ class CompiledLinearization:
     def _reverse(self, tape: Tape, seeds: Array, sums: Array, record: bool) -> None:
         e, b = self.evaluator, tape.buffers
         primal = (*e.tables.arrays, self.weights, seeds, b.r, b.d, b.b, b.delta)
-        with self.threads(tape, len(seeds)):
-            drivers.reverse(*primal, sums, *self.span(tape), record)
+        with self._threads(tape, len(seeds)):
+            drivers.reverse(*primal, sums, *self._span(tape), record)
 
     def _recorded(self, sums: Array) -> Iterator[Tape]:
         """Yield tapes after the reverse sweep of the derivative, whose sums are added to `sums`."""
@@ -151,20 +152,14 @@ class CompiledLinearization:
         e, b = self.evaluator, tape.buffers
         out = np.empty((len(v), e.program.outputs, (tape.last - tape.first) * TILE))
         primal = (*e.tables.arrays, self.weights, v, b.r, b.d, b.b)
-        with self.threads(tape, len(v)):
-            drivers.tangent(*primal, rdot, q, out, *self.span(tape), e.program.inputs, second)
+        with self._threads(tape, len(v)):
+            drivers.tangent(*primal, rdot, q, out, *self._span(tape), e.program.inputs, second)
         with np.errstate(over="ignore", invalid="ignore"):
             return [e.ansatz.tangent(tape.samples.points, jet[None], e.law.components) for jet in out]
 
-    def _as_columns(self, v: Array) -> Array:
-        v = np.asarray(v, dtype=np.float64)
-        if v.ndim not in (1, 2) or v.shape[0] != self.x.size:
-            raise ValueError(f"v: got shape {v.shape}, expected {(self.x.size,)} or ({self.x.size}, k)")
-        return v.reshape(self.x.size, -1) if v.size else v.reshape(self.x.size, 0 if v.ndim == 2 else 1)
-
     def curvature(self, v: Array) -> Array:
         """Return ``sum_q w T^T C T v``, dual, for v of shape (dim,) or (dim, k)."""
-        e, columns = self.evaluator, self._as_columns(v)
+        e, columns = self.evaluator, _as_columns(v, self.x.size)
         result = np.empty(columns.shape)
         work = e.pool.take(self.groups * e.tables.rows * TILE)
         for block, directions in self._blocks(columns, columns.shape[1]):
@@ -179,7 +174,7 @@ class CompiledLinearization:
 
     def hessian(self, v: Array) -> Array:
         """Return ``J''(x) v``, dual, for v of shape (dim,) or (dim, k)."""
-        e, columns = self.evaluator, self._as_columns(v)
+        e, columns = self.evaluator, _as_columns(v, self.x.size)
         result = np.empty(columns.shape)
         limit = max(1, min(columns.shape[1], e.memory // (2 * 8 * e.largest)))
         work = e.pool.take(limit * e.largest)
@@ -190,8 +185,8 @@ class CompiledLinearization:
                 seeds = self.seeds(tape, [tape.law.hessian(jet) for jet in jets])
                 b = tape.buffers
                 primal = (*e.tables.arrays, self.weights, directions, seeds, b.r, b.d, b.delta)
-                with self.threads(tape, len(directions)):
-                    drivers.second_reverse(*primal, work.r, work.d, sums, *self.span(tape))
+                with self._threads(tape, len(directions)):
+                    drivers.second_reverse(*primal, work.r, work.d, sums, *self._span(tape))
             result[:, block] = self._restrict(sums)
         e.pool.give_back(work)
         return result.reshape(np.shape(v))
@@ -202,25 +197,16 @@ class CompiledLinearization:
 
     def residual(self) -> Array | None:
         """Return ``sqrt(w) r``, residuals running slower than samples; None for a loss law."""
-        e = self.evaluator
-        if e.law.kind == "loss":
-            return None
-        parts: list[Array] = []
-        for tape in self.tapes():
-            residual = tape.law.residual
-            assert residual is not None
-            parts.append((np.sqrt(tape.samples.weights) * residual)[:, : tape.samples.size])
-        return np.concatenate(parts, axis=1).ravel()
+        return None if self.evaluator.law.kind == "loss" else rows.residual(self)
 
     def pull(self, residual: Array) -> Array:
         """Return ``A^T residual`` for a vector of the rows of `system`, dual, shape (dim,)."""
-        sums, values = self._sums(1), residual.reshape(-1, self.evaluator.size)
+        sums, start = self._sums(1), 0
+        values = residual.reshape(-1, self.evaluator.tiles.size)
         for tape in self.tapes():
-            slopes, here = tape.law.slopes, values[:, tape.first * TILE : tape.last * TILE]
-            assert slopes is not None
-            here = np.pad(here, ((0, 0), (0, tape.samples.weights.size - tape.samples.size)))
-            dual = sum((row[None, None] * slope for row, slope in zip(here, slopes, strict=True)), np.zeros(1))
-            self._reverse(tape, self.seeds(tape, [dual], root=True), sums, False)
+            stop = start + tape.samples.size
+            self._reverse(tape, self.seeds(tape, [rows.pulled(tape, values[:, start:stop])], root=True), sums, False)
+            start = stop
         return self._restrict(sums)[:, 0]
 
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
@@ -238,3 +224,11 @@ class CompiledLinearization:
     def gram(self) -> Array:
         """Return ``sum_q w T^T C T``, shape (dim, dim)."""
         return self._gram
+
+
+def _as_columns(v: Array, dim: int) -> Array:
+    """Return directions (dim,) or (dim, k) as columns."""
+    v = np.asarray(v, dtype=np.float64)
+    if v.ndim not in (1, 2) or v.shape[0] != dim:
+        raise ValueError(f"v: got shape {v.shape}, expected {(dim,)} or ({dim}, k)")
+    return v.reshape(dim, -1) if v.size else v.reshape(dim, 0 if v.ndim == 2 else 1)

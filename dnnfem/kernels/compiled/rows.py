@@ -45,27 +45,35 @@ def system(linearization: CompiledLinearization, columns: Index | None) -> Dense
     if law.residual is None or law.slopes is None:
         return None
     count = len(law.residual)
-    if count * e.size * chosen.size > DENSE and count * e.size > chosen.size:
+    if count * e.tiles.size * chosen.size > DENSE and count * e.tiles.size > chosen.size:
         return _compressed(linearization, columns, chosen, count)
-    residual, matrix = np.empty((count, e.size)), np.empty((chosen.size, count * e.size))
+    matrix = np.empty((chosen.size, count * e.tiles.size))
     matrix[chosen.empty] = 0.0
     for tape in linearization.tapes():
-        here = slice(tape.first * TILE, tape.first * TILE + tape.samples.size)
-        residual[:, here] = _residual(tape, slice(0, tape.samples.size))
         seeds = linearization.seeds(tape, _slopes(tape), root=True)
-        _write(linearization, tape, seeds, (0, tape.last - tape.first), chosen, matrix.reshape(-1), tape.first, e.size)
-    return DenseLeastSquares(matrix.T, residual.ravel())
+        _write(
+            linearization,
+            tape,
+            seeds,
+            (0, tape.last - tape.first),
+            chosen,
+            matrix.reshape(-1),
+            tape.first,
+            e.tiles.size,
+        )
+    return DenseLeastSquares(matrix.T, residual(linearization))
 
 
-def _residual(tape: Tape) -> Array:
-    """Return ``sqrt(w) r``, shape (residuals, samples of the tape)."""
-    assert tape.law.residual is not None
-    return np.asarray(np.sqrt(tape.samples.weights) * tape.law.residual)
+def residual(linearization: CompiledLinearization) -> Array:
+    """Return ``sqrt(w) r``, residuals running slower than samples."""
+    parts = [_residual(tape, slice(0, tape.samples.size)) for tape in linearization.tapes()]
+    return np.concatenate(parts, axis=1).ravel()
 
 
-def _slopes(tape: Tape) -> list[Array]:
-    assert tape.law.slopes is not None
-    return list(tape.law.slopes)
+def pulled(tape: Tape, values: Array) -> Array:
+    """Return cotangents of the user's jet for a vector of rows of a tape, shape (residuals, samples)."""
+    padded = np.pad(values, ((0, 0), (0, tape.samples.weights.size - tape.samples.size)))
+    return np.asarray(sum((row * slope for row, slope in zip(padded, _slopes(tape), strict=True)), np.zeros(1)))
 
 
 def _compressed(
@@ -78,7 +86,7 @@ def _compressed(
     size = chosen.size + 1
     triangle = np.zeros((size, size), order="F")
     tiles = -(-max(size, FEWEST_ROWS) // (count * TILE))
-    for block in blocks(linearization, chosen, count, tiles, residual=True):
+    for block in blocks(linearization, chosen, count, tiles, with_residual=True):
         reflectors = min(REFLECTORS, size)
         triangle = lapack.dtpqrt(0, reflectors, triangle, block.T, overwrite_a=1, overwrite_b=1)[0]
 
@@ -88,7 +96,7 @@ def _compressed(
 
     triangle = np.asfortranarray(np.triu(triangle))
     matrix = triangle[:, :-1]
-    reduction = Reduction(((count * linearization.evaluator.size, Compression(matrix, pull)),))
+    reduction = Reduction(((count * linearization.evaluator.tiles.size, Compression(matrix, pull)),))
     return DenseLeastSquares(matrix, triangle[:, -1], reduction=reduction)
 
 
@@ -111,33 +119,36 @@ def gram(linearization: CompiledLinearization) -> Array | None:
 
 
 def blocks(
-    linearization: CompiledLinearization, chosen: Selection, count: int, tiles: int, residual: bool = False
+    linearization: CompiledLinearization, chosen: Selection, count: int, tiles: int, with_residual: bool = False
 ) -> Iterator[Array]:
     """Yield the rows ``sqrt(w) slopes dU/dx`` of `tiles` tiles at a time, transposed: shape (columns, rows).
 
     Blocks do not end where the forward sweep does that is held at a time: memory has no say in what is summed up with
-    what.  In a block, residuals run slower than samples.  With `residual` there is one more column, ``sqrt(w) r``.
+    what.  In a block, residuals run slower than samples.  With `with_residual` there is one more column, ``sqrt(w) r``.
     A block may be overwritten, and is valid until the next one.
     """
-    tiles = min(tiles, linearization.evaluator.tiles)
-    block = np.empty((chosen.size + residual, count, tiles * TILE))
-    columns = block[: chosen.size].reshape(-1)
-    filled = 0
+    e, width = linearization.evaluator, chosen.size + with_residual
+    work = e.pool.take(width * count * min(tiles, e.tiles.count) * TILE)
+    block, filled, left = np.empty((0, count, 0)), 0, e.tiles.count
     for tape in linearization.tapes():
         seeds, start, length = linearization.seeds(tape, _slopes(tape), root=True), 0, tape.last - tape.first
         while start < length:
-            stop = min(start + tiles - filled, length)
+            if filled == 0:
+                size = min(tiles, left)
+                block = work.r[: width * count * size * TILE].reshape(width, count, size * TILE)
+                block[chosen.empty] = 0.0
+            stop = min(start + size - filled, length)
+            _write(
+                linearization, tape, seeds, (start, stop), chosen, block[: chosen.size].reshape(-1), filled, size * TILE
+            )
             end = filled + stop - start
-            _write(linearization, tape, seeds, (start, stop), chosen, columns, filled, tiles * TILE)
-            block[chosen.empty, :, filled * TILE : end * TILE] = 0.0
-            if residual:
+            if with_residual:
                 block[-1, :, filled * TILE : end * TILE] = _residual(tape, slice(start * TILE, stop * TILE))
-            start, filled = stop, end
-            if filled == tiles:
-                yield block.reshape(len(block), -1)
+            left, start, filled = left - (stop - start), stop, end
+            if filled == size:
+                yield block.reshape(width, -1)
                 filled = 0
-    if filled:
-        yield np.ascontiguousarray(block[..., : filled * TILE]).reshape(len(block), -1)
+    e.pool.give_back(work)
 
 
 def _residual(tape: Tape, part: slice) -> Array:

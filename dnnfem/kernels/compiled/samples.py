@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from dnnfem.kernels.compiled.tables import TILE
-from dnnfem.kernels.protocol import Ansatz, LawLinearization
+from dnnfem.kernels.protocol import Ansatz, LawLinearization, PlacedPoints
 from dnnfem.records import Array
 
 GROUPS = 32
@@ -16,6 +17,9 @@ GROUPS = 32
 
 GROUP_ENTRIES = 2**19
 """Numbers that the copies of one sum may take before there are fewer groups, but never fewer than 8."""
+
+CHUNK = 2**24
+"""Bytes that are worked on at a time where not everything can be kept: more would only leave the caches."""
 
 SPARE = 2
 """Sets of buffers that are kept for later."""
@@ -65,6 +69,59 @@ def _filled(array: Array, missing: int) -> Array:
     """Return rows in float64, with `missing` more that repeat the last one."""
     array = array.astype(np.float64, copy=False)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """The samples of a quadrature in tiles, all of them in float64 or only some at a time.
+
+    Parameters
+    ----------
+    quadrature, ansatz
+        What is placed.
+    bytes : int
+        What has to be held for one tile.
+    memory : int
+        Bytes that may be held.
+    """
+
+    quadrature: PlacedPoints
+    ansatz: Ansatz
+    bytes: int
+    memory: int
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(self.quadrature.points)
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return -(-self.size // TILE)
+
+    @property
+    def step(self) -> int:
+        """Tiles that are worked on at a time where not all are held."""
+        return max(1, min(self.memory, CHUNK) // self.bytes)
+
+    @cached_property
+    def chunks(self) -> list[tuple[int, int]]:
+        """Ranges of tiles that are held at a time; one range if all fit into the memory."""
+        step = self.count if self.count * self.bytes <= self.memory else self.step
+        return [(first, min(first + step, self.count)) for first in range(0, self.count, step)]
+
+    def samples(self, first: int, last: int) -> Samples:
+        """Return some tiles in float64; all of them are converted once."""
+        return self._all if last - first == self.count else self._converted(first, last)
+
+    @cached_property
+    def _all(self) -> Samples:
+        return self._converted(0, self.count)
+
+    def _converted(self, first: int, last: int) -> Samples:
+        q, rows = self.quadrature, slice(first * TILE, last * TILE)
+        return Samples.of(q.points[rows], q.data[rows], q.weights[rows], self.ansatz)
 
 
 def groups(tiles: int, entries: int) -> int:
