@@ -72,12 +72,13 @@ def read_transfer(group: h5py.Group) -> Transfer:
 def write_quadrature(group: h5py.Group, quadrature: Quadrature) -> None:
     """Store a quadrature that was built, not given."""
     for name in ("points", "weights", "data", "cells"):
-        put(group, name, getattr(quadrature, name))
+        if getattr(quadrature, name) is not None:
+            put(group, name, getattr(quadrature, name))
 
 
 def read_quadrature(group: h5py.Group) -> Quadrature:
     """Rebuild a quadrature."""
-    return Quadrature(*(group[name][()] for name in ("points", "weights", "data", "cells")))
+    return Quadrature(**{name: group[name][()] for name in ("points", "weights", "data", "cells") if name in group})
 
 
 def append_level(

@@ -10,11 +10,26 @@ import numpy as np
 
 from dnnfem import kernels
 from dnnfem.kernels.influence import LeftOut
-from dnnfem.kernels.protocol import Ansatz, Evaluator, Law, Linearization
+from dnnfem.kernels.protocol import MEMORY, Ansatz, Evaluator, Law, Linearization
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array, Index
 from dnnfem.spaces import Transfer
 from dnnfem.spaces.layout import NetworkSpace, check_coefficients
+
+
+def budget(memory: int | None, quadrature: Quadrature) -> int:
+    """Return a memory budget in bytes: default half of what the samples take, at least 64 MB.
+
+    Raises
+    ------
+    ValueError
+        If it is no integer, or negative.
+    """
+    if memory is None:
+        return max(MEMORY, quadrature.nbytes // 2)
+    if isinstance(memory, bool) or not isinstance(memory, int | np.integer) or memory < 0:
+        raise ValueError(f"memory: got {memory!r}, expected a number of bytes that is not negative")
+    return int(memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +48,14 @@ class Integral:
         The pointwise law.
     backend : str
         Name of the kernels, see `dnnfem.kernels.load`.
+    memory : int
+        Bytes that a linearization may keep of what it computed at the points; results do not depend on it, only what
+        has to be computed again does.
 
     Raises
     ------
     ValueError
-        If the space has another number of inputs than the quadrature.
+        If the space has another number of inputs than the quadrature, or `memory` is negative.
     """
 
     space: NetworkSpace
@@ -45,8 +63,10 @@ class Integral:
     ansatz: Ansatz
     law: Law
     backend: str = "compiled"
+    memory: int = MEMORY
 
     def __post_init__(self) -> None:
+        budget(self.memory, self.quadrature)
         if self.space.inputs != self.quadrature.inputs:
             raise ValueError(
                 f"space: got {self.space.inputs} inputs ({self.space}), expected {self.quadrature.inputs} as the "
@@ -56,7 +76,8 @@ class Integral:
     @cached_property
     def evaluator(self) -> Evaluator:
         """The placed program; built at first use."""
-        return kernels.load(self.backend).place(self.space.program, self.quadrature, self.ansatz, self.law)
+        program, backend = self.space.program, kernels.load(self.backend)
+        return backend.place(program, self.quadrature, self.ansatz, self.law, self.memory)
 
     @property
     def condensable(self) -> Index | None:
@@ -74,7 +95,7 @@ class Integral:
         if self.law.kind == "residual":
             return None
         w = self.quadrature.weights
-        return float(np.sum(w * w) / np.sum(w))
+        return float(np.einsum("m,m->", w, w)) / self.quadrature.total
 
     def value(self, x: Array) -> float:
         """Return ``J(x)``."""

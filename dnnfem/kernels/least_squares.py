@@ -14,6 +14,7 @@ import scipy.linalg
 from scipy.linalg import lapack
 
 from dnnfem.kernels.orthogonal import Elimination, Factor
+from dnnfem.kernels.reduction import Reduction
 from dnnfem.kernels.selection import Candidates
 from dnnfem.kernels.spectral import SpectralSteps
 from dnnfem.kernels.system import Norm
@@ -34,12 +35,16 @@ class DenseLeastSquares:
         If columns were eliminated: how residual vectors of the original rows are brought to the present ones.
     penalties : int array
         Rows that are penalties and not data; unknown (and empty) once columns were eliminated.
+    reduction : Reduction, optional
+        If rows were compressed, ``A`` and ``r`` to ``Q^T A`` and ``Q^T r``: how residual vectors of the original rows
+        follow.  Values, derivatives and solutions are those of the original rows.
     """
 
     matrix: Array
     residual: Array
     elimination: Elimination | None = None
     penalties: Index = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    reduction: Reduction | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,8 +53,12 @@ class DenseLeastSquares:
 
     @property
     def samples(self) -> int:
-        """Rows that are data."""
-        return len(self.matrix) - len(self.penalties)
+        """Rows that are data, before they were compressed."""
+        return self._rows.rows - len(self.penalties)
+
+    @property
+    def _rows(self) -> Reduction:
+        return self.reduction or Reduction(((len(self.matrix), None),))
 
     @cached_property
     def value(self) -> float:
@@ -75,15 +84,17 @@ class DenseLeastSquares:
         matrix = np.empty((self.shape[0] + other.shape[0], self.shape[1]), order="F")
         matrix[: self.shape[0]], matrix[self.shape[0] :] = self.matrix, other.matrix
         penalties = np.concatenate([self.penalties, self.shape[0] + other.penalties])
-        return DenseLeastSquares(matrix, np.concatenate([self.residual, other.residual]), penalties=penalties)
+        residual = np.concatenate([self.residual, other.residual])
+        plain = self.reduction is None and other.reduction is None
+        return DenseLeastSquares(matrix, residual, None, penalties, None if plain else self._rows + other._rows)
 
     def __rmul__(self, factor: float) -> DenseLeastSquares:
         root = float(np.sqrt(factor))
-        return DenseLeastSquares(root * self.matrix, root * self.residual, penalties=self.penalties)
+        return replace(self, matrix=root * self.matrix, residual=root * self.residual)
 
     def __matmul__(self, transfer: Array) -> DenseLeastSquares:
         # Transposed, so that sparse transfers work too.
-        return DenseLeastSquares(np.asarray((transfer.T @ self.matrix.T).T), self.residual, penalties=self.penalties)
+        return replace(self, matrix=np.asarray((transfer.T @ self.matrix.T).T))
 
     def ridge(self, columns: Index, weight: float, values: Array) -> DenseLeastSquares:
         """Append the rows ``sqrt(weight) (c + d_c)``."""
@@ -93,6 +104,8 @@ class DenseLeastSquares:
 
     def pull(self, residual: Array) -> Array:
         """Return ``A^T residual``."""
+        if self.reduction is not None:
+            residual = self.reduction(residual)
         if self.elimination is not None:
             residual = self.elimination.complement(residual[:, None])[:, 0]
         return self.matrix.T @ residual
@@ -124,18 +137,11 @@ class DenseLeastSquares:
         """Eliminate `columns`, (f,) or (groups, f) as in `Elimination`."""
         elimination = Elimination.of(self.matrix, columns)
         rotated = elimination.complement(self._with_residual(self._others(columns)))
-        return DenseLeastSquares(rotated[:, :-1], rotated[:, -1], elimination)
+        return DenseLeastSquares(rotated[:, :-1], rotated[:, -1], elimination, reduction=self.reduction)
 
     def normal_solve(self, columns: Index, dual: Array) -> Array:
         """Solve ``A_c^T A_c z = dual``; dependent columns get zero."""
-        factor = Factor.of(self.matrix[:, columns])
-        out = np.zeros(len(columns))
-        if factor.rank:
-            chosen = factor.pivots[: factor.rank]
-            triangle = factor.qr[: factor.rank, : factor.rank]
-            half, _ = lapack.dtrtrs(triangle, (dual * factor.scale)[chosen], trans=1)
-            out[chosen], _ = lapack.dtrtrs(triangle, half)
-        return out * factor.scale
+        return Factor.of(self.matrix[:, columns]).normal_solve(dual)
 
     def steps(self, norm: Norm) -> SpectralSteps:
         """Factorize once; see `SpectralSteps`."""
@@ -169,7 +175,18 @@ class DenseLeastSquares:
         return roots
 
     def leverage(self) -> Array:
-        """Return the diagonal of the hat matrix ``A A^+``, shape (rows,)."""
+        """Return the diagonal of the hat matrix ``A A^+``, shape (rows,).
+
+        Raises
+        ------
+        ValueError
+            If rows were compressed.
+        """
+        if self.reduction is not None:
+            raise ValueError(
+                f"leverage: got a system whose {self.samples} rows were compressed, expected all rows; "
+                "ask the functional for `left_out` instead"
+            )
         factor = Factor.of(self.matrix)
         basis = factor.expand(np.eye(len(self.matrix), factor.rank))
         return np.asarray(np.einsum("mk,mk->m", basis, basis))

@@ -76,6 +76,25 @@ class Factor:
             out[self.pivots[: self.rank]] = top
         return out * self.scale[:, None]
 
+    def solve_transposed(self, dual: Array) -> Array:
+        """Return the least ``s`` with ``A^T s = dual``, shape (f,) to (m,); dependent columns are left out."""
+        out = np.zeros((len(self.qr), 1))
+        out[: self.rank] = self._half(dual)
+        return self.expand(out)[:, 0]
+
+    def normal_solve(self, dual: Array) -> Array:
+        """Return the basic solution of ``A^T A z = dual``, shape (f,)."""
+        rotated = np.zeros((max(len(self.qr), self.rank), 1))
+        rotated[: self.rank] = self._half(dual)
+        return self.solve(rotated)[:, 0]
+
+    def _half(self, dual: Array) -> Array:
+        """Return ``R^-T P^T D dual``, shape (rank, 1)."""
+        if self.rank == 0:
+            return np.empty((0, 1))
+        scaled = (dual * self.scale)[self.pivots[: self.rank], None]
+        return np.asarray(lapack.dtrtrs(self.qr[: self.rank, : self.rank], scaled, trans=1)[0])
+
 
 @dataclass(frozen=True, eq=False)
 class Elimination:

@@ -20,8 +20,12 @@ Component = tuple[int, ...]
 """Multi-index of a derivative with respect to the inputs: ``()`` the value, ``(0,)`` and ``(0, 1)`` derivatives."""
 
 
+MEMORY = 2**26
+"""Bytes that a linearization may keep of what it computed, if nothing else is said."""
+
+
 class PlacedPoints(Protocol):
-    """The part of a quadrature that kernels read."""
+    """The part of a quadrature that kernels read: float32 or float64, converted some rows at a time."""
 
     @property
     def points(self) -> Array:
@@ -34,8 +38,8 @@ class PlacedPoints(Protocol):
         ...
 
     @property
-    def cells(self) -> Index:
-        """Cell of each point, shape (m,)."""
+    def cells(self) -> Index | None:
+        """Cell of each point, shape (m,); None if every point is a cell of its own."""
         ...
 
     @property
@@ -211,6 +215,8 @@ class Evaluator(Protocol):
 class Backend(Protocol):
     """A module that implements `Evaluator`."""
 
-    def place(self, program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law) -> Evaluator:
-        """Bind the four and bring them to the device."""
+    def place(
+        self, program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law, memory: int = MEMORY
+    ) -> Evaluator:
+        """Bind the four and bring them to the device; a linearization may keep `memory` bytes."""
         ...

@@ -22,7 +22,7 @@ from dnnfem.kernels.activations import derivatives
 from dnnfem.kernels.influence import LeftOut, left_out
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.program import Program
-from dnnfem.kernels.protocol import Ansatz, Component, Law, LawLinearization, PlacedPoints
+from dnnfem.kernels.protocol import MEMORY, Ansatz, Component, Law, LawLinearization, PlacedPoints
 from dnnfem.records import Array, Index
 
 Set = frozenset[str]
@@ -170,7 +170,8 @@ class ReferenceEvaluator:
 
     def cellwise(self, x: Array) -> Array:
         """Return the sums of ``w L`` per cell."""
-        return np.bincount(self.quadrature.cells, weights=self.samplewise(x)).astype(np.float64)
+        values, cells = self.samplewise(x), self.quadrature.cells
+        return values if cells is None else np.bincount(cells, weights=values).astype(np.float64)
 
     def samplewise(self, x: Array) -> Array:
         """Return ``w L`` at every point."""
@@ -286,6 +287,21 @@ class ReferenceLinearization:
         )
 
 
-def place(program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law) -> ReferenceEvaluator:
-    """Bind program, quadrature, ansatz and law."""
-    return ReferenceEvaluator(program, quadrature, ansatz, law)
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """A quadrature in float64."""
+
+    points: Array
+    weights: Array
+    cells: Index | None
+    data: Array
+
+
+def place(
+    program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law, memory: int = MEMORY
+) -> ReferenceEvaluator:
+    """Bind program, quadrature, ansatz and law; all samples are held at a time, whatever the memory is."""
+    points, weights, data = (
+        np.asarray(array, dtype=np.float64) for array in (quadrature.points, quadrature.weights, quadrature.data)
+    )
+    return ReferenceEvaluator(program, Converted(points, weights, quadrature.cells, data), ansatz, law)

@@ -119,12 +119,12 @@ class LeastSquaresSystem(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, coefficients)."""
+        """(rows, coefficients); where there are many samples, rows may be those of a triangle."""
         ...
 
     @property
     def samples(self) -> int:
-        """Number of rows that are data; the others are penalties."""
+        """Number of residuals that are data; the others are penalties."""
         ...
 
     @property
@@ -196,5 +196,11 @@ class LeastSquaresSystem(Protocol):
         ...
 
     def leverage(self) -> Array:
-        """Return the diagonal of the hat matrix, shape (rows,)."""
+        """Return the diagonal of the hat matrix, shape (rows,).
+
+        Raises
+        ------
+        ValueError
+            If the rows are no longer those of the data.
+        """
         ...

@@ -10,6 +10,7 @@ import numpy as np
 
 from dnnfem import kernels
 from dnnfem.functionals import Integral
+from dnnfem.functionals.integral import budget
 from dnnfem.kernels.laws import CrossEntropy
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.solution import Solution
@@ -29,7 +30,7 @@ class Classification:
     Parameters
     ----------
     inputs : array, shape (m, d) or (m,)
-        Mapped to [-1, 1]^d, as for `dnnfem.Regression`.
+        Mapped to [-1, 1]^d; types and copies as for `dnnfem.Regression`.
     labels : sequence of m labels
         Strings, integers, ...; at least two different ones.  `classes` are these, sorted.
     weights : array, shape (m,), optional
@@ -39,6 +40,8 @@ class Classification:
         classes the same sum of weights.  Probabilities then are those of a population with these shares.
     backend : str, optional
         ``"compiled"`` or ``"reference"``.
+    memory : int, optional
+        Bytes that a linearization may keep besides the samples; default half of what they take, at least 64 MB.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class Classification:
     weights: Array | None = None
     class_weights: str | Mapping[Any, float] | None = None
     backend: str = "compiled"
+    memory: int | None = None
     classes: Array = field(init=False)
     quadrature: Quadrature = field(init=False)
     ansatz: AffineAnsatz = field(init=False)
@@ -64,11 +68,12 @@ class Classification:
         if len(numbers) != len(points):
             raise ValueError(f"labels: got {len(numbers)}, expected {len(points)} as inputs have {points.shape}")
         kernels.check(self.backend)
-        quadrature = Quadrature.samples(points, numbers.astype(np.float64), self.weights)
+        quadrature = Quadrature.samples(points, numbers.astype(points.dtype), self.weights)
         if self.class_weights is not None:
             factors = _factors(self.class_weights, classes, np.bincount(numbers, quadrature.weights).astype(np.float64))
             quadrature = Quadrature.samples(points, quadrature.data, quadrature.weights * factors[numbers])
-        ansatz = AffineAnsatz.fitted(points, np.zeros((len(points), len(classes))), quadrature.weights)
+        ansatz = AffineAnsatz.fitted(points, np.zeros((1, len(classes))), np.ones(1))
+        budget(self.memory, quadrature)
         for name, value in (
             ("inputs", points),
             ("classes", classes),
@@ -101,7 +106,9 @@ class Classification:
             raise ValueError(
                 f"space: got {space.outputs} outputs ({space}), expected {len(self.classes)}, one per class"
             )
-        return Integral(space, quadrature, self.ansatz, CrossEntropy(), self.backend)
+        return Integral(
+            space, quadrature, self.ansatz, CrossEntropy(), self.backend, budget(self.memory, self.quadrature)
+        )
 
     def solution(self, space: NetworkSpace, x: Array, temperature: float = 1.0) -> Classifier:
         """Return the classifier with coefficients `x`, in the user's coordinates.

@@ -10,6 +10,7 @@ import numpy as np
 
 from dnnfem import kernels
 from dnnfem.functionals import Integral
+from dnnfem.functionals.integral import budget
 from dnnfem.kernels.laws import Misfit
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.solution import Solution
@@ -28,12 +29,15 @@ class Regression:
     Parameters
     ----------
     inputs : array, shape (m, d) or (m,)
-        At least two samples.
+        At least two samples.  float32 stays float32, everything else becomes float64; computed is in float64.
+        Contiguous arrays of these types are not copied, so they must not be changed while the problem is in use.
     targets : array, shape (m, outputs) or (m,)
     weights : array, shape (m,), optional
         Positive; default equal.
     backend : str, optional
         ``"compiled"`` or ``"reference"``.
+    memory : int, optional
+        Bytes that a linearization may keep besides the samples; default half of what they take, at least 64 MB.
 
     Raises
     ------
@@ -45,6 +49,7 @@ class Regression:
     targets: Array
     weights: Array | None = None
     backend: str = "compiled"
+    memory: int | None = None
     quadrature: Quadrature = field(init=False)
     ansatz: AffineAnsatz = field(init=False)
 
@@ -62,6 +67,7 @@ class Regression:
         kernels.check(self.backend)
         quadrature = Quadrature.samples(points, targets, self.weights)
         ansatz = AffineAnsatz.fitted(points, targets, quadrature.weights)
+        budget(self.memory, quadrature)
         for name, value in (
             ("inputs", points),
             ("targets", targets),
@@ -94,7 +100,9 @@ class Regression:
         if space.outputs != quadrature.data.shape[1]:
             raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {quadrature.data.shape[1]}")
         law = Misfit(self.ansatz.output_shift, self.ansatz.output_scale)
-        return Integral(space, quadrature, self.ansatz.inputs_only, law, self.backend)
+        return Integral(
+            space, quadrature, self.ansatz.inputs_only, law, self.backend, budget(self.memory, self.quadrature)
+        )
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:
         """Return the function with coefficients `x`, in the user's coordinates and units.

@@ -52,7 +52,7 @@ class Solution:
             raise ValueError(f"points: got shape {np.shape(points)}, expected (m, {self.space.inputs})")
         if len(checked) == 0:
             return np.empty((len(components), self.space.outputs, 0))
-        place = Quadrature(checked, np.ones(len(checked)), np.zeros((len(checked), self.space.outputs)))
+        place = Quadrature(checked[:1], np.ones(1), np.zeros((1, self.space.outputs)))
         evaluator = kernels.load(backend).place(self.space.program, place, self.ansatz, Misfit())
         # A copy, as kernels would be compiled once more for a vector that is read-only.
         return evaluator.jet(self.x.copy(), checked, components)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from dnnfem.kernels.compiled.evaluator import CompiledEvaluator
 from dnnfem.kernels.program import Program
-from dnnfem.kernels.protocol import Ansatz, Law, PlacedPoints
+from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, PlacedPoints
 
 __all__ = ["CompiledEvaluator", "place"]
 
 
-def place(program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law) -> CompiledEvaluator:
-    """Bind program, quadrature, ansatz and law.
+def place(
+    program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law, memory: int = MEMORY
+) -> CompiledEvaluator:
+    """Bind program, quadrature, ansatz and law; a linearization may keep `memory` bytes.
 
     Raises
     ------
     ValueError
         If the law reads derivatives with respect to the inputs, or the points do not fit the program.
     """
-    return CompiledEvaluator(program, quadrature, ansatz, law)
+    return CompiledEvaluator(program, quadrature, ansatz, law, memory)

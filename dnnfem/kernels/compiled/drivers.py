@@ -95,14 +95,14 @@ def _forward(  # type: ignore[no-untyped-def]
     for tile in range(_start(first, group, groups), last, groups):
         begin = ((tile - first) if slots else group) * block
         for s in range(points.shape[1]):
-            r[begin + s] = points[tile, s]
+            r[begin + s] = points[tile - first, s]
         sweeps.forward(stages, scales, carry, factors, w, r, begin, d, b, begin)
         _output(r, begin + block, out, 0, (tile - first) * TILE)
 
 
 @njit(**PARALLEL)
 def forward(stages, scales, carry, factors, w, points, r, d, b, out, first, last, groups, rows, slots):  # type: ignore[no-untyped-def]
-    """Run the forward sweep; `points` (tiles, inputs * TILE), `out` (1, outputs, samples of the tiles)."""
+    """Run the forward sweep; `points` (tiles, inputs * TILE), `out` (1, outputs, samples), of the tiles of the call."""
     for group in prange(groups):
         _forward(
             stages,

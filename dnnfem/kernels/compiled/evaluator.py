@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,15 +10,12 @@ import numpy as np
 
 from dnnfem.kernels.compiled import drivers, rows
 from dnnfem.kernels.compiled.linearization import CompiledLinearization
-from dnnfem.kernels.compiled.samples import GROUPS, Buffers, Pool, Samples, Tape, total
+from dnnfem.kernels.compiled.samples import GROUPS, Buffers, Pool, Samples, Tape, Tiles, tile_sums
 from dnnfem.kernels.compiled.tables import TILE, Selection, Tables
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program
-from dnnfem.kernels.protocol import Ansatz, Component, Law, LawLinearization, PlacedPoints
+from dnnfem.kernels.protocol import MEMORY, Ansatz, Component, Law, LawLinearization, PlacedPoints
 from dnnfem.records import Array, Index
-
-MEMORY = 256 * 2**20
-"""Bytes that a linearization may keep; see `CompiledEvaluator.memory`."""
 
 TASKS = 8
 """Places for registers in a forward sweep that keeps nothing."""
@@ -41,8 +38,9 @@ class CompiledEvaluator:
     program, quadrature, ansatz, law
         What is placed.
     memory : int
-        Bytes that one linearization may keep of the forward sweep, and one block of tangent sweeps besides.
-        If all registers need more, they are recomputed, some tiles at a time, with the same bits.
+        Bytes that one linearization may keep: the registers of the forward sweep, the samples in float64 and the law at
+        the outputs, and as much for one block of tangent sweeps besides.  If all tiles need more, nothing is kept: they
+        are converted and computed again, some at a time, with the same bits.
     """
 
     program: Program
@@ -55,31 +53,27 @@ class CompiledEvaluator:
 
     def __post_init__(self) -> None:
         _values_only(self.law.components, "law")
-        if self.samples.reference.shape[1] != self.program.inputs * TILE:
+        if self.quadrature.points.shape[1] != self.program.inputs:
             raise ValueError(
                 f"quadrature: got points of shape {self.quadrature.points.shape}, expected (m, {self.program.inputs})"
             )
-
-    @cached_property
-    def samples(self) -> Samples:
-        """The quadrature in tiles."""
-        return Samples.of_quadrature(self.quadrature, self.ansatz)
 
     @cached_property
     def tables(self) -> Tables:
         """The program in flat arrays."""
         return Tables.of(self.program)
 
+    @cached_property
+    def tiles(self) -> Tiles:
+        """The quadrature in tiles, each of which takes four sets of registers, its samples, and the law there."""
+        q, program = self.quadrature, self.program
+        rows = 4 * self.tables.rows + 2 * program.inputs + q.data.shape[1] + 6 * program.outputs
+        return Tiles(q, self.ansatz, 8 * TILE * rows, self.memory)
+
     @property
     def largest(self) -> int:
         """Numbers in the registers of the largest chunk."""
-        return self.chunks[0][1] * self.tables.rows * TILE
-
-    @cached_property
-    def chunks(self) -> list[tuple[int, int]]:
-        """Ranges of tiles whose registers fit into the memory; one range if all do."""
-        step = max(1, self.memory // (4 * 8 * TILE * self.tables.rows))
-        return [(first, min(first + step, self.samples.tiles)) for first in range(0, self.samples.tiles, step)]
+        return self.tiles.chunks[0][1] * self.tables.rows * TILE
 
     def weights(self, x: Array) -> Array:
         """Return the weights that belong to coefficients, contiguous."""
@@ -97,13 +91,13 @@ class CompiledEvaluator:
             self._selections[key] = Selection.of(self.program, columns)
         return self._selections[key]
 
-    def _outputs(self, samples: Samples, weights: Array, first: int, last: int, buffers: Buffers | None) -> Array:
-        """Return the reference jet (1, outputs, samples); keep registers if there are buffers."""
-        groups = min(samples.tiles, GROUPS if buffers else TASKS)
+    def _outputs(self, samples: Samples, weights: Array, first: int, buffers: Buffers | None) -> Array:
+        """Return the reference jet (1, outputs, samples) of the tiles from `first`; keep registers in buffers."""
+        groups = min(self.tiles.count, GROUPS) if buffers else min(samples.tiles, TASKS)
         place = buffers or self.pool.take(groups * self.tables.rows * TILE)
-        out = np.empty((1, self.program.outputs, (last - first) * TILE))
-        span = (first, last, groups, self.tables.rows)
-        with drivers.threads((last - first) * TILE * weights.size):
+        out = np.empty((1, self.program.outputs, samples.tiles * TILE))
+        span = (first, first + samples.tiles, groups, self.tables.rows)
+        with drivers.threads(samples.tiles * TILE * weights.size):
             drivers.forward(
                 *self.tables.arrays,
                 weights,
@@ -119,40 +113,39 @@ class CompiledEvaluator:
             self.pool.give_back(place)
         return out
 
-    def _law(self, weights: Array, first: int, last: int, buffers: Buffers | None) -> LawLinearization:
-        s, part = self.samples, slice(first * TILE, last * TILE)
+    def law_at(self, samples: Samples, weights: Array, first: int, buffers: Buffers | None = None) -> LawLinearization:
+        """Return the law at the outputs for the tiles from `first`."""
         # A trial point may be far out: infinity is an answer there, and a NaN is reported by the solver.
         with np.errstate(over="ignore", invalid="ignore"):
-            jet = self._outputs(s, weights, first, last, buffers)
-            jet = self.ansatz.jet(s.points[part], jet, self.law.components)
-            return self.law.linearize(s.points[part], s.data[part], jet)
+            jet = self._outputs(samples, weights, first, buffers)
+            jet = self.ansatz.jet(samples.points, jet, self.law.components)
+            return self.law.linearize(samples.points, samples.data, jet)
 
     def tape(self, weights: Array, first: int, last: int, buffers: Buffers) -> Tape:
         """Run the forward sweep over some tiles and keep it in `buffers`."""
-        return Tape(first, last, buffers, self._law(weights, first, last, buffers))
+        samples = self.tiles.samples(first, last)
+        return Tape(first, last, samples, buffers, self.law_at(samples, weights, first, buffers))
 
-    def weighted(self, density: Array, first: int, last: int) -> Array:
-        """Return ``w L`` of some tiles, shape (tiles, TILE)."""
-        part = slice(first * TILE, last * TILE)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(self.samples.weights[part] * density).reshape(-1, TILE)
-
-    def _densities(self, x: Array) -> Array:
-        """Return ``w L`` at all points, shape (tiles, TILE), zero in the padding."""
-        w = self.weights(x)
-        return np.concatenate([self.weighted(self._law(w, *chunk, None).density, *chunk) for chunk in self.chunks])
+    def _densities(self, x: Array) -> Iterator[tuple[Array, Array]]:
+        """Yield weights and ``L`` at the points of each chunk, with padding."""
+        weights = self.weights(x)
+        for first, last in self.tiles.chunks:
+            samples = self.tiles.samples(first, last)
+            yield samples.weights, self.law_at(samples, weights, first).density
 
     def value(self, x: Array) -> float:
         """Return ``sum_q w_q L``."""
-        return total(self._densities(x))
+        return float(np.sum(np.concatenate([tile_sums(*part) for part in self._densities(x)])))
 
     def cellwise(self, x: Array) -> Array:
         """Return the sums of ``w L`` per cell."""
-        return np.bincount(self.quadrature.cells, weights=self.samplewise(x)).astype(np.float64)
+        values, cells = self.samplewise(x), self.quadrature.cells
+        return values if cells is None else np.bincount(cells, weights=values).astype(np.float64)
 
     def samplewise(self, x: Array) -> Array:
         """Return ``w L`` at every point."""
-        return self._densities(x).ravel()[: self.samples.size]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.concatenate([weights * density for weights, density in self._densities(x)])[: self.tiles.size]
 
     def left_out(self, x: Array, root: Array, exact: bool) -> LeftOut:
         """Return every sample as the network without it sees it."""
@@ -167,12 +160,15 @@ class CompiledEvaluator:
             If `components` asks for derivatives.
         """
         _values_only(components, "components")
-        m = len(points)
-        if m == 0:
-            return np.empty((1, self.program.outputs, 0))
-        samples = Samples.of(points, np.empty((m, 0)), np.empty(m), self.ansatz)
-        jet = self._outputs(samples, self.weights(x), 0, samples.tiles, None)[..., :m]
-        return self.ansatz.jet(points, jet, components)
+        m, weights = len(points), self.weights(x)
+        jet = np.empty((1, self.program.outputs, m))
+        step = self.tiles.step * TILE
+        for start in range(0, m, step):
+            part = points[start : start + step]
+            samples = Samples.of(part, np.empty((len(part), 0)), np.empty(len(part)), self.ansatz)
+            outputs = self._outputs(samples, weights, 0, None)[..., : len(part)]
+            jet[..., start : start + step] = self.ansatz.jet(part, outputs, components)
+        return jet
 
     def linearize(self, x: Array) -> CompiledLinearization:
         """Return the linearization at `x`; it computes when it is asked."""

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import blas
+from scipy.linalg import blas, lapack
 
 from dnnfem.kernels import influence
 from dnnfem.kernels.compiled import drivers
 from dnnfem.kernels.compiled.samples import Tape
-from dnnfem.kernels.compiled.tables import COLUMNS, IN, TILE
+from dnnfem.kernels.compiled.tables import COLUMNS, IN, TILE, Selection
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.least_squares import DenseLeastSquares
+from dnnfem.kernels.reduction import Compression, Reduction
 from dnnfem.records import Array, Index
 
 if TYPE_CHECKING:
@@ -22,87 +23,185 @@ if TYPE_CHECKING:
 ENTRIES = 2**17
 """Numbers in the rows that are multiplied at a time: they stay in the cache between writing and reading."""
 
+FEWEST_ROWS = 512
+"""Rows that are eliminated at a time, even if there are fewer columns."""
+
+REFLECTORS = 32
+"""Columns of a block reflector."""
+
+DENSE = 2**21
+"""Numbers in the largest system whose rows are kept: factorizations copy them.  The memory has no say in it, as the
+last digits depend on it."""
+
 
 def system(linearization: CompiledLinearization, columns: Index | None) -> DenseLeastSquares | None:
     """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
 
-    Only what these need is computed: the reverse sweep ends at the earliest stage among them.  None if the law gives no
-    root of its curvature.
+    Only what these need is computed: the reverse sweep ends at the earliest stage among them.  If all rows have
+    more than `DENSE` numbers, they are compressed to a triangle.  None if the law gives no root of its curvature.
     """
     e = linearization.evaluator
-    chosen, size = e.selection(columns), e.samples.size
-    root = np.sqrt(e.samples.weights)
-    matrix, residual = np.empty((0, 0)), np.empty((0, 0))
+    chosen, law = e.selection(columns), linearization.law
+    if law.residual is None or law.slopes is None:
+        return None
+    count = len(law.residual)
+    if count * e.tiles.size * chosen.size > DENSE and count * e.tiles.size > chosen.size:
+        return _compressed(linearization, columns, chosen, count)
+    matrix = np.empty((chosen.size, count * e.tiles.size))
+    matrix[chosen.empty] = 0.0
     for tape in linearization.tapes():
-        r, slopes = tape.law.residual, tape.law.slopes
-        if r is None or slopes is None:
-            return None
-        if tape.first == 0:
-            residual, matrix = np.empty((len(r), size)), np.empty((chosen.size, len(r) * size))
-            matrix[chosen.empty] = 0.0
-        count = min(tape.last * TILE, size) - tape.first * TILE
-        residual[:, tape.first * TILE : tape.last * TILE] = (root[tape.columns] * r)[:, :count]
-        seeds, b = linearization.seeds(tape, list(slopes), root), tape.buffers
-        primal = (*e.tables.arrays, linearization.weights, seeds, b.r, b.d)
-        with linearization.threads(tape, len(seeds)):
-            drivers.system(*primal, *chosen.arrays, matrix.reshape(-1), size, *linearization.span(tape))
-    return DenseLeastSquares(matrix.T, residual.ravel())
+        seeds = linearization.seeds(tape, _slopes(tape), root=True)
+        _write(
+            linearization,
+            tape,
+            seeds,
+            (0, tape.last - tape.first),
+            chosen,
+            matrix.reshape(-1),
+            tape.first,
+            e.tiles.size,
+        )
+    return DenseLeastSquares(matrix.T, residual(linearization))
+
+
+def residual(linearization: CompiledLinearization) -> Array:
+    """Return ``sqrt(w) r``, residuals running slower than samples."""
+    parts = [_residual(tape, slice(0, tape.samples.size)) for tape in linearization.tapes()]
+    return np.concatenate(parts, axis=1).ravel()
+
+
+def pulled(tape: Tape, values: Array) -> Array:
+    """Return cotangents of the user's jet for a vector of rows of a tape, shape (residuals, samples)."""
+    padded = np.pad(values, ((0, 0), (0, tape.samples.weights.size - tape.samples.size)))
+    return np.asarray(sum((row * slope for row, slope in zip(padded, _slopes(tape), strict=True)), np.zeros(1)))
+
+
+def _compressed(
+    linearization: CompiledLinearization, columns: Index | None, chosen: Selection, count: int
+) -> DenseLeastSquares:
+    """Return the triangle of an orthogonal factorization of all rows and the residual, block by block (TSQR).
+
+    A block has as many rows as there are columns: it then takes no more memory than the triangle.
+    """
+    size = chosen.size + 1
+    triangle = np.zeros((size, size), order="F")
+    tiles = -(-max(size, FEWEST_ROWS) // (count * TILE))
+    for block in blocks(linearization, chosen, count, tiles, with_residual=True):
+        reflectors = min(REFLECTORS, size)
+        triangle = lapack.dtpqrt(0, reflectors, triangle, block.T, overwrite_a=1, overwrite_b=1)[0]
+
+    def pull(values: Array) -> Array:
+        full = linearization.pull(values)
+        return full if columns is None else full[columns]
+
+    triangle = np.asfortranarray(np.triu(triangle))
+    matrix = triangle[:, :-1]
+    reduction = Reduction(((count * linearization.evaluator.tiles.size, Compression(matrix, pull)),))
+    return DenseLeastSquares(matrix, triangle[:, -1], reduction=reduction)
 
 
 def gram(linearization: CompiledLinearization) -> Array | None:
-    """Return ``sum_q w T^T C T``, shape (dim, dim), from rows ``sqrt(w) S T``, ``C = S^T S``, some tiles at a time.
+    """Return ``sum_q w T^T C T``, shape (dim, dim), from rows ``sqrt(w) S T``, ``C = S^T S``, block by block.
 
     None if the law gives no root ``S`` of its curvature.
     """
-    total = np.zeros((linearization.x.size,) * 2, order="F")
-    for tape in linearization.tapes():
-        if tape.law.slopes is None:
-            return None
-        for _, piece in pieces(linearization, tape, list(tape.law.slopes)):
-            total = blas.dsyrk(1.0, piece.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
+    slopes, dim = linearization.law.slopes, linearization.x.size
+    if slopes is None:
+        return None
+    total = np.zeros((dim, dim), order="F")
+    tiles = max(1, ENTRIES // (dim * len(slopes) * TILE))
+    for block in blocks(linearization, linearization.evaluator.selection(None), len(slopes), tiles):
+        total = blas.dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
     # Above the diagonal there are zeros.
     full = total + total.T
     np.einsum("ii->i", full)[:] *= 0.5
     return np.asarray(full)
 
 
+def blocks(
+    linearization: CompiledLinearization, chosen: Selection, count: int, tiles: int, with_residual: bool = False
+) -> Iterator[Array]:
+    """Yield the rows ``sqrt(w) slopes dU/dx`` of `tiles` tiles at a time, transposed: shape (columns, rows).
+
+    Blocks do not end where the forward sweep does that is held at a time: memory has no say in what is summed up with
+    what.  In a block, residuals run slower than samples.  With `with_residual` there is one more column, ``sqrt(w) r``.
+    A block may be overwritten, and is valid until the next one.
+    """
+    e, width = linearization.evaluator, chosen.size + with_residual
+    work = e.pool.take(width * count * min(tiles, e.tiles.count) * TILE)
+    block, filled, left = np.empty((0, count, 0)), 0, e.tiles.count
+    for tape in linearization.tapes():
+        seeds, start, length = linearization.seeds(tape, _slopes(tape), root=True), 0, tape.last - tape.first
+        while start < length:
+            if filled == 0:
+                size = min(tiles, left)
+                block = work.r[: width * count * size * TILE].reshape(width, count, size * TILE)
+                block[chosen.empty] = 0.0
+            stop = min(start + size - filled, length)
+            _write(
+                linearization, tape, seeds, (start, stop), chosen, block[: chosen.size].reshape(-1), filled, size * TILE
+            )
+            end = filled + stop - start
+            if with_residual:
+                block[-1, :, filled * TILE : end * TILE] = _residual(tape, slice(start * TILE, stop * TILE))
+            left, start, filled = left - (stop - start), stop, end
+            if filled == size:
+                yield block.reshape(width, -1)
+                filled = 0
+    e.pool.give_back(work)
+
+
+def _residual(tape: Tape, part: slice) -> Array:
+    """Return ``sqrt(w) r`` of some samples, shape (residuals, samples)."""
+    assert tape.law.residual is not None
+    return np.asarray(np.sqrt(tape.samples.weights[part]) * tape.law.residual[:, part])
+
+
+def _slopes(tape: Tape) -> list[Array]:
+    assert tape.law.slopes is not None
+    return list(tape.law.slopes)
+
+
+def _write(
+    linearization: CompiledLinearization,
+    tape: Tape,
+    seeds: Array,
+    tiles: tuple[int, int],
+    chosen: Selection,
+    target: Array,
+    place: int,
+    samples: int,
+) -> None:
+    """Write the rows of some tiles of a tape to a transposed matrix with `samples` samples, from a tile on."""
+    e, b, (start, stop) = linearization.evaluator, tape.buffers, tiles
+    block, count = e.tables.rows * TILE, stop - start
+    part = seeds if count == tape.last - tape.first else np.ascontiguousarray(seeds[..., start * TILE : stop * TILE])
+    kept = (b.r[start * block : stop * block], b.d[start * block : stop * block])
+    span = (place, place + count, min(linearization.groups, count), e.tables.rows)
+    with drivers.threads(count * TILE * linearization.weights.size * len(seeds)):
+        primal = (*e.tables.arrays, linearization.weights, part, *kept)
+        drivers.system(*primal, *chosen.arrays, target, samples, *span)
+
+
 def left_out(linearization: CompiledLinearization, root: Array, exact: bool) -> LeftOut:
     """Return every sample as the network without it sees it, some tiles at a time."""
     e, parts = linearization.evaluator, []
-    points, data, components, outputs = e.samples.points, e.samples.data, e.law.components, e.program.outputs
+    chosen, outputs = e.selection(None), e.program.outputs
+    units = list(np.eye(outputs)[:, None, :, None])
+    step = max(1, ENTRIES // (chosen.size * outputs * TILE))
     for tape in linearization.tapes():
-        units = list(np.eye(outputs)[:, None, :, None])
-        for part, piece in pieces(linearization, tape, units):
-            jet = e.jet(linearization.x, points[part], components)
-            rows = (piece.T @ root).reshape(outputs, -1, root.shape[1])
-            parts.append(influence.left_out(e.law, points[part], data[part], jet, rows, exact))
-    result, size = LeftOut.joined(parts), e.samples.size
-    return LeftOut(result.losses[:size], result.leverage[:size], result.margin[:size])
-
-
-def pieces(linearization: CompiledLinearization, tape: Tape, duals: list[Array]) -> Iterator[tuple[slice, Array]]:
-    """Yield ``sqrt(w) dual^T dU/dx`` for some tiles at a time: their samples, and rows (dim, duals * samples).
-
-    The last tile is filled up by samples of weight zero.  Rows are valid until the next ones.
-    """
-    e = linearization.evaluator
-    chosen, block, b = e.selection(None), e.tables.rows * TILE, tape.buffers
-    seeds = linearization.seeds(tape, duals, np.sqrt(e.samples.weights))
-    step = min(max(1, ENTRIES // (chosen.size * len(duals) * TILE)), tape.last - tape.first)
-    work = e.pool.take(chosen.size * len(duals) * step * TILE)
-    for start in range(0, tape.last - tape.first, step):
-        stop = min(start + step, tape.last - tape.first)
-        count = (stop - start) * TILE
-        rows = work.r[: chosen.size * len(duals) * count].reshape(chosen.size, -1)
-        rows[chosen.empty] = 0.0
-        part = np.ascontiguousarray(seeds[..., start * TILE : stop * TILE])
-        kept = (b.r[start * block : stop * block], b.d[start * block : stop * block])
-        span = (0, stop - start, min(linearization.groups, stop - start), e.tables.rows)
-        with drivers.threads(count * linearization.weights.size * len(duals)):
-            primal = (*e.tables.arrays, linearization.weights, part, *kept)
-            drivers.system(*primal, *chosen.arrays, rows.reshape(-1), count, *span)
-        yield slice((tape.first + start) * TILE, (tape.first + stop) * TILE), rows
-    e.pool.give_back(work)
+        seeds, length = linearization.seeds(tape, units, root=True), tape.last - tape.first
+        for start in range(0, length, step):
+            stop = min(start + step, length)
+            part = slice(start * TILE, min(stop * TILE, tape.samples.size))
+            columns = np.empty((chosen.size, outputs, (stop - start) * TILE))
+            columns[chosen.empty] = 0.0
+            _write(linearization, tape, seeds, (start, stop), chosen, columns.reshape(-1), 0, columns.shape[2])
+            points, data = tape.samples.points[part], tape.samples.data[part]
+            jet = e.jet(linearization.x, points, e.law.components)
+            rows = np.einsum("nom,nk->omk", columns[..., : len(points)], root, optimize=True)
+            parts.append(influence.left_out(e.law, points, data, jet, rows, exact))
+    return LeftOut.joined(parts)
 
 
 def moments(linearization: CompiledLinearization) -> tuple[Array, ...]:
@@ -112,7 +211,7 @@ def moments(linearization: CompiledLinearization) -> tuple[Array, ...]:
     for tape in linearization.tapes():
         tiles = tape.last - tape.first
         registers = tape.buffers.r[: tiles * tables.rows * TILE].reshape(tiles, tables.rows, TILE)
-        weights = linearization.evaluator.samples.weights[tape.columns]
+        weights = tape.samples.weights
         for number, stage in enumerate(tables.stages):
             read = registers[:, stage[IN] : stage[IN] + stage[COLUMNS]].transpose(1, 0, 2)
             rows = np.vstack([read.reshape(stage[COLUMNS], -1), np.ones(tiles * TILE)])

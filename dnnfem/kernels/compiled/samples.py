@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -17,13 +18,16 @@ GROUPS = 32
 GROUP_ENTRIES = 2**19
 """Numbers that the copies of one sum may take before there are fewer groups, but never fewer than 8."""
 
+CHUNK = 2**24
+"""Bytes that are worked on at a time where not everything can be kept: more would only leave the caches."""
+
 SPARE = 2
 """Sets of buffers that are kept for later."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """A quadrature, filled up to whole tiles: the last point is repeated with weight 0.
+    """Some samples in float64, filled up to whole tiles: the last point is repeated with weight 0.
 
     Attributes
     ----------
@@ -44,36 +48,88 @@ class Samples:
 
     @classmethod
     def of(cls, points: Array, data: Array, weights: Array, ansatz: Ansatz) -> Samples:
-        """Fill up points (m, d), data (m, k) and weights (m,)."""
-        size = len(points)
-        number = np.arange(TILE * -(-size // TILE))
-        index = np.minimum(number, size - 1)
-        reference = np.asarray(ansatz.reference(points), dtype=np.float64)[index]
-        tiles = reference.reshape(-1, TILE, reference.shape[1]).transpose(0, 2, 1)
-        return cls(
-            size,
-            points[index],
-            data[index],
-            np.where(number < size, weights[index], 0.0),
-            np.ascontiguousarray(tiles).reshape(len(tiles), -1),
-        )
-
-    @classmethod
-    def of_quadrature(cls, quadrature: PlacedPoints, ansatz: Ansatz) -> Samples:
-        """Fill up a quadrature."""
-        return cls.of(quadrature.points, quadrature.data, quadrature.weights, ansatz)
+        """Convert and fill up points (m, d), data (m, k) and weights (m,)."""
+        size, missing = len(points), -len(points) % TILE
+        data, weights = _filled(data, missing), _filled(weights, missing)
+        if missing:
+            points, weights[size:] = _filled(points, missing), 0.0
+        # Feature by feature, which is how tiles are stored, and faster than sample by sample.
+        points = np.ascontiguousarray(points.T, dtype=np.float64).T
+        features = ansatz.reference(points).T
+        tiles = np.ascontiguousarray(features.reshape(len(features), -1, TILE).transpose(1, 0, 2))
+        return cls(size, points, data, weights, tiles.reshape(len(tiles), -1))
 
     @property
     def tiles(self) -> int:
         """Number of tiles."""
         return len(self.reference)
 
-    def groups(self, entries: int) -> int:
-        """Return the number of groups for sums of `entries` numbers; threads and memory have no say in it."""
-        groups = GROUPS
-        while groups > 8 and groups * entries > GROUP_ENTRIES:
-            groups //= 2
-        return min(self.tiles, groups)
+
+def _filled(array: Array, missing: int) -> Array:
+    """Return rows in float64, with `missing` more that repeat the last one."""
+    array = array.astype(np.float64, copy=False)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """The samples of a quadrature in tiles, all of them in float64 or only some at a time.
+
+    Parameters
+    ----------
+    quadrature, ansatz
+        What is placed.
+    bytes : int
+        What has to be held for one tile.
+    memory : int
+        Bytes that may be held.
+    """
+
+    quadrature: PlacedPoints
+    ansatz: Ansatz
+    bytes: int
+    memory: int
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(self.quadrature.points)
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return -(-self.size // TILE)
+
+    @property
+    def step(self) -> int:
+        """Tiles that are worked on at a time where not all are held."""
+        return max(1, min(self.memory, CHUNK) // self.bytes)
+
+    @cached_property
+    def chunks(self) -> list[tuple[int, int]]:
+        """Ranges of tiles that are held at a time; one range if all fit into the memory."""
+        step = self.count if self.count * self.bytes <= self.memory else self.step
+        return [(first, min(first + step, self.count)) for first in range(0, self.count, step)]
+
+    def samples(self, first: int, last: int) -> Samples:
+        """Return some tiles in float64; all of them are converted once."""
+        return self._all if last - first == self.count else self._converted(first, last)
+
+    @cached_property
+    def _all(self) -> Samples:
+        return self._converted(0, self.count)
+
+    def _converted(self, first: int, last: int) -> Samples:
+        q, rows = self.quadrature, slice(first * TILE, last * TILE)
+        return Samples.of(q.points[rows], q.data[rows], q.weights[rows], self.ansatz)
+
+
+def groups(tiles: int, entries: int) -> int:
+    """Return the number of groups for sums of `entries` numbers; threads and memory have no say in it."""
+    number = GROUPS
+    while number > 8 and number * entries > GROUP_ENTRIES:
+        number //= 2
+    return min(tiles, number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,20 +175,17 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Tape:
-    """The forward sweep over the tiles ``first, ..., last - 1`` and the law at its outputs."""
+    """The forward sweep over the tiles ``first, ..., last - 1``, their samples, and the law at their outputs."""
 
     first: int
     last: int
+    samples: Samples
     buffers: Buffers
     law: LawLinearization
 
-    @property
-    def columns(self) -> slice:
-        """The samples, with padding, among all."""
-        return slice(self.first * TILE, self.last * TILE)
 
-
-def total(densities: Array) -> float:
-    """Sum up (tiles, TILE), tile by tile."""
+def tile_sums(weights: Array, density: Array) -> Array:
+    """Return the sum of ``w L`` in each tile; a sum over tiles does not depend on how many were held at a time."""
+    # A trial point may be far out: infinity is an answer there.
     with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.sum(np.sum(densities, axis=1)))
+        return np.asarray(np.sum((weights * density).reshape(-1, TILE), axis=1))

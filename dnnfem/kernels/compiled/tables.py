@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,9 @@ class Tables:
     rows: int
 
     @classmethod
+    @lru_cache(maxsize=8)
     def of(cls, program: Program) -> Tables:
-        """Flatten a program."""
+        """Flatten a program; the last few are remembered, as small batches are placed one after another."""
         first = np.concatenate([[0], np.cumsum(program.widths)])
         stages = np.zeros((len(program.stages), 10), dtype=np.int64)
         carry: list[int] = []
