@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dnnfem.functionals import Functional, Norm
+from dnnfem.functionals import Functional, Linearization, Norm
 from dnnfem.kernels.reference import evaluate
 from dnnfem.records import Array
 from dnnfem.spaces import Transfer
@@ -174,6 +174,7 @@ def check_functional(functional: Functional, x: Array, seed: int = 0, smooth: bo
         several = product(v)
         single = np.column_stack([product(column) for column in v.T])
         assert np.allclose(several, single, rtol=1e-11, atol=1e-13 * np.abs(single).max()), f"{name}: columns differ"
+    _check_mixed(functional, linearization, v[:, 0], smooth)
     bent, gram = linearization.curvature(v), linearization.gram()
     assert np.allclose(gram @ v, bent, rtol=1e-9, atol=1e-10 * np.abs(bent).max()), "gram: not that of the curvature"
     bend = np.sum(v * bent, axis=0)
@@ -191,6 +192,22 @@ def check_functional(functional: Functional, x: Array, seed: int = 0, smooth: bo
         )
         bent = linearization.curvature(v)
         assert np.allclose(system.curvature(v), bent, rtol=1e-9, atol=1e-10 * np.abs(bent).max()), "system: curvature"
+
+
+def _check_mixed(functional: Functional, linearization: Linearization, v: Array, smooth: bool) -> None:
+    """Check that ``A^T r(x + s)`` is the derivative at ``s = 0``, and changes by the curvature to first order."""
+    x, here = linearization.x, linearization.mixed(linearization)
+    assert (here is None) == (linearization.residual() is None), "mixed: expected where there are residuals"
+    if here is None:
+        return
+    scale = float(np.abs(here).max()) + np.finfo(float).tiny
+    assert np.allclose(here, linearization.derivative, rtol=1e-9, atol=1e-10 * scale), "mixed: not the derivative"
+    errors = []
+    for h in (1e-2, 5e-3) if smooth else ():
+        there = linearization.mixed(functional.linearize(x + h * v))
+        assert there is not None, "mixed: None elsewhere"
+        errors.append(float(np.abs(there - here - h * linearization.curvature(v)).max()))
+    assert not errors or errors[1] <= 0.3 * errors[0] + 1e-10 * scale, f"mixed: not to second order, {errors}"
 
 
 def check_refinement(

@@ -72,6 +72,13 @@ class CombinedLinearization:
         roots = np.sqrt(self.factors)
         return np.concatenate([root * part for root, part in zip(roots, parts, strict=True) if part is not None])
 
+    def mixed(self, other: CombinedLinearization) -> Array | None:
+        """Sum of what the terms have; None if a term has none, or if there is a shift."""
+        parts = [part.mixed(there) for part, there in zip(self.parts, other.parts, strict=True)]
+        if self.shift is not None or any(part is None for part in parts):
+            return None
+        return _combine(self.factors, [part for part in parts if part is not None])
+
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
         """Rows of all terms; None if a term has none, or if there is a shift."""
         if self.shift is not None or min(self.factors) < 0.0:
@@ -283,6 +290,11 @@ class ComposedLinearization:
     def residual(self) -> Array | None:
         """The residual of the functional that is composed."""
         return self.part.residual()
+
+    def mixed(self, other: ComposedLinearization) -> Array | None:
+        """``P^T A^T r(y)``."""
+        dual = self.part.mixed(other.part)
+        return None if dual is None else np.asarray(self.transfer.T @ dual)
 
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
         """Columns of ``A P``."""

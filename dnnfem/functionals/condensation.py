@@ -148,6 +148,11 @@ class CondensedLinearization:
         second = self.full.hessian(c.merge(inner, np.zeros(len(v))))
         return (first - second)[c.inner]
 
+    def mixed(self, other: Linearization) -> Array | None:
+        """``A^T r(y)`` with the reduced system."""
+        residual = other.residual()
+        return None if residual is None else self._reduced.pull(residual)
+
     def system(self, columns: Index | None = None) -> LeastSquaresSystem:
         """The reduced system in the inner coefficients."""
         return self._reduced if columns is None else self._reduced[columns]

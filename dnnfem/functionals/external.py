@@ -97,6 +97,11 @@ class ExternalLinearization:
         """The curvature as a matrix."""
         return self.curvature(np.eye(len(self.x)))
 
+    def mixed(self, other: Linearization) -> Array | None:
+        """``A^T r(y)``."""
+        residual = other.residual()
+        return None if residual is None else self.jacobian.T @ residual
+
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
         """The linearized sum of squares."""
         if self._residual is None:

@@ -113,6 +113,10 @@ class TikhonovLinearization:
         """``sqrt(alpha) L^T d``."""
         return np.asarray(np.sqrt(self.alpha) * self.norm.root() @ self.difference)
 
+    def mixed(self, other: TikhonovLinearization) -> Array:
+        """``alpha M d(y)``."""
+        return other.derivative
+
     def system(self, columns: Index | None = None) -> DenseLeastSquares:
         """Rows ``sqrt(alpha) L^T``; for some columns those of the norm restricted to them, and a row for the rest."""
         root = np.sqrt(self.alpha)

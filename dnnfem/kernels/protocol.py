@@ -7,7 +7,7 @@ Only vectors of coefficient size and scalars cross this border; what is as large
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.system import LeastSquaresSystem
@@ -159,6 +159,13 @@ class Linearization(Protocol):
 
     def residual(self) -> Array | None:
         """Return the weighted residual vector, ``|residual|^2 / 2 = value``: an opaque handle, None for a loss law."""
+        ...
+
+    def mixed(self, other: Any) -> Array | None:
+        """Return ``A^T r(y)``, dual, with the residual of a linearization `other` of the same functional at ``y``.
+
+        At the same point it is the derivative.  None for a loss law.
+        """
         ...
 
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:

@@ -274,6 +274,11 @@ class ReferenceLinearization:
             return None
         return np.asarray((np.sqrt(self.weights) * self.law.residual).ravel())
 
+    def mixed(self, other: ReferenceLinearization) -> Array | None:
+        """``A^T r(y)``."""
+        residual, system = other.residual(), self.system()
+        return None if residual is None or system is None else system.pull(residual)
+
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
         """Rows ``sqrt(w) r' T``, residuals running slower than samples."""
         if self.law.residual is None or self.law.slopes is None:

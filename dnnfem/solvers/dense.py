@@ -55,7 +55,7 @@ def definite(matrix: Array, derivative: Array, norm: Norm, radius: float, start:
         q, _ = lapack.dtrtrs(factor, dual, lower=1)
         shift = max(shift + length**2 / float(q @ q) * (length - radius) / radius, 0.0)
     decrease = -float(d @ (derivative + 0.5 * (matrix @ d)))
-    return InnerStep(d, decrease, shift > 0.0, False, 0, shift)
+    return InnerStep(d, decrease, shift > 0.0, False, 0, shift, factor)
 
 
 def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -> InnerStep:

@@ -30,6 +30,8 @@ class InnerStep:
         Products with ``H``.
     multiplier : float
         Of the trust radius; NaN if it is not known.
+    factor : array, shape (dim, dim), optional
+        Cholesky factor (below the diagonal) of the matrix that the step was solved with.
     """
 
     step: Array
@@ -38,6 +40,7 @@ class InnerStep:
     negative: bool
     iterations: int
     multiplier: float = math.nan
+    factor: Array | None = None
 
 
 def steihaug(

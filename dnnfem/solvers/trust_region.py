@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.linalg import lapack
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import jacobi
@@ -22,6 +23,12 @@ SHRINK, GROW = 0.25, 2.0
 ROUNDING = 10.0 * np.finfo(float).eps
 NOISE = 1e-8
 """A promise above this part of the value that is kept at no radius is stagnation, below it may be rounding."""
+
+BEND = 0.75
+"""A geodesic correction is used if it is not longer than this part of the step."""
+
+PROBE = 0.1
+"""Part of the step over which the second derivative along it is taken by a difference."""
 
 VALUE_WORK = 1.0 / 3.0
 """Work of a value alone: one of the three matrix products of value and derivative."""
@@ -95,6 +102,23 @@ class TrustRegion:
 
         return steihaug(product, derivative, norm, radius, accuracy, 2 * len(derivative) + 10)
 
+    def _bend(self, iterate: NewtonIterate, trial: InnerStep) -> Array | None:
+        """Return the geodesic correction ``-(H + s M)^-1 A^T r''(d, d) / 2`` of a step ``d``; None if there is none.
+
+        It takes back to second order what the curvature of the residuals does along the step.  As the matrix and its
+        factor are there, it costs no more than a value and a derivative.
+        """
+        here, d = iterate.linearization, trial.step
+        if trial.factor is None or iterate.matrix is None:
+            return None
+        ahead = here.mixed(self.functional.linearize(here.x + PROBE * d))
+        if ahead is None:
+            return None
+        second = (ahead - here.derivative - PROBE * (iterate.matrix @ d)) / (0.5 * PROBE**2)
+        if not np.isfinite(second).all():
+            return np.zeros_like(d)
+        return np.asarray(lapack.dpotrs(trial.factor, -0.5 * second, lower=1)[0])
+
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Reduce the radius until a step is accepted."""
         assert isinstance(iterate, NewtonIterate)
@@ -105,8 +129,11 @@ class TrustRegion:
         while True:
             if not trial.decrease > 0.0:
                 return Status.EXHAUSTED
-            length = norm.norm(trial.step)
-            there = self.functional.linearize(here.x + trial.step)
+            bend = self._bend(iterate, trial)
+            work += 0.0 if bend is None else 1.0
+            step = trial.step if bend is None or norm.norm(bend) > BEND * norm.norm(trial.step) else trial.step + bend
+            length = norm.norm(step)
+            there = self.functional.linearize(here.x + step)
             ratio = -math.inf
             if max(abs(here.value - there.value), trial.decrease) <= rounding:
                 # The difference of the values is rounding: the derivative decides.
@@ -125,8 +152,8 @@ class TrustRegion:
             work += 2.0 * trial.iterations + VALUE_WORK
         if ratio > GOOD and trial.boundary:
             radius = max(radius, GROW * length)
-        step = Step(last.number + 1, there.value, math.nan, length, radius, ratio, trial.multiplier)
-        return self.assess(there, replace(step, inner=inner, work=work))
+        row = Step(last.number + 1, there.value, math.nan, length, radius, ratio, trial.multiplier)
+        return self.assess(there, replace(row, inner=inner, work=work))
 
 
 def trust_region(
@@ -169,7 +196,8 @@ def trust_region(
         300 coefficients, with `curvature` 2000.
     curvature : bool
         Use the positive semidefinite part of the Hessian only: for sums of squares the method of Levenberg and
-        Marquardt, with normal equations.  The fastest choice for penalized problems and many samples.
+        Marquardt, with normal equations and, if dense, geodesic correction.  The fastest choice for penalized problems
+        and many samples.
 
     Returns
     -------
@@ -185,6 +213,8 @@ def trust_region(
     References
     ----------
     Conn, Gould and Toint, Trust-Region Methods (2000), ch. 6 and 7.
+
+    Transtrum and Sethna, arXiv:1201.5885 (geodesic correction).
     """
     if dense is None:
         dense = functional.space.dim <= DENSE_LIMIT["curvature" if curvature else "hessian"]

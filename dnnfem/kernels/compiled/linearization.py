@@ -44,8 +44,7 @@ class CompiledLinearization:
     @cached_property
     def _kept(self) -> Tape | None:
         """The forward sweep over all tiles, or None if it does not fit into the memory."""
-        e = self.evaluator
-        chunks = e.tiles.chunks
+        e, chunks = self.evaluator, self.evaluator.tiles.chunks
         return e.tape(self.weights, *chunks[0], e.pool.lend(e.largest, self)) if len(chunks) == 1 else None
 
     def tapes(self) -> Iterator[Tape]:
@@ -201,13 +200,15 @@ class CompiledLinearization:
 
     def pull(self, residual: Array) -> Array:
         """Return ``A^T residual`` for a vector of the rows of `system`, dual, shape (dim,)."""
-        sums, start = self._sums(1), 0
-        values = residual.reshape(-1, self.evaluator.tiles.size)
-        for tape in self.tapes():
-            stop = start + tape.samples.size
-            self._reverse(tape, self.seeds(tape, [rows.pulled(tape, values[:, start:stop])], root=True), sums, False)
-            start = stop
+        sums = self._sums(1)
+        for tape, dual in rows.pulled(self, residual):
+            self._reverse(tape, self.seeds(tape, [dual], root=True), sums, False)
         return self._restrict(sums)[:, 0]
+
+    def mixed(self, other: CompiledLinearization) -> Array | None:
+        """Return ``A^T r(y)``, dual, with the residual of a linearization at ``y``; None for a loss law."""
+        residual = other.residual()
+        return None if residual is None else self.pull(residual)
 
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
         """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.

@@ -70,10 +70,14 @@ def residual(linearization: CompiledLinearization) -> Array:
     return np.concatenate(parts, axis=1).ravel()
 
 
-def pulled(tape: Tape, values: Array) -> Array:
-    """Return cotangents of the user's jet for a vector of rows of a tape, shape (residuals, samples)."""
-    padded = np.pad(values, ((0, 0), (0, tape.samples.weights.size - tape.samples.size)))
-    return np.asarray(sum((row * slope for row, slope in zip(padded, _slopes(tape), strict=True)), np.zeros(1)))
+def pulled(linearization: CompiledLinearization, values: Array) -> Iterator[tuple[Tape, Array]]:
+    """Yield tapes and the cotangents of the user's jet that belong to a vector like `residual`."""
+    values, start = values.reshape(-1, linearization.evaluator.tiles.size), 0
+    for tape in linearization.tapes():
+        stop, padding = start + tape.samples.size, tape.samples.weights.size - tape.samples.size
+        part = np.pad(values[:, start:stop], ((0, 0), (0, padding)))
+        yield tape, np.asarray(sum((row * slope for row, slope in zip(part, _slopes(tape), strict=True)), np.zeros(1)))
+        start = stop
 
 
 def _compressed(
