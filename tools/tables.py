@@ -36,12 +36,15 @@ from dnnfem.spaces.feedforward import ridges
 
 Array = np.ndarray
 
-FIRST_WIDTH = 8
+FIRST_WIDTH = 5
 GROWTH = 0.5
 """New neurons of a layer, relative to those that it has."""
 
-FIRST_STEPS, LEVEL_STEPS = (10, 10, 10), (8, 8)
+FIRST_STEPS, LEVEL_STEPS = (10, 10), (8, 8)
 """Steps of the solves of the first and of every other level; the penalty is re-estimated after each solve."""
+
+FOLDS = 3
+"""Parts that are held out in turn."""
 
 MOST = 3000
 """No level has more coefficients."""
@@ -115,7 +118,7 @@ def regression(inputs: Array, targets: Array) -> tuple[fem.Regression, Fit, fem.
         for fit in growth(problem, quadrature):
             yield fit.space, fit.x
 
-    validation = fem.cross_validation(problem, path, [None])
+    validation = fem.cross_validation(problem, path, [None], folds=FOLDS)
     fits = []
     for space, x in validation.networks:
         alpha = FIRST_ALPHA

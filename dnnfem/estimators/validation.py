@@ -28,6 +28,10 @@ IMPROVEMENT = 0.2
 """A level has to lower the risk by this part to count as better: the next one would cost two or three times as much."""
 
 
+FAR = 0.8
+"""An estimate below this part of what was seen at held-out samples is an extrapolation to mention."""
+
+
 class Problem(Protocol):
     """What has samples and can be discretized on some of them, such as `dnnfem.Regression`."""
 
@@ -43,9 +47,18 @@ class Problem(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting on one level: the mean loss at held-out samples and its standard error.
+    """One setting on one level.
 
-    `complete` is false if it was given up before all folds, as it was clearly worse than the best one.
+    Attributes
+    ----------
+    setting, level, space
+        What was tried.
+    risk, deviation : float
+        Mean loss at held-out samples, and its standard error.
+    training : float
+        Mean loss at the samples that the folds were trained with.
+    complete : bool
+        False if it was given up before all folds, as it was clearly worse than the best one.
     """
 
     setting: Hashable
@@ -53,6 +66,7 @@ class Trial:
     space: NetworkSpace
     risk: float
     deviation: float
+    training: float
     complete: bool
 
 
@@ -69,7 +83,9 @@ class Validation:
     networks : tuple of (space, x)
         Those of the folds at the chosen level: any of them is a start for the solve on all samples.
     estimate : Estimate
-        Of the root mean square misfit at unseen points; one cell per level of the chosen setting.
+        Of the root mean square misfit at unseen points of a network that is trained on all samples; one cell per level
+        of the chosen setting.  Its parts are the standard error, and by how much a fold's network is worse as it has
+        fewer samples, see `cross_validation`.
     trials : tuple of Trial
         Everything that was tried.
     remarks : tuple of str
@@ -135,9 +151,19 @@ def cross_validation(
     ValueError
         If there are fewer samples than folds, no settings, or a limit is not positive.
 
+    Notes
+    -----
+    A network that is trained on all ``n`` samples is better than those of the folds, trained on ``n'``.  For residual
+    laws the effective number ``p`` of coefficients is taken from the gap between the losses at training samples and at
+    held-out ones, ``E_held = E_training / (1 - p/n')^2``, the formula of generalized cross-validation, and
+    ``E(n) = E_training / ((1 - p/n') (1 - p/n))``, which least squares with Gaussian inputs obey; for loss laws, to
+    first order, ``E(n) = E_held - (E_held - E_training) (1 - n'/n) / 2``.
+
     References
     ----------
     Maron and Moore, Hoeffding races, Advances in Neural Information Processing Systems 6 (1994) 59-66.
+
+    Golub, Heath and Wahba, Technometrics 21 (1979) 215-223.
     """
     samples = problem.quadrature
     if not 2 <= folds <= len(samples):
@@ -151,7 +177,7 @@ def cross_validation(
     runs = min(folds, math.ceil(ENOUGH * folds / len(samples)))
     splits = [(samples.subset(place != k), samples.subset(place == k)) for k in range(runs)]
     alive = {setting: [path(train, setting) for train, _ in splits] for setting in settings}
-    race = _Race(problem, [held for _, held in splits])
+    race = _Race(problem, splits)
     level = 0
     while alive and level < max_levels:
         alive = {setting: paths for setting, paths in alive.items() if race.run(setting, level, paths)}
@@ -159,17 +185,18 @@ def cross_validation(
     best = race.best
     if best is None:
         raise ValueError("path: got one that yields nothing, expected at least one level")
-    remarks = _remarks(best, settings, best.setting in alive)
-    return Validation(
-        best.setting, best.level, tuple(race.networks), _estimate(race.trials, best), tuple(race.trials), remarks
-    )
+    own = [t for t in race.trials if t.setting == best.setting]
+    squares = problem.on(best.space).dispersion is None
+    estimate = _estimate(own, best, len(splits[0][0]) / len(samples), squares)
+    remarks = _remarks(best, settings, best.setting in alive, estimate)
+    return Validation(best.setting, best.level, tuple(race.networks), estimate, tuple(race.trials), remarks)
 
 
 class _Race:
     """Trials so far, the best one, and the losses that others are compared with."""
 
-    def __init__(self, problem: Problem, held: Sequence[Quadrature]) -> None:
-        self.problem, self.held = problem, held
+    def __init__(self, problem: Problem, splits: Sequence[tuple[Quadrature, Quadrature]]) -> None:
+        self.problem, self.splits = problem, splits
         self.trials: list[Trial] = []
         self.best: Trial | None = None
         self.networks: list[tuple[NetworkSpace, Array]] = []
@@ -178,20 +205,22 @@ class _Race:
     def run(self, setting: Hashable, level: int, paths: Sequence[Iterator[tuple[NetworkSpace, Array]]]) -> bool:
         """Try one setting on one level, fold after fold; return whether it goes on."""
         losses: list[Array] = []
+        training: list[Array] = []
         networks: list[tuple[NetworkSpace, Array]] = []
         before, given_up = self.losses.get(setting), False
-        for path, held in zip(paths, self.held, strict=True):
+        for path, (seen, held) in zip(paths, self.splits, strict=True):
             network = next(path, None)
             if network is None:
                 return False
             networks.append(network)
             losses.append(_losses(self.problem, *network, held))
+            training.append(_losses(self.problem, *network, seen))
             given_up = self.best is not None and _worse(losses, self.losses[self.best.setting])
-            if before is not None and 2 * len(losses) >= len(self.held):
+            if before is not None and 2 * len(losses) >= len(self.splits):
                 given_up |= float(np.mean(_difference(losses, before))) >= 0.0
             if given_up:
                 break
-        trial = _trial(setting, level, networks[0][0], np.concatenate(losses), len(losses) == len(self.held))
+        trial = _trial(setting, level, networks[0][0], losses, training, len(losses) == len(self.splits))
         self.trials.append(trial)
         if not trial.complete:
             return False
@@ -220,25 +249,37 @@ def _difference(losses: Sequence[Array], best: Sequence[Array]) -> Array:
     return np.concatenate(losses) - np.concatenate(best[: len(losses)])
 
 
-def _trial(setting: Hashable, level: int, space: NetworkSpace, losses: Array, complete: bool) -> Trial:
+def _trial(
+    setting: Hashable, level: int, space: NetworkSpace, held: list[Array], training: list[Array], complete: bool
+) -> Trial:
+    losses = np.concatenate(held)
     risk = float(np.mean(losses))
     deviation = float(np.std(losses) / math.sqrt(len(losses))) if math.isfinite(risk) else math.inf
-    return Trial(setting, level, space, risk, deviation, complete)
+    return Trial(setting, level, space, risk, deviation, float(np.mean(np.concatenate(training))), complete)
 
 
-def _estimate(trials: Sequence[Trial], best: Trial) -> Estimate:
-    own = [t for t in trials if t.setting == best.setting]
-    total = math.sqrt(2.0 * best.risk)
+def _on_all_samples(trial: Trial, share: float, squares: bool) -> float:
+    """Return the risk after training on all samples, of which the folds had a share; see `cross_validation`."""
+    if not trial.training < trial.risk < math.inf:
+        return trial.risk
+    if not squares:
+        return trial.risk - 0.5 * (1.0 - share) * (trial.risk - trial.training)
+    # 1 - p/n' = root, 1 - p/n = 1 - share (1 - root)
+    root = math.sqrt(trial.training / trial.risk)
+    return trial.risk * root / (1.0 - share * (1.0 - root))
+
+
+def _estimate(own: Sequence[Trial], best: Trial, share: float, squares: bool) -> Estimate:
+    totals = {t.level: math.sqrt(2.0 * _on_all_samples(t, share, squares)) for t in own}
+    total, held = totals[best.level], math.sqrt(2.0 * best.risk)
+    parts = {"standard error": best.deviation / held if held > 0.0 else 0.0, "fewer samples in the folds": held - total}
+    indicators = np.array(list(totals.values()))
     return Estimate(
-        "root mean square misfit sqrt(2 E L) at unseen points",
-        np.array([t.level for t in own]),
-        np.array([math.sqrt(2.0 * t.risk) for t in own]),
-        total,
-        parts={"standard error": best.deviation / total if total > 0.0 else 0.0},
+        "root mean square misfit sqrt(2 E L) at unseen points", np.array(list(totals)), indicators, total, parts=parts
     )
 
 
-def _remarks(best: Trial, settings: Sequence[Hashable], open_end: bool) -> tuple[str, ...]:
+def _remarks(best: Trial, settings: Sequence[Hashable], open_end: bool, estimate: Estimate) -> tuple[str, ...]:
     remarks = []
     if open_end:
         remarks.append(f"the risk was still falling at level {best.level}: the path ended too early")
@@ -246,4 +287,9 @@ def _remarks(best: Trial, settings: Sequence[Hashable], open_end: bool) -> tuple
         remarks.append(f"the chosen setting {best.setting} is at the end of those offered: offer more beyond it")
     if best.deviation > 0.2 * best.risk:
         remarks.append("the risk rests on few samples: its standard error is above a fifth of it")
+    if estimate.total < FAR * math.sqrt(2.0 * best.risk):
+        remarks.append(
+            "the networks of the folds fit their samples much better than others: what all samples will make of it is "
+            "extrapolated far"
+        )
     return tuple(remarks)
