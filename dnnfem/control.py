@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from dnnfem.records import Decision, Estimate
 
 DISAGREEMENT = 10.0
@@ -12,6 +14,9 @@ DISAGREEMENT = 10.0
 
 ALGEBRAIC_SHARE = 0.3
 """An algebraic error above this share of the total is solved for first."""
+
+ROUNDING = 1e-9
+"""Relative accuracy with which squared indicators sum to a squared total."""
 
 WORTHWHILE = 0.3
 """A part below this share of the total is not refined: removing it altogether would change the total by 5 per cent."""
@@ -32,7 +37,8 @@ def decide(
     estimates : mapping of str to Estimate
         One estimate per part that could be refined, e.g. ``{"width": ..., "depth": ...}``, all of the *same* quantity.
         Refining a part can gain ``estimate.parts[part]`` squared (the total squared if there is no such part); its work
-        is the sum of ``estimate.cost`` (1 per cell if there is none).
+        is the sum of ``estimate.cost`` (1 per cell if there is none) over the best cells that promise as much together:
+        where gains do not add up and the total is the largest of them, that is one cell.
     tolerance : float
         Stop when the largest total is not above it.
     budget : float, optional
@@ -87,10 +93,11 @@ def decide(
     if not worthwhile:
         offers = ", ".join(f"{name} {gain:.2e}" for name, gain in gains.items())
         return Decision(None, f"stop: refinement does not pay; of {total:.2e} it could remove {offers}")
-    best = max(worthwhile, key=lambda name: gains[name] ** 2 / _work(estimates[name]))
-    rate = gains[best] ** 2 / _work(estimates[best])
+    rates = {name: gains[name] ** 2 / _work(estimates[name], gains[name]) for name in worthwhile}
+    best = max(worthwhile, key=lambda name: rates[name])
     return Decision(
-        best, f"refine {best}: it could remove {gains[best]:.2e} of {total:.2e}, {rate:.2e} per coefficient"
+        best,
+        f"refine {best}: it could remove {gains[best]:.2e} of {total:.2e}, {rates[best]:.2e} per coefficient",
     )
 
 
@@ -98,6 +105,10 @@ def _agree(predicted: float, achieved: float) -> bool:
     return predicted <= 0.0 or predicted / DISAGREEMENT <= achieved <= predicted * DISAGREEMENT
 
 
-def _work(estimate: Estimate) -> float:
-    cost = float(len(estimate.indicators)) if estimate.cost is None else float(abs(estimate.cost).sum())
-    return max(cost, 1.0)
+def _work(estimate: Estimate, gain: float) -> float:
+    """Return the cost of the fewest cells whose squared indicators sum to that of the gain."""
+    squares = np.square(estimate.indicators)
+    order = np.argsort(-squares, kind="stable")
+    count = int(np.searchsorted(np.cumsum(squares[order]), (1.0 - ROUNDING) * gain**2)) + 1
+    cost = np.ones(len(order)) if estimate.cost is None else np.abs(estimate.cost)
+    return max(float(np.sum(cost[order[:count]])), 1.0)

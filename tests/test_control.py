@@ -9,8 +9,8 @@ from dnnfem.records import Decision, Estimate
 
 
 def estimate(total, cells=1, cost=None, quantity="error"):
-    """Return an estimate with a total and a cost per cell."""
-    return Estimate(quantity, np.arange(cells), np.full(cells, total), total, cost=cost)
+    """Return an estimate with a total, to which all cells contribute alike, and a cost per cell."""
+    return Estimate(quantity, np.arange(cells), np.full(cells, total / np.sqrt(cells)), total, cost=cost)
 
 
 def test_the_part_with_the_largest_gain_per_coefficient_is_refined():
@@ -26,6 +26,16 @@ def test_the_part_with_the_largest_gain_per_coefficient_is_refined():
 
 def test_without_costs_every_cell_costs_one():
     assert decide({"a": estimate(1.0, 100), "b": estimate(0.5, 2)}, tolerance=0.0).part == "b"
+
+
+def test_where_gains_do_not_add_up_the_work_is_that_of_the_best_cell():
+    single = np.array([0.2, 0.8, 0.7])
+    neurons = Estimate("error", np.arange(3), single, 0.8, cost=np.array([9.0, 4.0, 2.0]))
+    for cost, part in ((3.0, "depth"), (3.2, "width")):
+        layer = Estimate("error", np.arange(1), np.array([0.7]), 0.7, cost=np.array([cost]))
+        decision = decide({"width": neurons, "depth": layer}, tolerance=0.0)
+        assert decision.part == part
+    assert f"{0.64 / 4.0:.2e} per coefficient" in decision.reason
 
 
 def test_the_order_of_the_parts_does_not_matter():
