@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from dnnfem.functionals.algebra import Scaled, Shifted, Sum
@@ -56,6 +54,5 @@ def on_samples(functional: Functional, index: Index) -> Functional:
     """
     q = quadrature_of(functional)
     weights = q.weights[index] * (len(q) / len(index))
-    return functional.on(
-        quadrature=replace(q, points=q.points[index], weights=weights, data=q.data[index], cells=np.arange(len(index)))
-    )
+    cells = np.arange(len(index))
+    return functional.on(quadrature=Quadrature(q.points[index], weights, q.data[index], cells))

@@ -101,22 +101,22 @@ class Frobenius(Norm):
         return self.space.dim
 
     def _mapped(self, rows: Array, pairs: Sequence[tuple[Array, Array]]) -> Array:
-        parts = [
-            product.mapped(rows[:, product.block.start : product.block.stop], *pair)
-            for product, pair in zip(self.products, pairs, strict=True)
-        ]
-        return np.concatenate(parts, axis=1)
+        result = np.empty(rows.shape)
+        for product, pair in zip(self.products, pairs, strict=True):
+            part = slice(product.block.start, product.block.stop)
+            result[:, part] = product.mapped(rows[:, part], *pair)
+        return result
 
     def _matrix(self) -> Array:
         return self._mapped(np.eye(self.dim), [(p.outer.matrix, p.inner.matrix) for p in self.products])
 
     def apply(self, v: Array) -> Array:
         """Return ``M v``, dual."""
-        return self._mapped(v[None], [(p.outer.matrix, p.inner.matrix) for p in self.products])[0]
+        return np.asarray(self._mapped(v[None], [(p.outer.matrix, p.inner.matrix) for p in self.products])[0])
 
     def riesz(self, g: Array) -> Array:
         """Return ``M^-1 g``, primal."""
-        return self._mapped(g[None], [(p.outer.inverse, p.inner.inverse) for p in self.products])[0]
+        return np.asarray(self._mapped(g[None], [(p.outer.inverse, p.inner.inverse) for p in self.products])[0])
 
     def root(self) -> Array:
         """Return ``L.T``, where ``L`` consists of Kronecker products of Cholesky factors."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class Means:
     @classmethod
     def of(cls, memory: Mapping[str, Array]) -> Means:
         """Rebuild from `memory`."""
-        values = {name: value if value.ndim else value.item() for name, value in memory.items()}
+        values: dict[str, Any] = {name: value if value.ndim else value.item() for name, value in memory.items()}
         return cls(**values)
 
     @property
@@ -116,8 +117,12 @@ class Means:
         mean = self.length / self.counted if self.counted > 0.0 else 0.0
         return min(max(self.squared_mean / mean, LEAST), 1.0) if mean > 0.0 else LEAST
 
-    def seen(self, derivative: Array, norm: Norm) -> tuple[Means, Array]:
-        """Add the derivative of a batch; return the means with it and the mean gradient ``m``, primal."""
+    def bend(self, square: float) -> float:
+        """Return what the mean curvature adds to the value along the next step, given ``|m|^2``."""
+        return 0.5 * self.step**2 * self.omega * square
+
+    def seen(self, derivative: Array, norm: Norm) -> tuple[Means, Array, float]:
+        """Add the derivative of a batch; return the means with it, the mean gradient ``m``, primal, and ``|m|^2``."""
         momentum = MOMENTUM * self.momentum + (1.0 - MOMENTUM) * derivative
         weight = MOMENTUM * self.weight + 1.0 - MOMENTUM
         squares = MOMENTUM**2 * self.squares + (1.0 - MOMENTUM) ** 2
@@ -136,7 +141,7 @@ class Means:
             single=SMOOTHING * self.single + rest * single,
             counted=SMOOTHING * self.counted + rest,
         )
-        return means, mean
+        return means, mean, length
 
     def bent(self, omega: float) -> Means:
         """Add an estimate of the curvature."""

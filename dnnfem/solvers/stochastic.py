@@ -14,7 +14,7 @@ from dnnfem.norms import Euclidean, frobenius
 from dnnfem.records import Array, Result, Snapshot, State, Status, Step, Steps
 from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
 from dnnfem.solvers.minibatch import Batches, Means, first_step
-from dnnfem.solvers.trust_region import DENSE_LIMIT, VALUE_WORK, TrustRegion
+from dnnfem.solvers.trust_region import DENSE_LIMIT, NOISE, ROUNDING, VALUE_WORK, TrustRegion
 from dnnfem.spaces import Purpose, generator
 
 BATCH = 64
@@ -31,6 +31,9 @@ SHARE = 5.0
 
 FEWEST = 10
 """Least number of steps with one norm."""
+
+TRUST = 10.0
+"""A step is rejected if the value rises, by a curvature of more than this multiple of the mean one."""
 
 REJECTIONS = 60
 """Steps rejected one after another before giving up."""
@@ -130,21 +133,24 @@ class Stochastic:
                 return Status.NOT_FINITE
             values.append(here.value)
             known = means
-            means, mean = known.seen(derivative, norm)
-            square, slope, size = norm.norm(mean) ** 2, float(derivative @ mean), means.step
+            means, mean, square = known.seen(derivative, norm)
+            slope, size = float(derivative @ mean), means.step
             if square == 0.0:
                 continue
             trial = x - size * mean
             value = batch.value(trial)
-            omega = 2.0 * (value - here.value + size * slope) / (size**2 * square)
-            if not math.isfinite(value) or value - here.value > size * max(slope, square):
+            remainder = value - here.value + size * slope
+            if not math.isfinite(value) or (value > here.value and remainder > TRUST * means.bend(square)):
                 means, rejected = means.shortened(derivative), rejected + 1
                 if rejected > REJECTIONS:
                     return Status.STAGNATED
                 continue
-            x, means, rejected = trial, means.bent(omega).moved(trial), 0
+            # Where the remainder is rounding it says nothing about the curvature.
+            if abs(remainder) > ROUNDING * abs(here.value):
+                means = means.bent(2.0 * remainder / (size**2 * square))
+            x, means, rejected = trial, means.moved(trial), 0
             actual += here.value - value
-            predicted += size * slope - 0.5 * size**2 * means.omega * square
+            predicted += size * slope - known.bend(square)
         last = iterate.step
         return (
             x,
@@ -165,7 +171,7 @@ class Stochastic:
         """Enlarge the batches if noise limits: if averaging gains more than the latter half of the steps did."""
         batch, means = self.batches.next(means, test)
         here, average, reference = (batch.value(point) for point in (x, means.average, means.reference))
-        if means.window == 0 or here - average <= reference - average:
+        if means.window == 0 or here - average <= reference - average > NOISE * abs(average):
             return x, replace(means, reference=means.average, window=means.count)
         larger = ENLARGE * means.batch
         return means.average, means.enlarged(self._size if 2 * larger > self._size else larger)
