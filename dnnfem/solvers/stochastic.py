@@ -100,14 +100,17 @@ class Stochastic:
             following = self.full.advance(iterate)
             return following if isinstance(following, Status) else replace(following, memory=iterate.memory)
         means = iterate.means
-        points = min(POINTS, self._size)
-        single = (1.0 + VALUE_WORK) * means.batch
+        points, single = min(POINTS, self._size), (1.0 + VALUE_WORK) * means.batch
         number = max(FEWEST, math.ceil(SHARE * points / single))
         compared = means.count + number >= 2 * means.window
         test = min(max(POINTS, means.batch), self._size)
-        work = iterate.step.work + (points + number * single + compared * 3.0 * VALUE_WORK * test) / self._size
-        if work + 2.0 * VALUE_WORK > self.max_work:
+        fixed = points + compared * 3.0 * VALUE_WORK * test
+        room = (self.max_work - iterate.step.work - 2.0 * VALUE_WORK) * self._size - fixed
+        if room < single:
             return Status.WORK_LIMIT
+        # The last row is shorter: the work is used up.
+        number = int(min(number, room // single))
+        work = iterate.step.work + (fixed + number * single) / self._size
         row = self._row(iterate, number)
         if isinstance(row, Status):
             return row
