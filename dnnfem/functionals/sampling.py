@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from dnnfem.functionals.algebra import Scaled, Shifted, Sum
 from dnnfem.functionals.integral import Integral
 from dnnfem.functionals.protocols import Functional
@@ -54,5 +52,4 @@ def on_samples(functional: Functional, index: Index) -> Functional:
     """
     q = quadrature_of(functional)
     weights = q.weights[index] * (len(q) / len(index))
-    cells = np.arange(len(index))
-    return functional.on(quadrature=Quadrature(q.points[index], weights, q.data[index], cells))
+    return functional.on(quadrature=Quadrature(q.points[index], weights, q.data[index]))
