@@ -32,6 +32,10 @@ SHARE = 5.0
 FEWEST = 10
 """Least number of steps with one norm."""
 
+PATIENCE, LITTLE = 10.0, 0.5
+"""Steps with so many gradients of all samples, as few steps of the trust region take, have to gain that part of the
+value."""
+
 TRUST = 10.0
 """A step is rejected if the value rises, by a curvature of more than this multiple of the mean one."""
 
@@ -171,11 +175,17 @@ class Stochastic:
         )
 
     def _compared(self, x: Array, means: Means, test: int) -> tuple[Array, Means]:
-        """Enlarge the batches if noise limits: if averaging gains more than the latter half of the steps did."""
+        """Enlarge the batches if noise limits: if averaging gains more than the latter half of the steps did.
+
+        If it is the condition that limits, if these were many steps and gained little, they hold all samples at once.
+        """
         batch, means = self.batches.next(means, test)
         here, average, reference = (batch.value(point) for point in (x, means.average, means.reference))
-        if means.window == 0 or here - average <= reference - average > NOISE * abs(average):
-            return x, replace(means, reference=means.average, window=means.count)
+        gain, work = reference - average, (means.count - means.window) * means.batch / self._size
+        if means.window == 0 or here - average <= gain > NOISE * abs(average):
+            if means.window == 0 or work < PATIENCE or gain > LITTLE * abs(reference):
+                return x, replace(means, reference=means.average, window=means.count)
+            return min((here, x), (average, means.average), key=lambda pair: pair[0])[1], means.enlarged(self._size)
         larger = ENLARGE * means.batch
         return means.average, means.enlarged(self._size if 2 * larger > self._size else larger)
 
@@ -207,7 +217,8 @@ def stochastic(
     step give the curvature ``[omega] = 2 (J(x - s m) - J(x) + s <J'(x), m>) / (s^2 |m|^2)``, and the lengths of ``m``
     and of single gradients the part of ``m`` that is no noise.  The step size is the ratio of the two; there is none to
     choose.  Where averaging the iterates gains more than the latter half of the steps did, noise limits and the batches
-    grow; when they would hold half of the samples, the trust region with the curvature takes over.
+    grow; when they would hold half of the samples, the trust region with the curvature takes over.  So it does where
+    the condition limits, not noise: where many steps have gained little.
 
     Parameters
     ----------
