@@ -39,8 +39,8 @@ value."""
 TRUST = 10.0
 """A step is rejected if the value rises, by a curvature of more than this multiple of the mean one."""
 
-REJECTIONS = 60
-"""Steps rejected one after another before giving up."""
+EPS = float(np.finfo(float).eps)
+"""Steps of this length relative to the iterate do not move it: the trust region takes over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,18 +120,17 @@ class Stochastic:
             return row
         x, means, step = row
         step = replace(step, work=work)
-        if compared:
+        if compared and means.batch < self._size:
             x, means = self._compared(x, means, test)
-            if means.batch >= self._size:
-                there = self.full.functional.linearize(x)
-                return self._handed_over(there, replace(step, value=there.value, multiplier=math.nan))
         there = self.full.functional.linearize(x)
+        if means.batch >= self._size:
+            return self._handed_over(there, replace(step, value=there.value, multiplier=math.nan))
         return StochasticIterate(there, step, self._norm(x, means), means, memory=means.memory)
 
     def _row(self, iterate: StochasticIterate, number: int) -> tuple[Array, Means, Step] | Status:
-        """Take steps with one norm."""
+        """Take steps with one norm; where they get nowhere the next ones have all samples at once."""
         x, means, norm = iterate.linearization.x, iterate.means, iterate.norm
-        values, actual, predicted, rejected = [], 0.0, 0.0, 0
+        values, actual, predicted, stride = [], 0.0, 0.0, 0.0
         for _ in range(number):
             batch, means = self.batches.next(means)
             here = batch.linearize(x)
@@ -142,22 +141,23 @@ class Stochastic:
             known = means
             means, mean, square = known.seen(derivative, norm)
             slope, size = float(derivative @ mean), means.step
+            stride = size * math.sqrt(square)
             if square == 0.0:
                 continue
             trial = x - size * mean
             value = batch.value(trial)
             remainder = value - here.value + size * slope
             if not math.isfinite(value) or (value > here.value and remainder > TRUST * means.bend(square)):
-                means, rejected = means.shortened(derivative), rejected + 1
-                if rejected > REJECTIONS:
-                    return Status.STAGNATED
+                means = means.shortened(derivative)
                 continue
             # Where the remainder is rounding it says nothing about the curvature.
             if abs(remainder) > ROUNDING * abs(here.value):
                 means = means.bent(2.0 * remainder / (size**2 * square))
-            x, means, rejected = trial, means.moved(trial), 0
+            x, means = trial, means.moved(trial)
             actual += here.value - value
             predicted += size * slope - known.bend(square)
+        if stride <= EPS * norm.norm(x):
+            means = means.enlarged(self._size)
         last = iterate.step
         return (
             x,
