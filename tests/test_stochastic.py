@@ -1,7 +1,7 @@
 """Frobenius-type norms, minibatch steps with computed sizes, and the sampling error."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -145,12 +145,31 @@ def test_the_squared_mean_derivative_is_estimated_without_bias():
     for _ in range(30):
         means = Means(np.zeros(SPACE.dim), mean, mean, step=1.0)
         for _ in range(150):
-            means, _, _ = means.seen(mean + random.standard_normal(SPACE.dim), norm)
+            means, _, _ = means.seen(mean + random.standard_normal(SPACE.dim), norm, 0.0)
         estimates.append(means.squared_mean)
         plain.append(means.length / means.counted)
     exact = float(mean @ mean)
     assert np.mean(estimates) == pytest.approx(exact, abs=3.0 * np.std(estimates) / math.sqrt(30))
     assert np.mean(plain) > 1.5 * exact
+
+
+def test_batches_of_one_permutation_leave_less_noise():
+    random, norm = np.random.default_rng(4), Euclidean(SPACE)
+    gradients = 0.05 + random.standard_normal((256, SPACE.dim))
+    batches = Batches(linear(count=256), 0)
+    exact, estimates = float(np.sum(np.mean(gradients, axis=0) ** 2)), {}
+    for correlation in (batches.correlation(32), 0.0):
+        estimates[correlation] = []
+        for _ in range(40):
+            means = Means(np.zeros(SPACE.dim), np.zeros(SPACE.dim), np.zeros(SPACE.dim), step=1.0)
+            for epoch in range(15):
+                means = replace(means, epoch=epoch)
+                for index in np.split(random.permutation(256), 8):
+                    means, _, _ = means.seen(np.mean(gradients[index], axis=0), norm, correlation)
+            estimates[correlation].append(means.squared_mean)
+    aware, unaware = estimates.values()
+    assert np.mean(aware) == pytest.approx(exact, abs=3.0 * np.std(aware) / math.sqrt(40))
+    assert np.mean(unaware) < 0.9 * exact
 
 
 def test_on_a_quadratic_functional_the_curvature_is_exact():
@@ -164,10 +183,10 @@ def test_on_a_quadratic_functional_the_curvature_is_exact():
 
 
 def test_larger_batches_have_less_noise():
-    means, random, norm = Means(np.zeros(4), np.zeros(4), np.zeros(4), batch=64), np.random.default_rng(0), None
+    means, random = Means(np.zeros(4), np.zeros(4), np.zeros(4), batch=64), np.random.default_rng(0)
     norm = Euclidean(FeedforwardSpace(1, (1,), 1))
     for _ in range(400):
-        means, _, _ = means.seen(np.full(4, 0.5) + random.standard_normal(4), norm)
+        means, _, _ = means.seen(np.full(4, 0.5) + random.standard_normal(4), norm, 0.0)
     after = means.enlarged(256)
     noise = [m.single / m.counted - m.squared_mean for m in (means, after)]
     assert noise[1] == pytest.approx(noise[0] / 4.0, rel=1e-12)
@@ -186,6 +205,16 @@ def test_a_quadratic_functional_is_minimized_to_its_tolerance():
     assert result.x == pytest.approx(best, rel=1e-6)
     rows = [step for step in result.steps if math.isnan(step.algebraic)]
     assert len(rows) > 1 and len(result.steps) > len(rows)
+
+
+@pytest.mark.parametrize("count", [500, 2000, 10_000])
+def test_what_can_be_fitted_is_fitted_to_rounding(count):
+    functional = linear(count=count, noise=0.0)
+    result = stochastic(functional, np.zeros(3), 1e-12)
+    assert result.status is Status.CONVERGED and result.value < 1e-25
+    # From there no step is longer than rounding.
+    again = stochastic(functional, result.x, 1e-12)
+    assert again.status is Status.CONVERGED and len(again.steps) < 10
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])

@@ -28,7 +28,7 @@ def sampling(
     """Estimate how far value and derivative are from those for infinitely many samples.
 
     The samples are divided at random into `groups`, whose derivatives ``g_j`` are independent: with ``n_j`` of ``m``
-    samples in a group,
+    samples in a group::
 
         total^2 = G/(G - 1) sum_j (n_j/m)^2 |g_j - J'|_*^2
 

@@ -49,8 +49,10 @@ class Means:
     ----------
     momentum : array, shape (dim,)
         ``sum_j u_j g_j`` over the derivatives of the batches, dual; the weights ``u_j`` fall off exponentially.
-    weight, squares : float
-        ``sum_j u_j`` and ``sum_j u_j^2``.
+    weight, squares, pairs : float
+        ``sum_j u_j``, ``sum_j u_j^2``, and ``sum_{j != k} u_j u_k`` over batches of the same permutation.
+    own, drawn : float, int
+        ``sum_j u_j`` over the batches of the latest permutation, and its number.
     average : array, shape (dim,)
         Mean of the latest iterates.
     reference : array, shape (dim,)
@@ -76,6 +78,9 @@ class Means:
     reference: Array
     weight: float = 0.0
     squares: float = 0.0
+    pairs: float = 0.0
+    own: float = 0.0
+    drawn: int = 0
     signal: float = 0.0
     share: float = 0.0
     length: float = 0.0
@@ -121,12 +126,17 @@ class Means:
         """Return what the mean curvature adds to the value along the next step, given ``|m|^2``."""
         return 0.5 * self.step**2 * self.omega * square
 
-    def seen(self, derivative: Array, norm: Norm) -> tuple[Means, Array, float]:
-        """Add the derivative of a batch; return the means with it, the mean gradient ``m``, primal, and ``|m|^2``."""
+    def seen(self, derivative: Array, norm: Norm, correlation: float) -> tuple[Means, Array, float]:
+        """Add the derivative of a batch; return the means with it, the mean gradient ``m``, primal, and ``|m|^2``.
+
+        `correlation` is that of two batches of one permutation: a few of them together leave little noise.
+        """
         momentum = MOMENTUM * self.momentum + (1.0 - MOMENTUM) * derivative
         weight = MOMENTUM * self.weight + 1.0 - MOMENTUM
         squares = MOMENTUM**2 * self.squares + (1.0 - MOMENTUM) ** 2
-        correlation = squares / weight**2
+        before = MOMENTUM * self.own if self.drawn == self.epoch else 0.0
+        pairs = MOMENTUM**2 * self.pairs + 2.0 * (1.0 - MOMENTUM) * before
+        part = (squares + correlation * pairs) / weight**2
         mean = norm.riesz(momentum) / weight
         length, single = float(momentum @ mean) / weight, float(derivative @ norm.riesz(derivative))
         rest = 1.0 - SMOOTHING
@@ -135,8 +145,11 @@ class Means:
             momentum=momentum,
             weight=weight,
             squares=squares,
-            signal=SMOOTHING * self.signal + rest * (length - correlation * single),
-            share=SMOOTHING * self.share + rest * (1.0 - correlation),
+            pairs=pairs,
+            own=before + 1.0 - MOMENTUM,
+            drawn=self.epoch,
+            signal=SMOOTHING * self.signal + rest * (length - part * single),
+            share=SMOOTHING * self.share + rest * (1.0 - part),
             length=SMOOTHING * self.length + rest * length,
             single=SMOOTHING * self.single + rest * single,
             counted=SMOOTHING * self.counted + rest,
@@ -162,15 +175,22 @@ class Means:
     def shortened(self, derivative: Array) -> Means:
         """Reject a step: the curvature is larger than was thought, and the past misleads."""
         return replace(
-            self, step=0.25 * self.step, curvature=4.0 * self.curvature, momentum=derivative, weight=1.0, squares=1.0
+            self,
+            step=0.25 * self.step,
+            curvature=4.0 * self.curvature,
+            momentum=derivative,
+            weight=1.0,
+            squares=1.0,
+            pairs=0.0,
+            own=1.0,
         )
 
     def enlarged(self, batch: int) -> Means:
         """Begin with larger batches: the noise in the means falls in proportion."""
         signal, ratio = self.squared_mean, self.batch / batch
-        correlation = self.squares / self.weight**2
-        single = signal + ratio * max(self.single / self.counted - signal, 0.0)
-        length = max(signal + correlation * (single - signal), 0.0)
+        single, length = (
+            max(signal + ratio * max(total / self.counted - signal, 0.0), 0.0) for total in (self.single, self.length)
+        )
         return replace(
             self,
             batch=batch,
@@ -207,6 +227,10 @@ class Batches:
             self._kept.clear()
             self._kept[epoch] = random.permutation(self.size)
         return self._kept[epoch]
+
+    def correlation(self, batch: int) -> float:
+        """Return that of the derivatives of two batches of one permutation: what one has the other cannot have."""
+        return -batch / (self.size - batch)
 
     def next(self, means: Means, count: int | None = None) -> tuple[Functional, Means]:
         """Return the functional on the next batch, and where the one after it begins."""

@@ -130,6 +130,7 @@ class Stochastic:
     def _row(self, iterate: StochasticIterate, number: int) -> tuple[Array, Means, Step] | Status:
         """Take steps with one norm; where they get nowhere the next ones have all samples at once."""
         x, means, norm = iterate.linearization.x, iterate.means, iterate.norm
+        correlation = self.batches.correlation(means.batch)
         values, actual, predicted, stride = [], 0.0, 0.0, 0.0
         for _ in range(number):
             batch, means = self.batches.next(means)
@@ -139,7 +140,7 @@ class Stochastic:
                 return Status.NOT_FINITE
             values.append(here.value)
             known = means
-            means, mean, square = known.seen(derivative, norm)
+            means, mean, square = known.seen(derivative, norm, correlation)
             slope, size = float(derivative @ mean), means.step
             stride = size * math.sqrt(square)
             if square == 0.0:
@@ -182,12 +183,12 @@ class Stochastic:
         batch, means = self.batches.next(means, test)
         here, average, reference = (batch.value(point) for point in (x, means.average, means.reference))
         gain, work = reference - average, (means.count - means.window) * means.batch / self._size
-        if means.window == 0 or here - average <= gain > NOISE * abs(average):
-            if means.window == 0 or work < PATIENCE or gain > LITTLE * abs(reference):
-                return x, replace(means, reference=means.average, window=means.count)
-            return min((here, x), (average, means.average), key=lambda pair: pair[0])[1], means.enlarged(self._size)
-        larger = ENLARGE * means.batch
-        return means.average, means.enlarged(self._size if 2 * larger > self._size else larger)
+        if means.window > 0 and not here - average <= gain > NOISE * abs(average):
+            larger = ENLARGE * means.batch
+            return means.average, means.enlarged(self._size if 2 * larger > self._size else larger)
+        if means.window > 0 and work >= PATIENCE and gain <= LITTLE * abs(reference):
+            return x if here <= average else means.average, means.enlarged(self._size)
+        return x, replace(means, reference=means.average, window=means.count)
 
     def finished(self, result: Result, means: Means) -> Result:
         """Return the better one of the last iterate and the average, with its value on all samples."""
@@ -218,7 +219,7 @@ def stochastic(
     and of single gradients the part of ``m`` that is no noise.  The step size is the ratio of the two; there is none to
     choose.  Where averaging the iterates gains more than the latter half of the steps did, noise limits and the batches
     grow; when they would hold half of the samples, the trust region with the curvature takes over.  So it does where
-    the condition limits, not noise: where many steps have gained little.
+    the condition limits, not noise: where many steps have gained little, or the steps are as short as rounding.
 
     Parameters
     ----------
@@ -239,7 +240,7 @@ def stochastic(
     max_steps, max_seconds, max_work : optional
         Limits on the rows of the table, the time, and the work; reaching one is a status, not an error.  A row is some
         ten to hundred minibatch steps with one norm, or a step of the trust region.  Work counts values with derivative
-        on all samples, a value alone is a third.
+        on all samples, a value alone is a third; a last step of the trust region may exceed the limit.
     seed : int
         Of the batches.
 
@@ -264,7 +265,7 @@ def stochastic(
     if isinstance(max_work, bool) or not isinstance(max_work, int | float | np.floating) or not max_work >= 0:
         raise ValueError(f"max_work: got {max_work!r}, expected a non-negative number")
     batches = Batches(functional, seed)
-    generator(seed, functional.space.dim, Purpose.BATCHES)
+    generator(seed, functional.space.dim, Purpose.BATCHES)  # Checks the seed.
     metric = norm if norm is not None else _default_norm(functional)
     dense = functional.space.dim <= DENSE_LIMIT["curvature"]
     method = Stochastic(batches, metric, TrustRegion(functional, metric, dense, curvature=True), max_work)
