@@ -204,7 +204,7 @@ def report(task: Task, runs: list[Run]) -> dict[str, float]:
         print(f"{label:30s} " + " ".join(f"{value:9.2e}" for value in quartiles(values)))
     ratios = {name: quartiles([r.ratio(name) for r in runs]) for name in OPTIMIZERS}
     for name, (lower, median, upper) in ratios.items():
-        print(f"relative to the best {name}: {median:.2f} ({lower:.2f} to {upper:.2f})")
+        print(f"relative to the best {name}: {median:.2g} ({lower:.2g} to {upper:.2g})")
     seconds, peer = (float(np.median([getattr(r, name) for r in runs])) for name in ("seconds", "peer_seconds"))
     print(f"work {max(r.work for r in runs):.1f}; seconds: dnnfem {seconds:.1f}, one run of a peer {peer:.1f}")
     return {name: median for name, (_, median, _) in ratios.items()} | {"time": seconds / peer}
@@ -237,7 +237,7 @@ def main() -> None:
         for seed in range(seeds):
             runs.append(run(task, seed, epochs, rates))
             print(
-                f"{task.name} seed {seed}: {runs[-1].loss:.2e}, {runs[-1].ratio('Adam'):.2f} of the best Adam",
+                f"{task.name} seed {seed}: {runs[-1].loss:.2e}, {runs[-1].ratio('Adam'):.2g} of the best Adam",
                 flush=True,
             )
         ratios[task.name] = report(task, runs)
@@ -247,7 +247,7 @@ def main() -> None:
         "geomean_time_vs_one_run": geomean([r["time"] for r in ratios.values()]),
         **{f"loss_vs_best_adam_{name}": r["Adam"] for name, r in ratios.items()},
     }
-    print(f"\nloss relative to the best Adam, geometric mean: {line['geomean_loss_vs_best_adam']:.2f} (goal 1.0)")
+    print(f"\nloss relative to the best Adam, geometric mean: {line['geomean_loss_vs_best_adam']:.2g} (goal 1.0)")
     if options.json:
         print(json.dumps(line))
 
