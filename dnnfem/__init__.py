@@ -26,6 +26,7 @@ _public = {
         "leave_one_out",
         "penalty_weight",
         "removal",
+        "sampling",
     ),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "as_scipy", "condense", "from_callables"),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
@@ -36,7 +37,7 @@ _public = {
     "quadrature": ("Quadrature",),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
     "refinement": ("coarsen", "insert_layer", "ridge_candidates", "widen"),
-    "solvers": ("gauss_newton", "trust_region"),
+    "solvers": ("gauss_newton", "stochastic", "trust_region"),
     "spaces": ("FeedforwardSpace", "Hierarchy", "Transfer"),
     "testing": (),
 }
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     )
     from dnnfem.estimators.penalty import penalty_weight as penalty_weight
     from dnnfem.estimators.removal import removal as removal
+    from dnnfem.estimators.sampling import sampling as sampling
     from dnnfem.estimators.validation import cross_validation as cross_validation
     from dnnfem.functionals import (
         Scaled as Scaled,
@@ -109,6 +111,7 @@ if TYPE_CHECKING:
         widen as widen,
     )
     from dnnfem.solvers.gauss_newton import gauss_newton as gauss_newton
+    from dnnfem.solvers.stochastic import stochastic as stochastic
     from dnnfem.solvers.trust_region import trust_region as trust_region
     from dnnfem.spaces import (
         FeedforwardSpace as FeedforwardSpace,

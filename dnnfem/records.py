@@ -28,6 +28,7 @@ class Status(enum.Enum):
     STAGNATED = "stopped: the steps no longer reduce the value although the tolerance is not met"
     STEP_LIMIT = "stopped: the limit on the number of steps was reached"
     TIME_LIMIT = "stopped: the limit on the time was reached"
+    WORK_LIMIT = "stopped: the next step would exceed the limit on the work"
     INTERRUPTED = "stopped: interrupted by the user; the last iterate is returned"
     NOT_FINITE = "failed: the value or its derivative is not finite at the iterate"
 
@@ -134,11 +135,14 @@ class Progress:
         The table so far; row 0 is the starting point.
     status : Status or None
         None while the solve is running.
+    memory : mapping of str to array
+        What else the solver needs, such as means over the steps so far; numbers are arrays without axes.
     """
 
     x: Array
     steps: Steps
     status: Status | None = None
+    memory: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dnnfem.records import Progress, State, Status, relative
 from dnnfem.solvers import gauss_newton, more_sorensen, steihaug, trust_region
 from dnnfem.solvers.dense import definite
 from dnnfem.spaces import Coordinates, FeedforwardSpace
+from dnnfem.testing import convergence_order
 
 NORMS = {
     "Euclidean": lambda n: Euclidean(Coordinates(n)),
@@ -308,6 +309,27 @@ def test_cholesky_steps_leave_indefinite_matrices_to_the_eigenvalues():
     for lowest in (-1.0, 0.0, np.nan):
         matrix = np.diag([lowest, 1.0, 2.0])
         assert definite(matrix, np.ones(3), Euclidean(Coordinates(3)), 1.0) is None
+
+
+def test_the_geodesic_correction_raises_the_order_to_three():
+    mix = np.array([[2.0, 0.3, -0.2], [0.1, 1.5, 0.4], [-0.3, 0.2, 1.0]])
+
+    def residual(x):
+        return mix @ x + np.array([x[0] * x[1], np.sin(x[2]) * x[0], np.expm1(x[1]) - x[1]])
+
+    def jacobian(x):
+        rows = [[x[1], x[0], 0.0], [np.sin(x[2]), 0.0, x[0] * np.cos(x[2])], [0.0, np.expm1(x[1]), 0.0]]
+        return mix + np.array(rows)
+
+    j, direction = from_callables(3, residual=residual, jacobian=jacobian), np.array([1.0, -0.7, 0.8])
+    state, sizes = State(radius=1e3), 0.2 * 0.5 ** np.arange(5)
+    errors = [
+        np.linalg.norm(trust_region(j, h * direction, 0.0, curvature=True, state=state, max_steps=1).x) for h in sizes
+    ]
+    starts = [h * direction for h in sizes]
+    newton = [np.linalg.norm(x - np.linalg.solve(jacobian(x), residual(x))) for x in starts]
+    assert convergence_order(sizes, errors)[-1] == pytest.approx(3.0, abs=0.2)
+    assert convergence_order(sizes, newton)[-1] == pytest.approx(2.0, abs=0.2)
 
 
 def test_levenberg_marquardt_does_not_depend_on_the_units_of_coefficients():

@@ -21,9 +21,9 @@ def noisy(count=80, seed=0, noise=0.5):
     return Regression(points[:count], targets[:count]), points[count:], targets[count:]
 
 
-def ridge(problem, quadrature, alpha, space=SPACE):
-    """Fit the output layer of fixed random features."""
-    x = space.initial(0)
+def ridge(problem, quadrature, alpha, space=SPACE, scale=1.0):
+    """Fit the output layer of fixed random features; those with a small scale are affine functions."""
+    x = scale * space.initial(0)
     outer = space.condensable.ravel()
     system = Sum(problem.on(space, quadrature), Tikhonov(space, weight_decay, alpha)).linearize(x).system(outer)
     x[outer] -= np.linalg.lstsq(system.matrix, system.residual, rcond=None)[0]
@@ -197,3 +197,34 @@ def test_bad_input_is_named():
         cross_validation(problem, levels(zero), [1], max_levels=0)
     with pytest.raises(ValueError, match="^path: got one that yields nothing"):
         cross_validation(problem, levels(), [1])
+
+
+def test_the_estimate_is_that_of_training_on_all_samples():
+    space, ratios, plain = FeedforwardSpace(30, (30,), 1), [], []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        points = random.standard_normal((5075, 30))
+        targets = points @ np.full(30, 0.2) + random.standard_normal(len(points))
+        problem = Regression(points[:75], targets[:75])
+
+        def path(quadrature, setting, problem=problem):
+            yield space, ridge(problem, quadrature, 1e-12, space, 1e-3)
+
+        result = cross_validation(problem, path, [None], folds=3, seed=seed)
+        u = problem.solution(space, ridge(problem, problem.quadrature, 1e-12, space, 1e-3))
+        true = np.sqrt(np.mean((u(points[75:])[:, 0] - targets[75:]) ** 2))
+        held = np.sqrt(2.0 * result.trials[0].risk)
+        ratios.append(problem.rms(result.estimate.total) / true)
+        plain.append(problem.rms(held) / true)
+        assert result.estimate.parts["fewer samples in the folds"] == pytest.approx(held - result.estimate.total)
+    # 50 samples for 31 coefficients instead of 75.
+    assert 0.9 < np.median(ratios) < 1.1 < np.median(plain)
+    assert any("extrapolated" in remark for remark in result.remarks) == (result.estimate.total < 0.8 * held)
+
+
+def test_what_training_does_not_improve_is_not_extrapolated():
+    problem, _, _ = noisy()
+    result = cross_validation(problem, levels(zero), [None])
+    trial = result.trials[0]
+    assert trial.training == pytest.approx(0.5, rel=1e-12)
+    assert result.estimate.total == pytest.approx(np.sqrt(2.0 * trial.risk), rel=1e-12)

@@ -184,7 +184,8 @@ class Archive:
                 radius = float(group.attrs["carried_radius"])
                 return Level(space, start, State(radius if np.isfinite(radius) else None), quadrature, previous)
             radius_now, steps, status = schema.read_solve(solve["solver"])
-            progress = Progress(solve["coefficients"][()], steps, status)
+            memory = schema.read_memory(solve["solver"])
+            progress = Progress(solve["coefficients"][()], steps, status, memory)
             return Level(space, start, State(radius_now, progress), quadrature, previous)
 
     def __call__(self, snapshot: Snapshot) -> None:

@@ -96,7 +96,7 @@ def append_level(
 
 
 def write_solve(group: h5py.Group, state: State, steps: Steps, status: Status | None, algebraic: float) -> None:
-    """Store state, table and status of a solve."""
+    """Store state, table and status of a solve, and the memory of the solver if it has one."""
     group.attrs["radius"] = math.nan if state.radius is None else state.radius
     words = {"status": "", "sentence": ""} if status is None else {"status": status.name, "sentence": status.value}
     for name, word in words.items():
@@ -106,6 +106,16 @@ def write_solve(group: h5py.Group, state: State, steps: Steps, status: Status | 
     group.attrs["algebraic"] = algebraic
     rows = [tuple(getattr(step, name) for name in STEP_FIELDS) for step in steps]
     put(group, "steps", np.array(rows, dtype=_STEP_TYPE))
+    memory = {} if state.progress is None else state.progress.memory
+    if not memory or set(group.get("memory", {})) != set(memory):
+        group.pop("memory", None)
+    for name, value in memory.items():
+        put(group.require_group("memory"), name, value)
+
+
+def read_memory(group: h5py.Group) -> dict[str, Array]:
+    """Return the memory of a solver; files of the first versions have none."""
+    return {name: np.asarray(data[()]) for name, data in group.get("memory", {}).items()}
 
 
 def read_solve(group: h5py.Group) -> tuple[float | None, Steps, Status | None]:

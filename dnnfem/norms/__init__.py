@@ -6,17 +6,20 @@ from dnnfem.functionals.protocols import Norm
 from dnnfem.norms.decay import weight_decay
 from dnnfem.norms.diagonal import Euclidean, Weighted
 from dnnfem.norms.features import feature_norm
+from dnnfem.norms.frobenius import Frobenius, frobenius
 from dnnfem.norms.jacobi import jacobi
 from dnnfem.norms.kronecker import Kronecker, kronecker
 from dnnfem.norms.pullback import Pullback
 
 __all__ = [
     "Euclidean",
+    "Frobenius",
     "Kronecker",
     "Norm",
     "Pullback",
     "Weighted",
     "feature_norm",
+    "frobenius",
     "jacobi",
     "kronecker",
     "weight_decay",

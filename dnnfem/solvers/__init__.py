@@ -5,6 +5,7 @@ from __future__ import annotations
 from dnnfem.solvers.dense import more_sorensen
 from dnnfem.solvers.gauss_newton import gauss_newton
 from dnnfem.solvers.krylov import steihaug
+from dnnfem.solvers.stochastic import stochastic
 from dnnfem.solvers.trust_region import trust_region
 
-__all__ = ["gauss_newton", "more_sorensen", "steihaug", "trust_region"]
+__all__ = ["gauss_newton", "more_sorensen", "steihaug", "stochastic", "trust_region"]

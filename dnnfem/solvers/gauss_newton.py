@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from dnnfem.functionals import Condensed, Functional, Linearization, Metric, Nor
 from dnnfem.kernels.system import LeastSquaresSystem, ModelStep, StepFamily
 from dnnfem.norms import feature_norm
 from dnnfem.records import Array, Result, State, Status, Step, Steps
-from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, View, extrapolated, iterate, norm_at
+from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, View, extrapolated, iterate, norm_at
 from dnnfem.solvers.trust_region import NOISE, ROUNDING, VALUE_WORK
 
 ACCEPT = 0.1
@@ -61,7 +62,9 @@ class GaussNewton:
     functional: Functional
     metric: Metric | None
 
-    def assess(self, linearization: Linearization, step: Step) -> GaussNewtonIterate:
+    def assess(
+        self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING
+    ) -> GaussNewtonIterate:
         """Factorize the system; the step of Newton's method counts as an estimate only if the radius admits it."""
         norm = norm_at(self.metric, self.functional, linearization)
         system = linearization.system()

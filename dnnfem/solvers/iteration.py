@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,9 @@ from dnnfem.spaces.layout import check_coefficients
 FEWEST = 8
 """Steps before decreases are extrapolated; see `extrapolated`."""
 
+NOTHING: Mapping[str, Array] = {}
+"""The memory of a method that needs none."""
+
 Tolerance = float | Relative
 Observer = Callable[[Snapshot], None]
 
@@ -51,17 +54,21 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Iterate:
-    """A point of the iteration, with what its linearization said."""
+    """A point of the iteration, with what its linearization said, and what a method carries besides."""
 
     linearization: Linearization
     step: Step
+    memory: Mapping[str, Array] = field(default_factory=dict, kw_only=True)
 
 
 class Method(Protocol):
     """What distinguishes one solver from another."""
 
-    def assess(self, linearization: Linearization, step: Step) -> Iterate:
-        """Complete a row of the table: dual norm and algebraic estimate; keep what `advance` can use again."""
+    def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array]) -> Iterate:
+        """Complete a row of the table: dual norm and algebraic estimate; keep what `advance` can use again.
+
+        `memory` is that of the solve that is resumed, empty otherwise.
+        """
         ...
 
     def estimate(self, steps: Steps) -> float:
@@ -124,10 +131,12 @@ def check_tolerance(tolerance: Tolerance) -> Tolerance:
 
 
 def met(tolerance: Tolerance, steps: Steps) -> Status | None:
-    """Return the status if the last row of the table meets the tolerance."""
+    """Return the status if the last row of the table meets the tolerance; one without an estimate cannot."""
     last, first = steps[-1], steps[0]
     if not math.isfinite(last.dual_norm):
         return Status.NOT_FINITE
+    if math.isnan(last.algebraic):
+        return None
     if last.dual_norm == 0.0:
         # At a saddle the model still promises a decrease, on the boundary of the trust region.
         return Status.STATIONARY if math.isfinite(last.algebraic) else None
@@ -185,12 +194,12 @@ def iterate(
     began = time.perf_counter()
     if progress is None:
         radius = math.nan if state.radius is None else state.radius
-        current = method.assess(linearization, Step(0, linearization.value, radius=radius))
+        current = method.assess(linearization, Step(0, linearization.value, radius=radius), NOTHING)
         steps = Steps((current.step,))
-        _show(observer, view.full(linearization), steps, None)
+        _show(observer, view.full(linearization), steps, None, current.memory)
     else:
         steps = progress.steps
-        current = replace(method.assess(linearization, steps[-1]), step=steps[-1])
+        current = replace(method.assess(linearization, steps[-1], progress.memory), step=steps[-1])
         began -= steps[-1].seconds
     status = met(tolerance, steps)
     while status is None:
@@ -203,7 +212,7 @@ def iterate(
                 following = method.advance(current)
             except KeyboardInterrupt:
                 full = view.full(current.linearization)
-                _show(observer, full, steps, Status.INTERRUPTED)
+                _show(observer, full, steps, Status.INTERRUPTED, current.memory)
                 raise Interrupted(_result(full, Status.INTERRUPTED, steps)) from None
             if isinstance(following, Status):
                 status = following
@@ -214,15 +223,17 @@ def iterate(
                 steps = steps + step
                 status = met(tolerance, steps)
                 if status is None:
-                    _show(observer, view.full(current.linearization), steps, None)
+                    _show(observer, view.full(current.linearization), steps, None, current.memory)
     full = view.full(current.linearization)
-    _show(observer, full, steps, status)
+    _show(observer, full, steps, status, current.memory)
     return _result(full, status, steps)
 
 
-def _show(observer: Observer | None, x: Array, steps: Steps, status: Status | None) -> None:
+def _show(
+    observer: Observer | None, x: Array, steps: Steps, status: Status | None, memory: Mapping[str, Array]
+) -> None:
     if observer is not None:
-        observer(Snapshot(steps[-1], State(_radius(steps), Progress(x, steps, status))))
+        observer(Snapshot(steps[-1], State(_radius(steps), Progress(x, steps, status, memory))))
 
 
 def _radius(steps: Steps) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import jacobi
 from dnnfem.records import Array, Result, State, Status, Step, Steps
 from dnnfem.solvers.dense import definite, more_sorensen
-from dnnfem.solvers.iteration import Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
+from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
 from dnnfem.solvers.krylov import InnerStep, steihaug
 
 DENSE_LIMIT = {"hessian": 300, "curvature": 2000}
@@ -52,7 +53,7 @@ class TrustRegion:
     dense: bool
     curvature: bool
 
-    def assess(self, linearization: Linearization, step: Step) -> NewtonIterate:
+    def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> NewtonIterate:
         """Compute the dual norm and the step of the model, whose decrease is the algebraic estimate.
 
         On the boundary of the trust region the model promises more than it can be trusted with: the estimate is then

@@ -69,10 +69,15 @@ class Purpose(enum.IntEnum):
     CANDIDATES = 1
     PROBE = 2
     FOLDS = 3
+    MOMENTS = 4
+    BATCHES = 5
+    GROUPS = 6
 
 
-def generator(seed: int, dim: int, purpose: Purpose) -> np.random.Generator:
+def generator(seed: int, dim: int, purpose: Purpose, *number: int) -> np.random.Generator:
     """Return the generator that belongs to (seed, dim, purpose): nothing to store, nothing to get out of step.
+
+    Draws that are repeated, one batch of samples after another, have a `number` besides.
 
     Raises
     ------
@@ -81,7 +86,7 @@ def generator(seed: int, dim: int, purpose: Purpose) -> np.random.Generator:
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed: got {seed!r}, expected a non-negative integer")
-    return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(dim, int(purpose))))
+    return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(dim, int(purpose), *number)))
 
 
 def check_coefficients(space: Space, x: Any, name: str = "x", finite: bool = False) -> Array:

@@ -1,0 +1,55 @@
+"""A functional on some of its samples: what stochastic solvers and estimates of the sampling error look at."""
+
+from __future__ import annotations
+
+from dnnfem.functionals.algebra import Scaled, Shifted, Sum
+from dnnfem.functionals.integral import Integral
+from dnnfem.functionals.protocols import Functional
+from dnnfem.quadrature import Quadrature
+from dnnfem.records import Index
+
+
+def quadrature_of(functional: Functional) -> Quadrature:
+    """Return the quadrature of a functional: its attribute `quadrature`, or that of its terms.
+
+    Raises
+    ------
+    ValueError
+        If it has none, or its terms have different ones.
+    """
+    found = _quadratures(functional)
+    if not found:
+        raise ValueError(f"functional: got {type(functional).__name__} without samples, expected one with a quadrature")
+    if any(other is not found[0] for other in found[1:]):
+        raise ValueError("functional: got terms with different quadratures, expected one and the same")
+    return found[0]
+
+
+def _quadratures(functional: Functional) -> list[Quadrature]:
+    if isinstance(functional, Sum):
+        return [found for term in functional.terms for found in _quadratures(term)]
+    if isinstance(functional, Scaled | Shifted):
+        return _quadratures(functional.functional)
+    own = getattr(functional, "quadrature", None)
+    return [own] if isinstance(own, Quadrature) else []
+
+
+def integral_of(functional: Functional) -> Integral | None:
+    """Return the first integral inside a functional, None if there is none."""
+    if isinstance(functional, Integral):
+        return functional
+    if isinstance(functional, Scaled | Shifted):
+        return integral_of(functional.functional)
+    found = [integral_of(term) for term in functional.terms] if isinstance(functional, Sum) else []
+    return next((integral for integral in found if integral is not None), None)
+
+
+def on_samples(functional: Functional, index: Index) -> Functional:
+    """Return a functional on the samples `index`, whose mean over all subsets of that size is the functional.
+
+    The weights of the samples are multiplied by ``m / len(index)``, their sum is not fixed: with different weights the
+    derivative would not be free of bias otherwise.
+    """
+    q = quadrature_of(functional)
+    weights = q.weights[index] * (len(q) / len(index))
+    return functional.on(quadrature=Quadrature(q.points[index], weights, q.data[index]))
