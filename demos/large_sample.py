@@ -83,15 +83,15 @@ print(f"loss {result.value:.3f} +- {estimate.parts['value']:.3f} at the samples"
 print(f"{100 * wrong:.1f} % of {len(truth)} other samples are wrong")
 
 # %%
-# The loss on the batches, and how many samples they hold.
+# The loss on the batches, and the step sizes that were computed.
 
 rows = [snapshot for snapshot in shown if "batch" in snapshot.state.progress.memory]
 work = [max(snapshot.step.work, 1e-2) for snapshot in rows]
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 axes[0].semilogy(work, [snapshot.step.value for snapshot in rows], ".-", color=plotting.BLUE)
 axes[0].set_ylabel("loss on the batches since the last point")
-axes[1].semilogy(work, [int(snapshot.state.progress.memory["batch"]) for snapshot in rows], "-", color=plotting.ORANGE)
-axes[1].set_ylabel("samples in a batch")
+axes[1].semilogy(work, [1.0 / snapshot.step.multiplier for snapshot in rows], "-", color=plotting.ORANGE)
+axes[1].set_ylabel("step size")
 for axis in axes:
     axis.set_xlabel("work: gradients of all samples")
 figure.savefig(output / "large_sample.png", dpi=110)
