@@ -56,7 +56,7 @@ CANDIDATES, SCORED = 32, 2000
 """Candidates per layer, and samples that they are scored with."""
 
 FIRST_ALPHA = 1e-3
-TOLERANCE = 0.05
+TOLERANCE = 0.15
 """Of a solve, relative to the root mean square of the functional."""
 
 
