@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import dnnfem as fem
+from dnnfem.norms import weight_decay
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,6 +98,42 @@ def test_the_demos_run(demo, tmp_path):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout
+
+
+def spiral_network(seed, part, most):
+    """Return the values of a loop that refines `part`, or what gains most per coefficient if it is None."""
+    angle = np.linspace(0.0, 2.0 * np.pi, 150)
+    arm = (0.5 + angle / 6.3)[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+    problem = fem.Classification(np.vstack([arm, -arm]), np.repeat([0, 1], 150))
+    space, tolerance, values, parts = fem.FeedforwardSpace(2, (3,), 2), fem.relative(0.1), [], []
+    x = space.initial(seed=seed)
+    while True:
+        J = fem.Sum(problem.on(space), fem.Tikhonov(space, weight_decay, 1e-4))
+        result = fem.trust_region(J, x, tolerance, curvature=True, max_steps=20)
+        values.append(result.value)
+        candidates = fem.ridge_candidates(space, problem.quadrature, seed=seed, count=50)
+        estimates = {
+            "width": fem.insertion_sensitivity(J, result.x, candidates),
+            "depth": fem.insertion_sensitivity(J, result.x),
+        }
+        decision = fem.decide(estimates, tolerance=0.0, budget=most - space.dim)
+        if decision.stop:
+            return values, parts
+        parts.append(part or decision.part)
+        estimate = estimates[parts[-1]]
+        if parts[-1] == "depth":
+            space, P = fem.insert_layer(space, estimate.cells[np.argmax(estimate.indicators)])
+        else:
+            space, P = fem.widen(space, estimate.cells[fem.fixed_fraction(estimate.indicators, 2 / 50)])
+        x, tolerance = P(result.x), 0.3 * estimate.total
+
+
+def test_width_or_depth_by_gain_per_coefficient_beats_either_of_them():
+    chosen = [spiral_network(seed, None, 80) for seed in range(3)]
+    assert {"width", "depth"} == {part for _, parts in chosen for part in parts}
+    reached = np.median([values[-1] for values, _ in chosen])
+    for part in ("width", "depth"):
+        assert reached < 0.5 * np.median([spiral_network(seed, part, 80)[0][-1] for seed in range(3)])
 
 
 @pytest.mark.parametrize("hidden", [(4,), (4, 4), (5, 3, 4)])
