@@ -3,6 +3,7 @@
 # make test      ruff, mypy, pytest
 # make doc       the manual, in doc/_build/html
 # make bench     short runs of all benchmarks
+# make peers     what tools/bench_kernels.py compares with, in .venv-peers
 # make lint      ruff and mypy only
 # make clean     remove what was built, but not .venv
 
@@ -11,7 +12,7 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 KERNELS := $(shell find dnnfem/kernels -name '*.py')
 
-.PHONY: install demo test doc bench lint clean
+.PHONY: install demo test doc bench peers lint clean
 .DELETE_ON_ERROR:
 
 install: .venv/.compiled
@@ -43,6 +44,17 @@ doc: install
 
 bench: install
 	set -e; for script in tools/bench_*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
+
+peers: .venv-peers/.installed
+
+# The requirements of curvlinops pull another torch: it comes without them, and then what it imports.
+.venv-peers/.installed:
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install "$(TORCH)"
+	.venv-peers/bin/python -m pip install jax deepxde
+	.venv-peers/bin/python -m pip install einops opt_einsum tqdm
+	.venv-peers/bin/python -m pip install --no-deps curvlinops-for-pytorch einconv linear_operator
+	touch $@
 
 clean:
 	rm -rf build dist *.egg-info doc/_build doc/_api demos/output
