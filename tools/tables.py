@@ -55,7 +55,9 @@ SAMPLES = 12
 CANDIDATES, SCORED = 32, 2000
 """Candidates per layer, and samples that they are scored with."""
 
-FIRST_ALPHA = 1e-3
+FIRST_ALPHA, CLOSE = 1e-3, 2.0
+"""Weight of the penalty to begin with, and the factor between two estimates of it that changes nothing."""
+
 TOLERANCE = 0.15
 """Of a solve, relative to the root mean square of the functional."""
 
@@ -79,7 +81,7 @@ def solved(problem: fem.Regression, quadrature: fem.Quadrature, fit: Fit, rounds
         result = fem.trust_region(J, x, tolerance, state=state, curvature=True, max_steps=steps)
         x, state = result.x, result.state
         last, alpha = alpha, fem.penalty_weight(J, x)
-        if result.status.converged and abs(math.log(alpha / last)) < 0.3:
+        if result.status.converged and abs(math.log(alpha / last)) < math.log(CLOSE):
             break
     return Fit(space, x, alpha)
 
@@ -114,20 +116,20 @@ def regression(inputs: Array, targets: Array) -> tuple[fem.Regression, Fit, fem.
     order = np.random.default_rng(0).permutation(len(targets))
     problem = fem.Regression(inputs[order], targets[order])
 
+    found: list[Fit] = []
+
     def path(quadrature: fem.Quadrature, setting: None) -> Iterator[tuple[fem.FeedforwardSpace, Array]]:
         for fit in growth(problem, quadrature):
+            found.append(fit)
             yield fit.space, fit.x
 
     validation = fem.cross_validation(problem, path, [None], folds=FOLDS)
-    fits = []
-    for space, x in validation.networks:
-        alpha = FIRST_ALPHA
-        for _ in range(2):
-            J = fem.Sum(problem.on(space), fem.Tikhonov(space, weight_decay, alpha))
-            alpha = fem.penalty_weight(J, x)
-        fits.append((J.value(x), Fit(space, x, alpha)))
-    start = min(fits, key=lambda pair: pair[0])[1]
-    return problem, solved(problem, problem.quadrature, start, LEVEL_STEPS), validation
+    fits = [next(fit for fit in found if fit.x is x) for _, x in validation.networks]
+
+    def value(fit: Fit) -> float:
+        return fem.Sum(problem.on(fit.space), fem.Tikhonov(fit.space, weight_decay, fit.alpha)).value(fit.x)
+
+    return problem, solved(problem, problem.quadrature, min(fits, key=value), LEVEL_STEPS), validation
 
 
 def scratch(problem: fem.Regression, fit: Fit) -> Fit:
