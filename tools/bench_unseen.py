@@ -159,8 +159,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds per function")
     parser.add_argument("--refits", type=int, default=5, help="number of seeds for the second part")
+    parser.add_argument("--quick", action="store_true", help="one seed, and nothing trained again")
     parser.add_argument("--json", action="store_true", help="print one JSON line last")
     options = parser.parse_args()
+    if options.quick:
+        options.seeds, options.refits = 1, 0
     report: dict[str, dict[str, object]] = {"given": {}, "refitted": {}, "grown": {}}
     for alpha in ALPHAS:
         runs = [given(name, seed, alpha) for name in FUNCTIONS for seed in range(options.seeds)]
