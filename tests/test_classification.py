@@ -126,6 +126,7 @@ def test_bad_input():
         ("^inputs: got shape", (np.empty((6, 0)), numbers)),
         ("^weights: got -1", (inputs, numbers, -np.ones(6))),
         ('^class_weights: got .even., expected "balanced"', (inputs, numbers, None, "even")),
+        ("^class_weights: got \\[1.0, 2.0\\], expected .balanced. or a mapping", (inputs, numbers, None, [1.0, 2.0])),
         ("^class_weights: got \\[7\\], expected labels among \\[0, 1\\]", (inputs, numbers, None, {7: 1.0})),
         ("^class_weights: .*positive", (inputs, numbers, None, {1: 0.0})),
         ("^backend", (inputs, numbers, None, None, "none")),

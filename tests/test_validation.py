@@ -197,6 +197,8 @@ def test_bad_input_is_named():
         cross_validation(problem, levels(zero), [1], max_levels=0)
     with pytest.raises(ValueError, match="^path: got one that yields nothing"):
         cross_validation(problem, levels(), [1])
+    with pytest.raises(ValueError, match="^path: yielded 0, expected pairs"):
+        cross_validation(problem, lambda quadrature, setting: iter([0]), [1])
 
 
 def test_the_estimate_is_that_of_training_on_all_samples():

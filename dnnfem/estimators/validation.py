@@ -212,6 +212,8 @@ class _Race:
             network = next(path, None)
             if network is None:
                 return False
+            if not isinstance(network, tuple) or len(network) != 2:
+                raise ValueError(f"path: yielded {network!r}, expected pairs (space, x)")
             networks.append(network)
             losses.append(_losses(self.problem, *network, held))
             training.append(_losses(self.problem, *network, seen))

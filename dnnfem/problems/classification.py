@@ -211,17 +211,17 @@ def _numbered(labels: Any) -> tuple[Array, Index]:
     """Return the classes, sorted, and the number of the class of each sample."""
     classes, numbers = np.unique(_labels(labels), return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"labels: got {len(classes)} different ones ({list(classes)}), expected at least two")
+        raise ValueError(f"labels: got {len(classes)} different ones ({classes.tolist()}), expected at least two")
     classes.setflags(write=False)
     return classes, numbers.astype(np.int64)
 
 
 def _factors(rule: str | Mapping[Any, float], classes: Array, shares: Array) -> Array:
     """Return the factor of each class, given the sums of the weights."""
-    if isinstance(rule, str):
-        if rule != "balanced":
-            raise ValueError(f'class_weights: got {rule!r}, expected "balanced" or a mapping from label to factor')
+    if isinstance(rule, str) and rule == "balanced":
         return np.asarray(1.0 / shares)
+    if not isinstance(rule, Mapping):
+        raise ValueError(f'class_weights: got {rule!r}, expected "balanced" or a mapping from label to factor')
     unknown = [label for label in rule if label not in classes.tolist()]
     if unknown:
         raise ValueError(f"class_weights: got {unknown}, expected labels among {classes.tolist()}")
