@@ -16,6 +16,7 @@ from dnnfem import kernels
 from dnnfem.kernels import reference
 from dnnfem.kernels.activations import derivatives
 from dnnfem.kernels.compiled import CompiledEvaluator, drivers, elementary
+from dnnfem.kernels.compiled.tables import CLOSED
 from dnnfem.kernels.laws import CrossEntropy, Misfit
 from dnnfem.kernels.program import ACTIVATIONS, SMOOTH_ACTIVATIONS, Block, Program, Stage
 from dnnfem.problems.ansatz import AffineAnsatz
@@ -401,13 +402,15 @@ def test_what_the_backend_does_not_do():
 
 
 @numba.njit(error_model="numpy")
-def _activated(kind, z, d, b):
+def _activated(kind, closed, z, d, b):
     elementary.activate(kind, 1.0, z, d, b)
+    if closed:
+        elementary.slopes(kind, 1.0, z, d, b)
 
 
 def apply(name, z):
     y, d, b = np.array(z, dtype=float), np.empty(len(z)), np.empty(len(z))
-    _activated(ACTIVATIONS.index(name), y, d, b)
+    _activated(ACTIVATIONS.index(name), name in CLOSED, y, d, b)
     return y, d, b
 
 

@@ -1,13 +1,23 @@
 """Loops over tiles, in parallel.
 
-Tiles are dealt out to groups, tile t to group ``t mod groups``; a group is a task of its own with its own
-sums, which it adds up in the order of its tiles.  The number of groups does not depend on that of threads,
-and neither does any sum.  A driver works on the tiles ``first, ..., last - 1`` alone: going on later with the
-sums of the same groups gives the same bits as one call for all tiles.
+Tiles are dealt out to groups, tile t to group ``t mod groups``; a group is a task of its own with its own sums, which
+it adds up in the order of its tiles.  The number of groups does not depend on that of threads, and neither does any
+sum.  A driver works on the tiles ``first, ..., last - 1`` alone: going on later with the sums of the same groups gives
+the same bits as one call for all tiles.
 
-`slots` says where the blocks of a tile are: if true, at its place among the tiles of the call; if not,
-nothing is kept and every group has one place.  Parallel loops contain one call and nothing else, which keeps
-their compilation short.
+Every thread has a row of `work`, which stays in its cache; how much it needs says `work_size`.  Parallel loops contain
+one call and nothing else, which keeps their compilation short.  Arguments that several drivers take:
+
+code, w
+    Program and weights.
+points : array, shape (tiles, inputs * tile)
+    Input registers of the tiles of the call.
+kept, lam : array
+    What `dnnfem.kernels.compiled.sweeps.forward` keeps of a tile, and the cotangents of its registers, tile by tile.
+seeds : array, shape (k, outputs, samples of the tiles)
+    Cotangents of the outputs.
+sums : array, shape (groups, k, sums)
+    Panels that derivatives in the weights are added to.
 """
 
 from __future__ import annotations
@@ -17,10 +27,25 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange, set_num_threads
+from numba import get_num_threads, get_thread_id, njit, prange, set_num_threads
 
 from dnnfem.kernels.compiled import sweeps
-from dnnfem.kernels.compiled.tables import INTERNAL, TILE
+from dnnfem.kernels.compiled.tables import (
+    BIAS,
+    BLOCKS,
+    COLUMNS,
+    INTERNAL,
+    KEPT,
+    MATRIX,
+    OPEN,
+    OUT,
+    READY,
+    ROWS,
+    SINGLES,
+    SUMS,
+    WIDTH,
+    Code,
+)
 
 SMALL = 2**22
 """Products of samples and weights up to which one thread does a sweep (about a millisecond): threads that wait for the
@@ -61,6 +86,27 @@ PARALLEL: dict[str, Any] = {
 }
 
 
+def work_size(code: Code) -> int:
+    """Return how many numbers a thread works on: registers of a tile, and work for single registers besides."""
+    widest = int(code.stages[:, (ROWS, COLUMNS)].max())
+    return code.tile * (BLOCKS * code.rows + SINGLES * WIDTH * -(-widest // WIDTH))
+
+
+@njit(**INTERNAL)
+def _block(work, code, number):  # type: ignore[no-untyped-def]
+    """Return a block of registers of the work of a thread."""
+    size = code.rows * code.tile
+    return work[number * size : (number + 1) * size]
+
+
+@njit(**INTERNAL)
+def _single(work, code, number):  # type: ignore[no-untyped-def]
+    """Return a block for a single register, or its panels."""
+    begin = BLOCKS * code.rows * code.tile
+    size = (work.size - begin) // SINGLES
+    return work[begin + number * size : begin + (number + 1) * size]
+
+
 @njit(**INTERNAL)
 def _start(first, group, groups):  # type: ignore[no-untyped-def]
     """Return the first tile of `group` that is not before `first`."""
@@ -68,281 +114,242 @@ def _start(first, group, groups):  # type: ignore[no-untyped-def]
 
 
 @njit(**INTERNAL)
-def _seed(lam, seeds, k, column):  # type: ignore[no-untyped-def]
-    """Set the cotangents of the output register, the last one, to the seeds of a tile, others to zero."""
-    begin = lam.size - seeds.shape[1] * TILE
-    for s in range(begin):
-        lam[s] = 0.0
+def _seed(code, lam, l0, seeds, k, column):  # type: ignore[no-untyped-def]
+    """Set the cotangents of the output register, the last one, to the seeds of a tile."""
+    sweeps.seed(code, lam, l0)
+    tile = code.tile
+    begin = l0 + (code.rows - seeds.shape[1]) * tile
     for o in range(seeds.shape[1]):
-        for s in range(TILE):
-            lam[begin + o * TILE + s] = seeds[k, o, column + s]
+        for s in range(tile):
+            lam[begin + o * tile + s] = seeds[k, o, column + s]
 
 
 @njit(**INTERNAL)
-def _output(r, end, out, k, column):  # type: ignore[no-untyped-def]
-    """Copy the output register, which ends at `end`, to the columns of a tile."""
-    begin = end - out.shape[1] * TILE
+def _bend(code, lam, rdot, law, column):  # type: ignore[no-untyped-def]
+    """Set the cotangents of the output register to the second derivative of the law along `rdot`."""
+    sweeps.seed(code, lam, 0)
+    outputs, tile = len(law), code.tile
+    begin = (code.rows - outputs) * tile
+    for o in range(outputs):
+        row = lam[begin + o * tile : begin + (o + 1) * tile]
+        for i in range(outputs):
+            direction, matrix = rdot[begin + i * tile : begin + (i + 1) * tile], law[o, i, column : column + tile]
+            if i == 0:
+                for s in range(tile):
+                    row[s] = matrix[s] * direction[s]
+            else:
+                for s in range(tile):
+                    row[s] += matrix[s] * direction[s]
+
+
+@njit(**INTERNAL)
+def _output(r, begin, out, k, column, tile):  # type: ignore[no-untyped-def]
+    """Copy the output register, which begins at `begin`, to the columns of a tile."""
     for o in range(out.shape[1]):
-        for s in range(TILE):
-            out[k, o, column + s] = r[begin + o * TILE + s]
+        for s in range(tile):
+            out[k, o, column + s] = r[begin + o * tile + s]
 
 
 @njit(**INTERNAL)
-def _forward(  # type: ignore[no-untyped-def]
-    stages, scales, carry, factors, w, points, r, d, b, out, first, last, groups, rows, slots, group
-):
-    block = rows * TILE
-    for tile in range(_start(first, group, groups), last, groups):
-        begin = ((tile - first) if slots else group) * block
-        for s in range(points.shape[1]):
-            r[begin + s] = points[tile - first, s]
-        sweeps.forward(stages, scales, carry, factors, w, r, begin, d, b, begin)
-        _output(r, begin + block, out, 0, (tile - first) * TILE)
+def _forward(code, w, points, kept, work, first, last, groups, out, keep, group):  # type: ignore[no-untyped-def]
+    tile, size = code.tile, code.kept * code.tile
+    r, d, b = _block(work, code, 0), _single(work, code, 0), _single(work, code, 1)
+    # Three blocks have room for what is kept, whatever the activations are.
+    target = kept if keep else work[r.size :]
+    for t in range(_start(first, group, groups), last, groups):
+        r[: points.shape[1]] = points[t - first]
+        k0 = (t - first) * size if keep else 0
+        sweeps.forward(code, w, r, target, k0, d, b)
+        begin = k0 + size - (out.shape[1] * tile) * (3 if code.stages[-1, OPEN] else 1)
+        source, begin = (target, begin) if code.stages[-1, READY] else (r, r.size - out.shape[1] * tile)
+        _output(source, begin, out, 0, (t - first) * tile, tile)
 
 
 @njit(**PARALLEL)
-def forward(stages, scales, carry, factors, w, points, r, d, b, out, first, last, groups, rows, slots):  # type: ignore[no-untyped-def]
-    """Run the forward sweep; `points` (tiles, inputs * TILE), `out` (1, outputs, samples), of the tiles of the call."""
+def forward(code, w, points, kept, work, first, last, groups, out, keep):  # type: ignore[no-untyped-def]
+    """Run the forward sweep, and keep it if `keep`; `out` (1, outputs, samples of the tiles)."""
     for group in prange(groups):
-        _forward(
-            stages,
-            scales,
-            carry,
-            factors,
-            w,
-            points,
-            r,
-            d,
-            b,
-            out,
-            first,
-            last,
-            groups,
-            rows,
-            slots,
-            np.int64(group),
-        )
+        _forward(code, w, points, kept, work[get_thread_id()], first, last, groups, out, keep, np.int64(group))
 
 
 @njit(**INTERNAL)
-def _tangent(  # type: ignore[no-untyped-def]
-    stages, carry, factors, w, v, r, d, bend, rdot, q, out, first, last, groups, rows, inputs, slots, group
-):
-    block, count = rows * TILE, v.shape[0]
-    flat = v.reshape(v.size)
-    for tile in range(_start(first, group, groups), last, groups):
-        begin = (tile - first) * block
-        for k in range(count):
-            place = (((tile - first) * count + k) if slots else group) * block
-            for s in range(inputs * TILE):
-                rdot[place + s] = 0.0
-            sweeps.tangent(
-                stages,
-                carry,
-                factors,
-                w,
-                flat,
-                k * v.shape[1],
-                r,
-                begin,
-                d,
-                bend,
-                rdot,
-                place,
-                q,
-                place,
-                slots,
-            )
-            _output(rdot, place + block, out, k, (tile - first) * TILE)
+def _registers(code, points, kept, k0, r):  # type: ignore[no-untyped-def]
+    """Compute the registers of a tile that are not kept themselves."""
+    r[: points.size] = points
+    sweeps.registers(code, kept, k0, r)
+
+
+@njit(**INTERNAL)
+def _all_registers(code, points, kept, first, last, groups, out, group):  # type: ignore[no-untyped-def]
+    size, tile = code.kept * code.tile, code.tile
+    for t in range(_start(first, group, groups), last, groups):
+        k0, r = (t - first) * size, out[t - first].reshape(code.rows * tile)
+        _registers(code, points[t - first], kept, k0, r)
+        for s in range(len(code.stages)):
+            if code.stages[s, READY]:
+                begin, length, at = code.stages[s, OUT] * tile, code.stages[s, ROWS] * tile, code.stages[s, KEPT] * tile
+                r[begin : begin + length] = kept[k0 + at : k0 + at + length]
 
 
 @njit(**PARALLEL)
-def tangent(  # type: ignore[no-untyped-def]
-    stages, scales, carry, factors, w, v, r, d, bend, rdot, q, out, first, last, groups, rows, inputs, slots
-):
-    """Run the tangent sweep for all directions `v` (k, weights); `out` (k, outputs, samples of the tiles).
-
-    With `slots`, the derivatives of the registers and ``bend zdot`` are kept, tile by tile and direction by
-    direction.
-    """
+def registers(code, w, points, kept, work, first, last, groups, out):  # type: ignore[no-untyped-def]
+    """Compute all registers, `out` (tiles, rows, tile)."""
     for group in prange(groups):
-        _tangent(
-            stages,
-            carry,
-            factors,
-            w,
-            v,
-            r,
-            d,
-            bend,
-            rdot,
-            q,
-            out,
-            first,
-            last,
-            groups,
-            rows,
-            inputs,
-            slots,
-            np.int64(group),
-        )
+        _all_registers(code, points, kept, first, last, groups, out, np.int64(group))
 
 
 @njit(**INTERNAL)
-def _reverse(stages, carry, factors, w, seeds, r, d, b, delta, a, first, last, groups, rows, record, group):  # type: ignore[no-untyped-def]
-    block, count = rows * TILE, seeds.shape[0]
-    flat = a.reshape(a.size)
-    lam = np.empty(block)
-    product = delta if record else np.empty(block)
-    for tile in range(_start(first, group, groups), last, groups):
-        begin = (tile - first) * block
+def _reverse(code, w, points, kept, work, first, last, groups, lam, seeds, sums, record, group):  # type: ignore[no-untyped-def]
+    tile, size, block = code.tile, code.kept * code.tile, code.rows * code.tile
+    flat, count = sums.reshape(sums.size), len(seeds)
+    r, mu = _block(work, code, 0), _block(work, code, 3)
+    d, b, m, panel = (_single(work, code, 0), _single(work, code, 1), _single(work, code, 2), _single(work, code, 4))
+    for t in range(_start(first, group, groups), last, groups):
+        k0 = (t - first) * size
+        _registers(code, points[t - first], kept, k0, r)
         for k in range(count):
-            _seed(lam, seeds, k, (tile - first) * TILE)
-            place = (group * count + k) * a.shape[2]
+            target, begin = (lam, (t - first) * block) if record else (mu, 0)
+            _seed(code, target, begin, seeds, k, (t - first) * tile)
             sweeps.reverse(
-                stages,
-                carry,
-                factors,
-                w,
-                r,
-                begin,
-                d,
-                b,
-                lam,
-                product,
-                begin if record else 0,
-                flat,
-                place,
-                record,
-            )
+                code, w, r, kept, k0, target, begin, flat, (group * count + k) * code.sums,
+                w, 0, mu, mu, mu, 0, d, b, m, m, panel, panel, False,
+            )  # fmt: skip
 
 
 @njit(**PARALLEL)
-def reverse(stages, scales, carry, factors, w, seeds, r, d, b, delta, a, first, last, groups, rows, record):  # type: ignore[no-untyped-def]
-    """Run the reverse sweep for all `seeds` (k, outputs, samples); add to `a` (groups, k, weights).
-
-    With `record`, ``delta`` and ``bend`` (in the place of ``b``) are kept for products with second
-    derivatives.
-    """
+def reverse(code, w, points, kept, work, first, last, groups, lam, seeds, sums, record):  # type: ignore[no-untyped-def]
+    """Run the reverse sweep for all `seeds`; with `record`, for a single one, the cotangents are left in `lam`."""
     for group in prange(groups):
         _reverse(
-            stages,
-            carry,
-            factors,
-            w,
-            seeds,
-            r,
-            d,
-            b,
-            delta,
-            a,
-            first,
-            last,
-            groups,
-            rows,
-            record,
-            np.int64(group),
-        )
+            code, w, points, kept, work[get_thread_id()], first, last, groups,
+            lam, seeds, sums, record, np.int64(group),
+        )  # fmt: skip
 
 
 @njit(**INTERNAL)
-def _second_reverse(  # type: ignore[no-untyped-def]
-    stages, carry, factors, w, v, seeds, r, d, delta, rdot, q, a, first, last, groups, rows, group
-):
-    block, count, size = rows * TILE, v.shape[0], v.shape[1]
-    directions, flat = v.reshape(v.size), a.reshape(a.size)
-    mu, work = np.empty(block), np.empty(block)
-    for tile in range(_start(first, group, groups), last, groups):
-        begin = (tile - first) * block
-        for k in range(count):
-            _seed(mu, seeds, k, (tile - first) * TILE)
-            at, place = ((tile - first) * count + k) * block, (group * count + k) * size
-            sweeps.second_reverse(
-                stages,
-                carry,
-                factors,
-                w,
-                directions,
-                k * size,
-                r,
-                begin,
-                d,
-                delta,
-                rdot,
-                at,
-                q,
-                mu,
-                work,
-                flat,
-                place,
-            )
+def _tangent(code, w, points, kept, work, first, last, groups, v, out, group):  # type: ignore[no-untyped-def]
+    tile, size, directions = code.tile, code.kept * code.tile, v.reshape(v.size)
+    r, rdot, q = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2)
+    d, b = _single(work, code, 0), _single(work, code, 1)
+    for t in range(_start(first, group, groups), last, groups):
+        k0 = (t - first) * size
+        _registers(code, points[t - first], kept, k0, r)
+        for k in range(len(v)):
+            sweeps.tangent(code, w, directions, k * v.shape[1], r, kept, k0, kept, 0, rdot, q, d, b, False)
+            _output(rdot, rdot.size - out.shape[1] * tile, out, k, (t - first) * tile, tile)
 
 
 @njit(**PARALLEL)
-def second_reverse(  # type: ignore[no-untyped-def]
-    stages, scales, carry, factors, w, v, seeds, r, d, delta, rdot, q, a, first, last, groups, rows
-):
-    """Run the second-order reverse sweep for directions `v` (k, weights); add to `a` (groups, k, weights)."""
+def tangent(code, w, points, kept, work, first, last, groups, v, out):  # type: ignore[no-untyped-def]
+    """Differentiate the outputs along all directions `v` (k, weights); `out` (k, outputs, samples of the tiles)."""
     for group in prange(groups):
-        _second_reverse(
-            stages,
-            carry,
-            factors,
-            w,
-            v,
-            seeds,
-            r,
-            d,
-            delta,
-            rdot,
-            q,
-            a,
-            first,
-            last,
-            groups,
-            rows,
-            np.int64(group),
-        )
+        _tangent(code, w, points, kept, work[get_thread_id()], first, last, groups, v, out, np.int64(group))
+
+
+@njit(**INTERNAL)
+def _second(  # type: ignore[no-untyped-def]
+    code, w, points, kept, work, first, last, groups, lam, v, law, seeds, sums, exact, group
+):  # fmt: skip
+    tile, size, block = code.tile, code.kept * code.tile, code.rows * code.tile
+    directions, flat, count = v.reshape(v.size), sums.reshape(sums.size), len(v)
+    r, rdot, q, mu = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2), _block(work, code, 3)
+    d, b, m = _single(work, code, 0), _single(work, code, 1), _single(work, code, 2)
+    delta, panel, second = _single(work, code, 3), _single(work, code, 4), _single(work, code, 5)
+    for t in range(_start(first, group, groups), last, groups):
+        k0, l0 = (t - first) * size, (t - first) * block
+        _registers(code, points[t - first], kept, k0, r)
+        for k in range(count):
+            v0 = k * v.shape[1]
+            sweeps.tangent(code, w, directions, v0, r, kept, k0, lam, l0, rdot, q, d, b, exact)
+            if len(seeds) > 0:
+                _seed(code, mu, 0, seeds, k, (t - first) * tile)
+            else:
+                _bend(code, mu, rdot, law, (t - first) * tile)
+            sweeps.reverse(
+                code, w, r, kept, k0, mu, 0, flat, (group * count + k) * code.sums,
+                directions, v0, rdot, q, lam, l0, d, b, m, delta, panel, second, exact,
+            )  # fmt: skip
+
+
+@njit(**PARALLEL)
+def second(code, w, points, kept, work, first, last, groups, lam, v, law, seeds, sums, exact):  # type: ignore[no-untyped-def]
+    """Run tangent and reverse sweep for directions `v` (k, weights): products with second derivatives.
+
+    Parameters
+    ----------
+    law : array, shape (outputs, outputs, samples of the tiles)
+        Second derivatives in the outputs; not read if there are `seeds`.
+    exact : bool
+        If not, the network is taken as linear: products with the curvature.  `lam` is not read then.
+    """
+    for group in prange(groups):
+        _second(
+            code, w, points, kept, work[get_thread_id()], first, last, groups,
+            lam, v, law, seeds, sums, exact, np.int64(group),
+        )  # fmt: skip
+
+
+@njit(**INTERNAL)
+def _collect(stages, sums, out):  # type: ignore[no-untyped-def]
+    for k in range(sums.shape[1]):
+        for group in range(1, len(sums)):
+            for n in range(sums.shape[2]):
+                sums[0, k, n] += sums[group, k, n]
+        for s in range(len(stages)):
+            stage = stages[s]
+            rows, columns, begin = stage[ROWS], stage[COLUMNS], stage[SUMS]
+            for i in range(0, columns, WIDTH):
+                for o in range(rows):
+                    for j in range(min(WIDTH, columns - i)):
+                        out[k, stage[MATRIX] + o * columns + i + j] += sums[0, k, begin + o * WIDTH + j]
+                begin += rows * WIDTH
+            if stage[BIAS] >= 0:
+                for o in range(rows):
+                    out[k, stage[BIAS] + o] += sums[0, k, begin + o]
+
+
+@njit(cache=True, error_model="numpy")
+def collect(stages, sums, out):  # type: ignore[no-untyped-def]
+    """Add up the groups in their order, and their panels to `out` (k, weights)."""
+    _collect(stages, sums, out)
 
 
 @njit(**INTERNAL)
 def _system(  # type: ignore[no-untyped-def]
-    stages, carry, factors, w, seeds, r, d,
-    needs, stop, position, direct, buffered, start, index, factor,
-    matrix, samples, first, last, groups, rows, group,
+    code, w, points, kept, work, first, last, groups, seeds,
+    needs, stop, position, direct, buffered, start, index, factor, matrix, samples, group,
 ):  # fmt: skip
-    block = rows * TILE
+    tile, size = code.tile, code.kept * code.tile
     stride = seeds.shape[0] * samples
-    lam, delta, ones = np.empty(block), np.empty(block), np.ones(TILE)
-    buffer = np.empty(buffered * TILE)
-    for tile in range(_start(first, group, groups), last, groups):
-        count = min(TILE, samples - tile * TILE)
-        at = (tile - first) * block
+    r, lam = _block(work, code, 0), _block(work, code, 3)
+    d, b, delta = _single(work, code, 0), _single(work, code, 1), _single(work, code, 3)
+    buffer, ones = np.empty(buffered * tile), np.ones(tile)
+    for t in range(_start(first, group, groups), last, groups):
+        count, k0 = min(tile, samples - t * tile), (t - first) * size
+        _registers(code, points[t - first], kept, k0, r)
         for k in range(seeds.shape[0]):
-            _seed(lam, seeds, k, (tile - first) * TILE)
-            begin = k * samples + tile * TILE
-            for s in range(buffer.size):
-                buffer[s] = 0.0
+            _seed(code, lam, 0, seeds, k, (t - first) * tile)
+            begin = k * samples + t * tile
+            buffer[:] = 0.0
             sweeps.write_rows(
-                stages, carry, factors, w, r, at, d, lam, delta, needs, stop, position,
-                matrix if direct else buffer, begin if direct else 0, stride if direct else TILE,
-                count if direct else TILE, not direct, ones,
+                code, w, r, kept, k0, lam, d, b, delta, needs, stop, position,
+                matrix if direct else buffer, begin if direct else 0, stride if direct else tile,
+                count if direct else tile, not direct, ones,
             )  # fmt: skip
             if not direct:
-                sweeps.gather(buffer, start, index, factor, matrix, begin, stride, count)
+                sweeps.gather(tile, buffer, start, index, factor, matrix, begin, stride, count)
 
 
 @njit(**PARALLEL)
 def system(  # type: ignore[no-untyped-def]
-    stages, scales, carry, factors, w, seeds, r, d,
-    needs, stop, position, direct, buffered, start, index, factor,
-    matrix, samples, first, last, groups, rows,
+    code, w, points, kept, work, first, last, groups, seeds,
+    needs, stop, position, direct, buffered, start, index, factor, matrix, samples,
 ):  # fmt: skip
     """Write the derivatives of all residuals in the chosen coefficients.
 
     Parameters
     ----------
-    seeds : array, shape (k, outputs, samples of the tiles)
+    seeds
         One per residual.
     needs, stop, position, direct, buffered, start, index, factor
         See `dnnfem.kernels.compiled.tables.Selection`.
@@ -353,7 +360,6 @@ def system(  # type: ignore[no-untyped-def]
     """
     for group in prange(groups):
         _system(
-            stages, carry, factors, w, seeds, r, d,
-            needs, stop, position, direct, buffered, start, index, factor,
-            matrix, samples, first, last, groups, rows, np.int64(group),
+            code, w, points, kept, work[get_thread_id()], first, last, groups, seeds,
+            needs, stop, position, direct, buffered, start, index, factor, matrix, samples, np.int64(group),
         )  # fmt: skip

@@ -15,6 +15,11 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from dnnfem.kernels.compiled.tables import INTERNAL
+from dnnfem.kernels.program import ACTIVATIONS
+
+TANH, SINE, SOFTPLUS, GELU, RELU, SIGMOID = (
+    ACTIVATIONS.index(name) for name in ("tanh", "sin", "softplus", "gelu", "relu", "sigmoid")
+)
 
 OPTIONS: dict[str, Any] = {**INTERNAL, "fastmath": {"contract"}}
 """Fused multiply-adds are welcome; any other liberty would break the range reductions or the NaNs."""
@@ -166,73 +171,84 @@ def sine_cosine(x):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _sine(h, y, d, b):  # type: ignore[no-untyped-def]
+def _sine(h, z, d, b):  # type: ignore[no-untyped-def]
     large = 0
-    for k in range(y.size):
-        large += 1 if abs(y[k]) > SINE_LIMIT else 0
+    for k in range(z.size):
+        large += 1 if abs(z[k]) > SINE_LIMIT else 0
     if large > 0:
-        for k in range(y.size):
-            s, c = math.sin(y[k]), math.cos(y[k])
-            y[k], d[k], b[k] = h * s, h * c, -h * s
+        for k in range(z.size):
+            s, c = math.sin(z[k]), math.cos(z[k])
+            z[k], d[k], b[k] = h * s, h * c, -h * s
     else:
-        for k in range(y.size):
-            s, c = sine_cosine(y[k])
-            y[k], d[k], b[k] = h * s, h * c, -h * s
+        for k in range(z.size):
+            s, c = sine_cosine(z[k])
+            z[k], d[k], b[k] = h * s, h * c, -h * s
 
 
 @njit(**OPTIONS)
-def _gelu(h, y, d, b):  # type: ignore[no-untyped-def]
+def _gelu(h, z, d, b):  # type: ignore[no-untyped-def]
     # The library's complementary error function is the one call that does not vectorize.
-    for k in range(y.size):
-        b[k] = 0.5 * math.erfc(-SQRT_HALF * y[k])
-    for k in range(y.size):
-        z, cumulative = y[k], b[k]
-        density = GAUSS * exp_nonpositive(-0.5 * z * z)
-        y[k] = h * (z * cumulative)
-        d[k] = h * (cumulative + z * density)
-        b[k] = h * (density * (2.0 - z * z))
+    for k in range(z.size):
+        b[k] = 0.5 * math.erfc(-SQRT_HALF * z[k])
+    for k in range(z.size):
+        x, cumulative = z[k], b[k]
+        density = GAUSS * exp_nonpositive(-0.5 * x * x)
+        z[k] = h * (x * cumulative)
+        d[k] = h * (cumulative + x * density)
+        b[k] = h * (density * (2.0 - x * x))
 
 
 @njit(**OPTIONS)
-def activate(kind, h, y, d, b):  # type: ignore[no-untyped-def]
-    """Overwrite arguments by ``h sigma``, and fill in ``h sigma'`` and ``h sigma''``.
+def activate(kind, h, z, d, b):  # type: ignore[no-untyped-def]
+    """Overwrite arguments by what is kept of them.
+
+    This is ``sigma`` where derivatives follow from the value, see `slopes`.  Elsewhere it is ``h sigma``, and
+    ``h sigma'`` and ``h sigma''`` are filled in.
 
     Parameters
     ----------
     kind : int
         Number in `dnnfem.kernels.program.ACTIVATIONS`.
     h : float
-    y, d, b : array, shape (n,)
-        Argument and value; first derivative; second derivative.
+    z, d, b : array, shape (n,)
     """
-    if kind == 0:
-        for k in range(y.size):
-            y[k], d[k], b[k] = h * y[k], h, 0.0
-    elif kind == 1:
-        for k in range(y.size):
-            t = tanh(y[k])
-            s = 1.0 - t * t
-            y[k], d[k], b[k] = h * t, h * s, -2.0 * h * (t * s)
-    elif kind == 2:
-        _sine(h, y, d, b)
-    elif kind == 3:
-        for k in range(y.size):
-            z = y[k]
-            u = exp_nonpositive(-abs(z))
-            s = sigmoid(z, u)
-            # Not max(z, 0): a NaN must come through.
-            y[k] = h * ((0.0 if z < 0.0 else z) + log1p_unit(u))
+    if kind == TANH:
+        for k in range(z.size):
+            z[k] = tanh(z[k])
+    elif kind == RELU:
+        for k in range(z.size):
+            z[k] *= 1.0 if z[k] > 0.0 else 0.0
+    elif kind == SIGMOID:
+        for k in range(z.size):
+            z[k] = sigmoid(z[k], exp_nonpositive(-abs(z[k])))
+    elif kind == SINE:
+        _sine(h, z, d, b)
+    elif kind == SOFTPLUS:
+        for k in range(z.size):
+            x = z[k]
+            u = exp_nonpositive(-abs(x))
+            s = sigmoid(x, u)
+            # Not max(x, 0): a NaN must come through.
+            z[k] = h * ((0.0 if x < 0.0 else x) + log1p_unit(u))
             d[k], b[k] = h * s, h * (s * (1.0 - s))
-    elif kind == 4:
-        _gelu(h, y, d, b)
-    elif kind == 5:
+    elif kind == GELU:
+        _gelu(h, z, d, b)
+
+
+@njit(**OPTIONS)
+def slopes(kind, h, y, d, b):  # type: ignore[no-untyped-def]
+    """Fill in ``h sigma'`` and ``h sigma''`` from values `y` of an activation in `CLOSED`, each of shape (n,)."""
+    if kind == TANH:
         for k in range(y.size):
-            z = y[k]
-            step = 1.0 if z > 0.0 else 0.0
-            y[k], d[k], b[k] = h * (z * step), h * step, 0.0
+            s = 1.0 - y[k] * y[k]
+            d[k], b[k] = h * s, -2.0 * h * (y[k] * s)
+    elif kind == SIGMOID:
+        for k in range(y.size):
+            s = y[k] * (1.0 - y[k])
+            d[k], b[k] = h * s, h * (s * (1.0 - 2.0 * y[k]))
+    elif kind == RELU:
+        for k in range(y.size):
+            d[k], b[k] = h * (1.0 if y[k] > 0.0 else 0.0), 0.0
     else:
         for k in range(y.size):
-            z = y[k]
-            s = sigmoid(z, exp_nonpositive(-abs(z)))
-            t = s * (1.0 - s)
-            y[k], d[k], b[k] = h * s, h * t, h * (t * (1.0 - 2.0 * s))
+            d[k], b[k] = h, 0.0

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numba
 import numpy as np
 
 from dnnfem.kernels.compiled import drivers, rows
 from dnnfem.kernels.compiled.linearization import CompiledLinearization
-from dnnfem.kernels.compiled.samples import GROUPS, Buffers, Pool, Samples, Tape, Tiles, tile_sums
-from dnnfem.kernels.compiled.tables import TILE, Selection, Tables
+from dnnfem.kernels.compiled.outputs import MOST
+from dnnfem.kernels.compiled.samples import GROUPS, Pool, Samples, Tape, Tiles, tile_sums
+from dnnfem.kernels.compiled.tables import Code, Selection, flattened
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import MEMORY, Ansatz, Component, Law, LawLinearization, PlacedPoints
 from dnnfem.records import Array, Index
-
-TASKS = 8
-"""Places for registers in a forward sweep that keeps nothing."""
 
 
 def _values_only(components: Sequence[Component], what: str) -> None:
@@ -38,9 +38,9 @@ class CompiledEvaluator:
     program, quadrature, ansatz, law
         What is placed.
     memory : int
-        Bytes that one linearization may keep: the registers of the forward sweep, the samples in float64 and the law at
-        the outputs, and as much for one block of tangent sweeps besides.  If all tiles need more, nothing is kept: they
-        are converted and computed again, some at a time, with the same bits.
+        Bytes that one linearization may keep: two sets of registers, the samples in float64 and the law at the outputs.
+        If all tiles need more, nothing is kept: they are converted and computed again, some at a time, with the same
+        bits.
     """
 
     program: Program
@@ -49,6 +49,7 @@ class CompiledEvaluator:
     law: Law
     memory: int = MEMORY
     pool: Pool = field(default_factory=Pool, init=False, repr=False)
+    _desks: Pool = field(default_factory=Pool, init=False, repr=False)
     _selections: dict[bytes, Selection] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -59,21 +60,36 @@ class CompiledEvaluator:
             )
 
     @cached_property
-    def tables(self) -> Tables:
+    def code(self) -> Code:
         """The program in flat arrays."""
-        return Tables.of(self.program)
+        return flattened(self.program)
 
     @cached_property
     def tiles(self) -> Tiles:
-        """The quadrature in tiles, each of which takes four sets of registers, its samples, and the law there."""
-        q, program = self.quadrature, self.program
-        rows = 4 * self.tables.rows + 2 * program.inputs + q.data.shape[1] + 6 * program.outputs
-        return Tiles(q, self.ansatz, 8 * TILE * rows, self.memory)
+        """The quadrature in tiles, each of which takes two sets of registers, its samples, and the law there."""
+        q, program, flat = self.quadrature, self.program, self.code
+        rows = flat.kept + flat.rows + 2 * program.inputs + q.data.shape[1] + 6 * program.outputs
+        # The second derivatives of the law, if they are kept as matrices.
+        rows += program.outputs**2 * (program.outputs <= MOST)
+        return Tiles(q, self.ansatz, flat.tile, 8 * flat.tile * rows, self.memory)
 
     @property
-    def largest(self) -> int:
-        """Numbers in the registers of the largest chunk."""
-        return self.tiles.chunks[0][1] * self.tables.rows * TILE
+    def tape_size(self) -> int:
+        """Numbers that the largest tape keeps."""
+        return self.tiles.chunks[0][1] * self.code.tile * (self.code.kept + self.code.rows)
+
+    @contextmanager
+    def desk(self) -> Iterator[Array]:
+        """Lend what every thread works on, shape (threads, numbers)."""
+        work = self._desks.take(numba.config.NUMBA_NUM_THREADS * self._work_size)
+        try:
+            yield work.reshape(-1, self._work_size)
+        finally:
+            self._desks.give_back(work)
+
+    @cached_property
+    def _work_size(self) -> int:
+        return drivers.work_size(self.code)
 
     def weights(self, x: Array) -> Array:
         """Return the weights that belong to coefficients, contiguous."""
@@ -91,40 +107,29 @@ class CompiledEvaluator:
             self._selections[key] = Selection.of(self.program, columns)
         return self._selections[key]
 
-    def _outputs(self, samples: Samples, weights: Array, first: int, buffers: Buffers | None) -> Array:
-        """Return the reference jet (1, outputs, samples) of the tiles from `first`; keep registers in buffers."""
-        groups = min(self.tiles.count, GROUPS) if buffers else min(samples.tiles, TASKS)
-        place = buffers or self.pool.take(groups * self.tables.rows * TILE)
-        out = np.empty((1, self.program.outputs, samples.tiles * TILE))
-        span = (first, first + samples.tiles, groups, self.tables.rows)
-        with drivers.threads(samples.tiles * TILE * weights.size):
-            drivers.forward(
-                *self.tables.arrays,
-                weights,
-                samples.reference,
-                place.r,
-                place.d,
-                place.b,
-                out,
-                *span,
-                buffers is not None,
-            )
-        if buffers is None:
-            self.pool.give_back(place)
+    def _outputs(self, samples: Samples, weights: Array, first: int, kept: Array | None) -> Array:
+        """Return the reference jet (1, outputs, samples) of the tiles from `first`; fill in `kept`, if it is given."""
+        out = np.empty((1, self.program.outputs, samples.tiles * self.code.tile))
+        span = (first, first + samples.tiles, min(self.tiles.count, samples.tiles, GROUPS))
+        with drivers.threads(samples.tiles * self.code.tile * weights.size), self.desk() as work:
+            target = work[0] if kept is None else kept
+            drivers.forward(self.code, weights, samples.reference, target, work, *span, out, kept is not None)
         return out
 
-    def law_at(self, samples: Samples, weights: Array, first: int, buffers: Buffers | None = None) -> LawLinearization:
+    def law_at(self, samples: Samples, weights: Array, first: int, kept: Array | None = None) -> LawLinearization:
         """Return the law at the outputs for the tiles from `first`."""
         # A trial point may be far out: infinity is an answer there, and a NaN is reported by the solver.
         with np.errstate(over="ignore", invalid="ignore"):
-            jet = self._outputs(samples, weights, first, buffers)
+            jet = self._outputs(samples, weights, first, kept)
             jet = self.ansatz.jet(samples.points, jet, self.law.components)
             return self.law.linearize(samples.points, samples.data, jet)
 
-    def tape(self, weights: Array, first: int, last: int, buffers: Buffers) -> Tape:
-        """Run the forward sweep over some tiles and keep it in `buffers`."""
+    def tape(self, weights: Array, first: int, last: int, memory: Array) -> Tape:
+        """Run the forward sweep over some tiles and keep it in `memory`, an array of `tape_size` numbers."""
         samples = self.tiles.samples(first, last)
-        return Tape(first, last, samples, buffers, self.law_at(samples, weights, first, buffers))
+        size = (last - first) * self.code.tile * self.code.kept
+        kept, lam = memory[:size], memory[size:]
+        return Tape(first, last, samples, kept, lam, self.law_at(samples, weights, first, kept))
 
     def _densities(self, x: Array) -> Iterator[tuple[Array, Array]]:
         """Yield weights and ``L`` at the points of each chunk, with padding."""
@@ -135,7 +140,7 @@ class CompiledEvaluator:
 
     def value(self, x: Array) -> float:
         """Return ``sum_q w_q L``."""
-        return float(np.sum(np.concatenate([tile_sums(*part) for part in self._densities(x)])))
+        return float(np.sum(np.concatenate([tile_sums(*part, self.code.tile) for part in self._densities(x)])))
 
     def cellwise(self, x: Array) -> Array:
         """Return the sums of ``w L`` per cell."""
@@ -162,10 +167,10 @@ class CompiledEvaluator:
         _values_only(components, "components")
         m, weights = len(points), self.weights(x)
         jet = np.empty((1, self.program.outputs, m))
-        step = self.tiles.step * TILE
+        step = self.tiles.step * self.code.tile
         for start in range(0, m, step):
             part = points[start : start + step]
-            samples = Samples.of(part, np.empty((len(part), 0)), np.empty(len(part)), self.ansatz)
+            samples = Samples.of(part, np.empty((len(part), 0)), np.empty(len(part)), self.ansatz, self.code.tile)
             outputs = self._outputs(samples, weights, 0, None)[..., : len(part)]
             jet[..., start : start + step] = self.ansatz.jet(part, outputs, components)
         return jet

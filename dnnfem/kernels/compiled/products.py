@@ -1,31 +1,36 @@
 """Matrix products on tiles, with the accumulators in vector registers.
 
-A register of a network is a block (width, TILE) in a flat array.  Two products are all that the sweeps need:
+A register of a network is a block of rows in a flat array, one row of samples per neuron.  Two products are all that
+the sweeps need:
 
-    add_product    z_o += sum_i w_oi r_i                forward with W, backward with its transpose
-    add_outer      a_oi += sum_s delta_os r_is          derivative in the weights
+    add_products    z_o += sum_i w_oi r_i + sum_i v_oi s_i        forward with W, backward with its transpose
+    add_outers      a_oi += sum_s m_os r_is + sum_s n_os q_is     derivative in the weights
 
-Both work on blocks of four rows.  The inner loops are written as vector instructions, since a compiler does
-not keep a block of sums in registers over a loop of unknown length; how wide vectors are is asked of the
-processor.
+Derivatives of products have two terms, which share the loads and stores of the sums; the second one may be absent.
+Both products multiply a number by a vector of neighbours: of samples in the first, of columns in the second, whose
+right factors `transpose` brings into panels, ``WIDTH`` columns wide, sample by sample.  The sums of `add_outers` are
+stored in panels too, see `dnnfem.kernels.compiled.tables`.
+
+The inner loops are written as vector instructions, since a compiler does not keep a block of sums in registers over a
+loop of unknown length; how wide vectors are is asked of the processor.  Rows of samples must begin at multiples of a
+cache line: a vector in two lines takes twice the time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from dnnfem.kernels.compiled.tables import INTERNAL, TILE
+from dnnfem.kernels.compiled.tables import INTERNAL, LANES, VECTORS, WIDTH
 
-FOUR = 4
-LANES = 8 if binding.get_host_cpu_features().get("avx512f", False) else 4
-"""Numbers in one vector.  With more vectors per block than registers, sums would be spilled to memory."""
+BLOCK = 4 if LANES == 8 else 2
+"""Rows of a block: with more vectors than registers, sums would be spilled to memory."""
 
-VECTORS = 4 if LANES == 8 else 2
-"""Vectors per row in a block of four rows."""
+CHAINS = 8
+"""Sums that a processor needs to work on at a time, as one addition takes several cycles."""
 
 DOUBLE = ir.DoubleType()
 VECTOR = ir.VectorType(DOUBLE, LANES)
@@ -38,9 +43,19 @@ def _at(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) ->
     return builder.gep(data, [offset], inbounds=True)
 
 
-def _vector(builder: Any, base: Any, offset: int, kind: Any = VECTOR) -> Any:
-    """Return the address of the vector that starts `offset` entries after `base`."""
-    return builder.bitcast(builder.gep(base, [INTEGER(offset)], inbounds=True), kind.as_pointer())
+def _lines(builder: Any, base: Any, step: Any, count: int) -> list[Any]:
+    """Return the addresses ``base, base + step, ...``."""
+    return [builder.gep(base, [builder.mul(step, INTEGER(n))], inbounds=True) for n in range(count)]
+
+
+def _vectors(builder: Any, base: Any, count: int) -> list[Any]:
+    """Return the addresses of neighbouring vectors."""
+    places = (builder.gep(base, [INTEGER(n * LANES)], inbounds=True) for n in range(count))
+    return [builder.bitcast(place, VECTOR.as_pointer()) for place in places]
+
+
+def _loaded(builder: Any, places: list[Any]) -> list[Any]:
+    return [builder.load(place, align=8) for place in places]
 
 
 def _spread(builder: Any, scalar: Any) -> Any:
@@ -85,136 +100,208 @@ class _Loop:
         return self.values
 
 
-def _product(rows: int, vectors: int) -> Any:
-    """Return the intrinsic ``z[o, :] += sum_i w[o, i] r[i, :]`` for a block of `rows` times `vectors`."""
+def _accumulated(
+    builder: Any, sums: list[Any], count: Any, lines: list[Any], step: Any, right: Any, shift: Any, ways: int = 1
+) -> list[Any]:
+    """Add ``sum_k left_o[k step] right[k shift + ...]`` to sums of blocks (lines, vectors) over ``k < count ways``.
+
+    With several `ways`, neighbouring terms go to different blocks of sums.
+    """
+    vectors = len(sums) // (ways * len(lines))
+    loop = _Loop(builder, count, sums)
+    result: list[Any] = []
+    for way in range(ways):
+        k = builder.add(builder.mul(loop.index, INTEGER(ways)), INTEGER(way))
+        here = builder.gep(right, [builder.mul(k, shift)], inbounds=True)
+        operands = _loaded(builder, _vectors(builder, here, vectors))
+        at = builder.mul(k, step)
+        for line in lines:
+            factor = _spread(builder, builder.load(builder.gep(line, [at], inbounds=True)))
+            for operand in operands:
+                result.append(_add_multiple(builder, loop.values[len(result)], factor, operand))
+    return loop.close(result)
+
+
+def _products(rows: int, vectors: int) -> Any:
+    """Return the intrinsic behind `add_products` for a block of `rows` times `vectors`."""
 
     @intrinsic
     def block(
-        typingctx: Any, z: Any, z0: Any, r: Any, r0: Any, columns: Any, w: Any, w0: Any, row: Any, column: Any
+        typingctx: Any,
+        z: Any,
+        z0: Any,
+        length: Any,
+        row: Any,
+        column: Any,
+        w: Any,
+        w0: Any,
+        r: Any,
+        r0: Any,
+        columns: Any,
+        v: Any,
+        v0: Any,
+        s: Any,
+        s0: Any,
+        more: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            z_, z0_, r_, r0_, columns_, w_, w0_, row_, column_ = args
-            target = _at(context, builder, signature.args[0], z_, z0_)
-            source = _at(context, builder, signature.args[2], r_, r0_)
-            first = _at(context, builder, signature.args[5], w_, w0_)
-            lines = [builder.gep(first, [builder.mul(row_, INTEGER(o))], inbounds=True) for o in range(rows)]
-            places = [_vector(builder, target, o * TILE + v * LANES) for o in range(rows) for v in range(vectors)]
-            loop = _Loop(builder, columns_, [builder.load(place, align=8) for place in places])
-            here = builder.gep(source, [builder.mul(loop.index, INTEGER(TILE))], inbounds=True)
-            operands = [builder.load(_vector(builder, here, v * LANES), align=8) for v in range(vectors)]
-            step = builder.mul(loop.index, column_)
-            sums = []
-            for o, line in enumerate(lines):
-                weight = _spread(builder, builder.load(builder.gep(line, [step], inbounds=True)))
-                for v, operand in enumerate(operands):
-                    sums.append(_add_multiple(builder, loop.values[o * vectors + v], weight, operand))
-            for place, value in zip(places, loop.close(sums), strict=True):
+            z_, z0_, length_, row_, column_, w_, w0_, r_, r0_, columns_, v_, v0_, s_, s0_, more_ = args
+            kinds = signature.args
+            targets = _lines(builder, _at(context, builder, kinds[0], z_, z0_), length_, rows)
+            places = [place for target in targets for place in _vectors(builder, target, vectors)]
+            sums = _loaded(builder, places)
+            terms = ((5, w_, w0_, 7, r_, r0_, columns_), (10, v_, v0_, 12, s_, s0_, more_))
+            for left_kind, left, left0, right_kind, right, right0, count in terms:
+                lines = _lines(builder, _at(context, builder, kinds[left_kind], left, left0), row_, rows)
+                source = _at(context, builder, kinds[right_kind], right, right0)
+                sums = _accumulated(builder, sums, count, lines, column_, source, length_)
+            for place, value in zip(places, sums, strict=True):
                 builder.store(value, place, align=8)
             return context.get_dummy_value()
 
         n = types.int64
-        return types.void(z, n, r, n, n, w, n, n, n), codegen
+        return types.void(z, n, n, n, n, w, n, r, n, n, v, n, s, n, n), codegen
 
     return block
 
 
-def _fold(builder: Any, vectors: list[Any]) -> list[Any]:
-    """Sum up the lanes of a power of two of vectors; return vectors that hold the sums in order.
-
-    Two vectors are merged into one that holds half sums of both, until a lane is a sum; this takes a third of
-    the instructions of summing up one by one.
-    """
-    segment = LANES
-    while segment > 1:
-        half = segment // 2
-        merged = []
-        pairs = [(v, v) for v in vectors] if len(vectors) == 1 else list(zip(vectors[::2], vectors[1::2], strict=True))
-        for a, b in pairs:
-            lanes = a.type.count * (1 if a is b else 2)
-            starts = range(0, lanes, segment)
-            picks = [[start + k + shift for start in starts for k in range(half)] for shift in (0, half)]
-            kind = ir.VectorType(ir.IntType(32), len(picks[0]))
-            low, high = (builder.shuffle_vector(a, b, ir.Constant(kind, pick)) for pick in picks)
-            merged.append(builder.fadd(low, high))
-        vectors, segment = merged, half
-    return vectors
-
-
-def _outer(rows: int, columns: int) -> Any:
-    """Return the intrinsic ``a[o, i] += sum_s delta[o, s] r[i, s]`` for a block of `rows` times `columns`."""
+def _outers(rows: int, vectors: int) -> Any:
+    """Return the intrinsic behind `add_outers` for a block of `rows` times `vectors`."""
+    ways = 2 if rows * vectors < CHAINS + 1 else 1
 
     @intrinsic
-    def block(typingctx: Any, a: Any, a0: Any, stride: Any, delta: Any, d0: Any, r: Any, r0: Any) -> Any:
+    def block(
+        typingctx: Any,
+        a: Any,
+        a0: Any,
+        length: Any,
+        m: Any,
+        m0: Any,
+        p: Any,
+        p0: Any,
+        n: Any,
+        n0: Any,
+        q: Any,
+        q0: Any,
+        more: Any,
+    ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            a_, a0_, stride_, delta_, d0_, r_, r0_ = args
-            target = _at(context, builder, signature.args[0], a_, a0_)
-            left = _at(context, builder, signature.args[3], delta_, d0_)
-            right = _at(context, builder, signature.args[5], r_, r0_)
+            a_, a0_, length_, m_, m0_, p_, p0_, n_, n0_, q_, q0_, more_ = args
+            kinds = signature.args
+            targets = _lines(builder, _at(context, builder, kinds[0], a_, a0_), INTEGER(WIDTH), rows)
+            places = [place for target in targets for place in _vectors(builder, target, vectors)]
             zero = ir.Constant(VECTOR, [0.0] * LANES)
-            loop = _Loop(builder, INTEGER(TILE // LANES), [zero] * (rows * columns))
-            shift = builder.mul(loop.index, INTEGER(LANES))
-            left, right = (builder.gep(base, [shift], inbounds=True) for base in (left, right))
-            xs = [builder.load(_vector(builder, left, o * TILE), align=8) for o in range(rows)]
-            ys = [builder.load(_vector(builder, right, i * TILE), align=8) for i in range(columns)]
-            sums = [
-                _add_multiple(builder, loop.values[o * columns + i], xs[o], ys[i])
-                for o in range(rows)
-                for i in range(columns)
-            ]
-            folded = _fold(builder, loop.close(sums))
-            width = folded[0].type.count
-            for o in range(rows):
-                line = builder.gep(target, [builder.mul(stride_, INTEGER(o))], inbounds=True)
-                for i in range(columns):
-                    number = o * columns + i
-                    total = builder.extract_element(folded[number // width], ir.IntType(32)(number % width))
-                    place = builder.gep(line, [INTEGER(i)], inbounds=True)
-                    builder.store(builder.fadd(builder.load(place), total), place)
+            sums = _loaded(builder, places) + [zero] * ((ways - 1) * rows * vectors)
+            first = builder.udiv(length_, INTEGER(ways))
+            terms = ((3, m_, m0_, 5, p_, p0_, first), (7, n_, n0_, 9, q_, q0_, builder.mul(first, more_)))
+            for left_kind, left, left0, right_kind, right, right0, count in terms:
+                lines = _lines(builder, _at(context, builder, kinds[left_kind], left, left0), length_, rows)
+                source = _at(context, builder, kinds[right_kind], right, right0)
+                sums = _accumulated(builder, sums, count, lines, INTEGER(1), source, INTEGER(WIDTH), ways)
+            for number, place in enumerate(places):
+                total = sums[number] if ways == 1 else builder.fadd(sums[number], sums[number + rows * vectors])
+                builder.store(total, place, align=8)
             return context.get_dummy_value()
 
-        n = types.int64
-        return types.void(a, n, n, delta, n, r, n), codegen
+        i = types.int64
+        return types.void(a, i, i, m, i, p, i, n, i, q, i, i), codegen
 
     return block
 
 
-_product_four, _product_one = _product(FOUR, VECTORS), _product(1, 2 * VECTORS)
-_outer_four, _outer_column, _outer_row, _outer_one = _outer(4, 4), _outer(4, 1), _outer(1, 4), _outer(1, 1)
+@intrinsic
+def _transposed(typingctx: Any, r: Any, r0: Any, length: Any, valid: Any, p: Any, p0: Any) -> Any:
+    """Write a square of `LANES` rows to a panel, transposed; rows from `valid` on repeat the last one before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        r_, r0_, length_, valid_, p_, p0_ = args
+        source = _at(context, builder, signature.args[0], r_, r0_)
+        target = _at(context, builder, signature.args[4], p_, p0_)
+        last, vectors = builder.sub(valid_, INTEGER(1)), []
+        for n in range(LANES):
+            row = builder.select(builder.icmp_signed("<", INTEGER(n), valid_), INTEGER(n), last)
+            line = builder.gep(source, [builder.mul(row, length_)], inbounds=True)
+            vectors += _loaded(builder, _vectors(builder, line, 1))
+        half = 1
+        while half < LANES:
+            # Swap a bit of the number of the row for the same bit of the number of the lane.
+            low = [lane if not lane & half else LANES + lane - half for lane in range(LANES)]
+            high = [lane + half if not lane & half else LANES + lane for lane in range(LANES)]
+            kind = ir.VectorType(ir.IntType(32), LANES)
+            for n in range(LANES):
+                if not n & half:
+                    pair = vectors[n], vectors[n + half]
+                    vectors[n] = builder.shuffle_vector(*pair, ir.Constant(kind, low))
+                    vectors[n + half] = builder.shuffle_vector(*pair, ir.Constant(kind, high))
+            half *= 2
+        for n, vector in enumerate(vectors):
+            place = builder.gep(target, [INTEGER(n * WIDTH)], inbounds=True)
+            builder.store(vector, _vectors(builder, place, 1)[0], align=8)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(r, i, i, i, p, i), codegen
+
+
+_products_block, _products_one = _products(BLOCK, VECTORS), _products(1, VECTORS)
+_outers_four, _outers_three, _outers_two, _outers_single = (_outers(BLOCK, count) for count in (4, 3, 2, 1))
+_outers_one = _outers(1, VECTORS)
 
 
 @njit(**INTERNAL)
-def add_product(z, z0, rows, r, r0, columns, w, w0, row, column):  # type: ignore[no-untyped-def]
-    """Add ``sum_i w[w0 + o row + i column] r[i]`` to ``z[o]``, for all o < `rows`, i < `columns`.
+def add_products(z, z0, rows, length, row, column, w, w0, r, r0, columns, v, v0, s, s0, more):  # type: ignore[no-untyped-def]
+    """Add ``sum_i w[w0 + o row + i column] r[i]``, i < `columns`, and so for v, s, i < `more`, to ``z[o]``, o < `rows`.
 
     Parameters
     ----------
-    z, r, w : array, one axis
-        Flat; the blocks begin at `z0` and `r0`.
+    z, w, r, v, s : array, one axis
+        Flat; the blocks z, r and s begin at `z0`, `r0` and `s0`, and their rows have `length` entries.
     row, column : int
-        Steps in the weights: (columns, 1) multiplies by a matrix stored row by row, (1, rows) by its
-        transpose.
+        Steps in the weights: (columns, 1) multiplies by a matrix stored row by row, (1, rows) by its transpose.
     """
-    full = rows - rows % FOUR
+    full = rows - rows % BLOCK
     # Samples outside: a part of all r stays in the first-level cache while the rows of z pass by.
-    for s in range(0, TILE, VECTORS * LANES):
-        for o in range(0, full, FOUR):
-            _product_four(z, z0 + o * TILE + s, r, r0 + s, columns, w, w0 + o * row, row, column)
-    for s in range(0, TILE, 2 * VECTORS * LANES):
+    for k in range(0, length, WIDTH):
+        for o in range(0, full, BLOCK):
+            _products_block(
+                z, z0 + o * length + k, length, row, column,
+                w, w0 + o * row, r, r0 + k, columns, v, v0 + o * row, s, s0 + k, more,
+            )  # fmt: skip
         for o in range(full, rows):
-            _product_one(z, z0 + o * TILE + s, r, r0 + s, columns, w, w0 + o * row, row, column)
+            _products_one(
+                z, z0 + o * length + k, length, row, column,
+                w, w0 + o * row, r, r0 + k, columns, v, v0 + o * row, s, s0 + k, more,
+            )  # fmt: skip
 
 
 @njit(**INTERNAL)
-def add_outer(a, a0, delta, d0, rows, r, r0, columns):  # type: ignore[no-untyped-def]
-    """Add ``sum_s delta[o, s] r[i, s]`` to ``a[a0 + o columns + i]``, for all o < `rows`, i < `columns`."""
-    full, wide = rows - rows % FOUR, columns - columns % FOUR
-    for o in range(0, full, FOUR):
-        for i in range(0, wide, FOUR):
-            _outer_four(a, a0 + o * columns + i, columns, delta, d0 + o * TILE, r, r0 + i * TILE)
-        for i in range(wide, columns):
-            _outer_column(a, a0 + o * columns + i, columns, delta, d0 + o * TILE, r, r0 + i * TILE)
-    for o in range(full, rows):
-        for i in range(0, wide, FOUR):
-            _outer_row(a, a0 + o * columns + i, columns, delta, d0 + o * TILE, r, r0 + i * TILE)
-        for i in range(wide, columns):
-            _outer_one(a, a0 + o * columns + i, columns, delta, d0 + o * TILE, r, r0 + i * TILE)
+def transpose(r, r0, columns, length, p, p0):  # type: ignore[no-untyped-def]
+    """Bring a block of `columns` rows into panels from `p0` on; what fills up the last panel does not matter."""
+    for i in range(0, columns, LANES):
+        panel = p0 + (i // WIDTH) * WIDTH * length + i % WIDTH
+        for k in range(0, length, LANES):
+            _transposed(r, r0 + i * length + k, length, min(LANES, columns - i), p, panel + k * WIDTH)
+
+
+@njit(**INTERNAL)
+def add_outers(a, a0, rows, columns, length, m, m0, p, p0, n, n0, q, q0, more):  # type: ignore[no-untyped-def]
+    """Add ``sum_s m[o, s] p[s, i]``, and if `more` is 1 ``sum_s n[o, s] q[s, i]``, to the panels of a from `a0` on.
+
+    Blocks m and n have `rows` rows, panels p and q `columns` columns.
+    """
+    full = rows - rows % BLOCK
+    for begin in range(0, columns, WIDTH):
+        shift, target, left = (begin // WIDTH) * WIDTH * length, a0 + begin * rows, columns - begin
+        for o in range(0, full, BLOCK):
+            at, first, second = target + o * WIDTH, m0 + o * length, n0 + o * length
+            if left > 3 * LANES:
+                _outers_four(a, at, length, m, first, p, p0 + shift, n, second, q, q0 + shift, more)
+            elif left > 2 * LANES:
+                _outers_three(a, at, length, m, first, p, p0 + shift, n, second, q, q0 + shift, more)
+            elif left > LANES:
+                _outers_two(a, at, length, m, first, p, p0 + shift, n, second, q, q0 + shift, more)
+            else:
+                _outers_single(a, at, length, m, first, p, p0 + shift, n, second, q, q0 + shift, more)
+        for o in range(full, rows):
+            at, first, second = target + o * WIDTH, m0 + o * length, n0 + o * length
+            _outers_one(a, at, length, m, first, p, p0 + shift, n, second, q, q0 + shift, more)

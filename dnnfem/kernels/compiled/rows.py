@@ -10,8 +10,9 @@ from scipy.linalg import blas, lapack
 
 from dnnfem.kernels import influence
 from dnnfem.kernels.compiled import drivers
+from dnnfem.kernels.compiled.outputs import pulled
 from dnnfem.kernels.compiled.samples import Tape
-from dnnfem.kernels.compiled.tables import COLUMNS, IN, TILE, Selection
+from dnnfem.kernels.compiled.tables import COLUMNS, IN, Selection
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.reduction import Compression, Reduction
@@ -50,7 +51,7 @@ def system(linearization: CompiledLinearization, columns: Index | None) -> Dense
     matrix = np.empty((chosen.size, count * e.tiles.size))
     matrix[chosen.empty] = 0.0
     for tape in linearization.tapes():
-        seeds = linearization.seeds(tape, _slopes(tape), root=True)
+        seeds = pulled(linearization.evaluator, tape.samples, _slopes(tape), root=True)
         _write(
             linearization,
             tape,
@@ -70,7 +71,7 @@ def residual(linearization: CompiledLinearization) -> Array:
     return np.concatenate(parts, axis=1).ravel()
 
 
-def pulled(linearization: CompiledLinearization, values: Array) -> Iterator[tuple[Tape, Array]]:
+def cotangents(linearization: CompiledLinearization, values: Array) -> Iterator[tuple[Tape, Array]]:
     """Yield tapes and the cotangents of the user's jet that belong to a vector like `residual`."""
     values, start = values.reshape(-1, linearization.evaluator.tiles.size), 0
     for tape in linearization.tapes():
@@ -89,7 +90,7 @@ def _compressed(
     """
     size = chosen.size + 1
     triangle = np.zeros((size, size), order="F")
-    tiles = -(-max(size, FEWEST_ROWS) // (count * TILE))
+    tiles = -(-max(size, FEWEST_ROWS) // (count * linearization.evaluator.code.tile))
     for block in blocks(linearization, chosen, count, tiles, with_residual=True):
         reflectors = min(REFLECTORS, size)
         triangle = lapack.dtpqrt(0, reflectors, triangle, block.T, overwrite_a=1, overwrite_b=1)[0]
@@ -113,7 +114,7 @@ def gram(linearization: CompiledLinearization) -> Array | None:
     if slopes is None:
         return None
     total = np.zeros((dim, dim), order="F")
-    tiles = max(1, ENTRIES // (dim * len(slopes) * TILE))
+    tiles = max(1, ENTRIES // (dim * len(slopes) * linearization.evaluator.code.tile))
     for block in blocks(linearization, linearization.evaluator.selection(None), len(slopes), tiles):
         total = blas.dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
     # Above the diagonal there are zeros.
@@ -132,22 +133,27 @@ def blocks(
     A block may be overwritten, and is valid until the next one.
     """
     e, width = linearization.evaluator, chosen.size + with_residual
-    work = e.pool.take(width * count * min(tiles, e.tiles.count) * TILE)
+    tile = e.code.tile
+    work = e.pool.take(width * count * min(tiles, e.tiles.count) * tile)
     block, filled, left = np.empty((0, count, 0)), 0, e.tiles.count
     for tape in linearization.tapes():
-        seeds, start, length = linearization.seeds(tape, _slopes(tape), root=True), 0, tape.last - tape.first
+        seeds, start, length = (
+            pulled(linearization.evaluator, tape.samples, _slopes(tape), root=True),
+            0,
+            tape.last - tape.first,
+        )
         while start < length:
             if filled == 0:
                 size = min(tiles, left)
-                block = work.r[: width * count * size * TILE].reshape(width, count, size * TILE)
+                block = work[: width * count * size * tile].reshape(width, count, size * tile)
                 block[chosen.empty] = 0.0
             stop = min(start + size - filled, length)
             _write(
-                linearization, tape, seeds, (start, stop), chosen, block[: chosen.size].reshape(-1), filled, size * TILE
+                linearization, tape, seeds, (start, stop), chosen, block[: chosen.size].reshape(-1), filled, size * tile
             )
             end = filled + stop - start
             if with_residual:
-                block[-1, :, filled * TILE : end * TILE] = _residual(tape, slice(start * TILE, stop * TILE))
+                block[-1, :, filled * tile : end * tile] = _residual(tape, slice(start * tile, stop * tile))
             left, start, filled = left - (stop - start), stop, end
             if filled == size:
                 yield block.reshape(width, -1)
@@ -177,14 +183,14 @@ def _write(
     samples: int,
 ) -> None:
     """Write the rows of some tiles of a tape to a transposed matrix with `samples` samples, from a tile on."""
-    e, b, (start, stop) = linearization.evaluator, tape.buffers, tiles
-    block, count = e.tables.rows * TILE, stop - start
-    part = seeds if count == tape.last - tape.first else np.ascontiguousarray(seeds[..., start * TILE : stop * TILE])
-    kept = (b.r[start * block : stop * block], b.d[start * block : stop * block])
-    span = (place, place + count, min(linearization.groups, count), e.tables.rows)
-    with drivers.threads(count * TILE * linearization.weights.size * len(seeds)):
-        primal = (*e.tables.arrays, linearization.weights, part, *kept)
-        drivers.system(*primal, *chosen.arrays, target, samples, *span)
+    e, (start, stop) = linearization.evaluator, tiles
+    tile, count = e.code.tile, stop - start
+    part = seeds if count == tape.last - tape.first else np.ascontiguousarray(seeds[..., start * tile : stop * tile])
+    block = e.code.kept * tile
+    kept = (tape.samples.reference[start:stop], tape.kept[start * block : stop * block])
+    span = (place, place + count, min(linearization.groups, count))
+    with drivers.threads(count * tile * linearization.weights.size * len(seeds)), e.desk() as work:
+        drivers.system(e.code, linearization.weights, *kept, work, *span, part, *chosen.arrays, target, samples)
 
 
 def left_out(linearization: CompiledLinearization, root: Array, exact: bool) -> LeftOut:
@@ -192,13 +198,14 @@ def left_out(linearization: CompiledLinearization, root: Array, exact: bool) -> 
     e, parts = linearization.evaluator, []
     chosen, outputs = e.selection(None), e.program.outputs
     units = list(np.eye(outputs)[:, None, :, None])
-    step = max(1, ENTRIES // (chosen.size * outputs * TILE))
+    tile = e.code.tile
+    step = max(1, ENTRIES // (chosen.size * outputs * tile))
     for tape in linearization.tapes():
-        seeds, length = linearization.seeds(tape, units, root=True), tape.last - tape.first
+        seeds, length = pulled(linearization.evaluator, tape.samples, units, root=True), tape.last - tape.first
         for start in range(0, length, step):
             stop = min(start + step, length)
-            part = slice(start * TILE, min(stop * TILE, tape.samples.size))
-            columns = np.empty((chosen.size, outputs, (stop - start) * TILE))
+            part = slice(start * tile, min(stop * tile, tape.samples.size))
+            columns = np.empty((chosen.size, outputs, (stop - start) * tile))
             columns[chosen.empty] = 0.0
             _write(linearization, tape, seeds, (start, stop), chosen, columns.reshape(-1), 0, columns.shape[2])
             points, data = tape.samples.points[part], tape.samples.data[part]
@@ -210,14 +217,14 @@ def left_out(linearization: CompiledLinearization, root: Array, exact: bool) -> 
 
 def moments(linearization: CompiledLinearization) -> tuple[Array, ...]:
     """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
-    tables = linearization.evaluator.tables
-    sums = [np.zeros((stage[COLUMNS] + 1,) * 2) for stage in tables.stages]
+    code = linearization.evaluator.code
+    sums = [np.zeros((stage[COLUMNS] + 1,) * 2) for stage in code.stages]
     for tape in linearization.tapes():
-        tiles = tape.last - tape.first
-        registers = tape.buffers.r[: tiles * tables.rows * TILE].reshape(tiles, tables.rows, TILE)
+        registers = np.empty((tape.last - tape.first, code.rows, code.tile))
+        linearization.run(drivers.registers, tape, 1, registers)
         weights = tape.samples.weights
-        for number, stage in enumerate(tables.stages):
+        for number, stage in enumerate(code.stages):
             read = registers[:, stage[IN] : stage[IN] + stage[COLUMNS]].transpose(1, 0, 2)
-            rows = np.vstack([read.reshape(stage[COLUMNS], -1), np.ones(tiles * TILE)])
+            rows = np.vstack([read.reshape(stage[COLUMNS], -1), np.ones(weights.size)])
             sums[number] += (rows * weights) @ rows.T
     return tuple(sums)

@@ -8,15 +8,17 @@ from functools import cached_property
 
 import numpy as np
 
-from dnnfem.kernels.compiled.tables import TILE
+from dnnfem.kernels.compiled.tables import LANES
 from dnnfem.kernels.protocol import Ansatz, LawLinearization, PlacedPoints
 from dnnfem.records import Array
 
 GROUPS = 32
 """Most groups of tiles; every group has a copy of the sums."""
 
+FEWEST_GROUPS = 4
+
 GROUP_ENTRIES = 2**19
-"""Numbers that the copies of one sum may take before there are fewer groups, but never fewer than 8."""
+"""Numbers that the copies of one sum may take before there are fewer groups."""
 
 CHUNK = 2**24
 """Bytes that are worked on at a time where not everything can be kept: more would only leave the caches."""
@@ -33,10 +35,10 @@ class Samples:
     ----------
     size : int
         Number of points without padding.
-    points, data : array, shape (tiles * TILE, d or k)
+    points, data : array, shape (tiles * tile, d or k)
         In the user's coordinates, for the law.
-    weights : array, shape (tiles * TILE,)
-    reference : array, shape (tiles, d * TILE)
+    weights : array, shape (tiles * tile,)
+    reference : array, shape (tiles, d * tile)
         Reference coordinates, as the input register of each tile.
     """
 
@@ -47,16 +49,16 @@ class Samples:
     reference: Array
 
     @classmethod
-    def of(cls, points: Array, data: Array, weights: Array, ansatz: Ansatz) -> Samples:
+    def of(cls, points: Array, data: Array, weights: Array, ansatz: Ansatz, tile: int) -> Samples:
         """Convert and fill up points (m, d), data (m, k) and weights (m,)."""
-        size, missing = len(points), -len(points) % TILE
+        size, missing = len(points), -len(points) % tile
         data, weights = _filled(data, missing), _filled(weights, missing)
         if missing:
             points, weights[size:] = _filled(points, missing), 0.0
         # Feature by feature, which is how tiles are stored, and faster than sample by sample.
         points = np.ascontiguousarray(points.T, dtype=np.float64).T
         features = ansatz.reference(points).T
-        tiles = np.ascontiguousarray(features.reshape(len(features), -1, TILE).transpose(1, 0, 2))
+        tiles = np.ascontiguousarray(features.reshape(len(features), -1, tile).transpose(1, 0, 2))
         return cls(size, points, data, weights, tiles.reshape(len(tiles), -1))
 
     @property
@@ -79,6 +81,8 @@ class Tiles:
     ----------
     quadrature, ansatz
         What is placed.
+    tile : int
+        Samples of a tile.
     bytes : int
         What has to be held for one tile.
     memory : int
@@ -87,6 +91,7 @@ class Tiles:
 
     quadrature: PlacedPoints
     ansatz: Ansatz
+    tile: int
     bytes: int
     memory: int
 
@@ -98,7 +103,7 @@ class Tiles:
     @property
     def count(self) -> int:
         """Number of tiles."""
-        return -(-self.size // TILE)
+        return -(-self.size // self.tile)
 
     @property
     def step(self) -> int:
@@ -120,72 +125,77 @@ class Tiles:
         return self._converted(0, self.count)
 
     def _converted(self, first: int, last: int) -> Samples:
-        q, rows = self.quadrature, slice(first * TILE, last * TILE)
-        return Samples.of(q.points[rows], q.data[rows], q.weights[rows], self.ansatz)
+        q, rows = self.quadrature, slice(first * self.tile, last * self.tile)
+        return Samples.of(q.points[rows], q.data[rows], q.weights[rows], self.ansatz, self.tile)
 
 
 def groups(tiles: int, entries: int) -> int:
     """Return the number of groups for sums of `entries` numbers; threads and memory have no say in it."""
     number = GROUPS
-    while number > 8 and number * entries > GROUP_ENTRIES:
+    while number > FEWEST_GROUPS and number * entries > GROUP_ENTRIES:
         number //= 2
     return min(tiles, number)
 
 
-@dataclass(frozen=True, eq=False)
-class Buffers:
-    """Flat arrays for the registers of some tiles; names as in `dnnfem.kernels.compiled.sweeps`."""
-
-    r: Array
-    d: Array
-    b: Array
-    delta: Array
-
-    @classmethod
-    def of(cls, size: int) -> Buffers:
-        """Allocate; untouched memory costs nothing."""
-        return cls(np.empty(size), np.empty(size), np.empty(size), np.empty(size))
+def aligned(size: int) -> Array:
+    """Return a flat array that begins with a cache line; untouched memory costs nothing."""
+    array, line = np.empty(size + LANES), 8 * LANES
+    begin = (-array.ctypes.data % line) // 8
+    return array[begin : begin + size]
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Buffers that wait for their next use: fresh memory is as slow as the sweep that fills it."""
+    """Flat arrays that wait for their next use: fresh memory is as slow as the sweep that fills it."""
 
-    spare: list[Buffers] = field(default_factory=list)
+    spare: list[Array] = field(default_factory=list)
 
-    def take(self, size: int) -> Buffers:
-        """Return buffers for at least `size` numbers each."""
-        for number, buffers in enumerate(self.spare):
-            if buffers.r.size >= size:
+    def take(self, size: int) -> Array:
+        """Return an array of at least `size` numbers."""
+        for number, array in enumerate(self.spare):
+            if array.size >= size:
                 return self.spare.pop(number)
-        return Buffers.of(size)
+        return aligned(size)
 
-    def give_back(self, buffers: Buffers) -> None:
-        """Take back buffers that nobody reads any more; the largest ones are kept."""
-        self.spare.append(buffers)
-        self.spare.sort(key=lambda b: b.r.size)
+    def give_back(self, array: Array) -> None:
+        """Take back an array that nobody reads any more; the largest ones are kept."""
+        self.spare.append(array)
+        self.spare.sort(key=lambda b: b.size)
         del self.spare[:-SPARE]
 
-    def lend(self, size: int, borrower: object) -> Buffers:
-        """Return buffers that come back when `borrower` is no longer used."""
-        buffers = self.take(size)
-        weakref.finalize(borrower, self.give_back, buffers).atexit = False
-        return buffers
+    def lend(self, size: int, borrower: object) -> Array:
+        """Return an array that comes back when `borrower` is no longer used."""
+        array = self.take(size)
+        weakref.finalize(borrower, self.give_back, array).atexit = False
+        return array
 
 
 @dataclass(frozen=True, eq=False)
 class Tape:
-    """The forward sweep over the tiles ``first, ..., last - 1``, their samples, and the law at their outputs."""
+    """The forward sweep over the tiles ``first, ..., last - 1``, their samples, and the law at their outputs.
+
+    Attributes
+    ----------
+    first, last : int
+    samples : Samples
+    kept, lam : array
+        See `dnnfem.kernels.compiled.drivers`; cotangents are there after the reverse sweep.
+    law : LawLinearization
+    bends : dict
+        Second derivatives of the law in the outputs, once they were asked for; False: of its curvature.
+    """
 
     first: int
     last: int
     samples: Samples
-    buffers: Buffers
+    kept: Array
+    lam: Array
     law: LawLinearization
+    bends: dict[bool, Array] = field(default_factory=dict, init=False)
 
 
-def tile_sums(weights: Array, density: Array) -> Array:
+def tile_sums(weights: Array, density: Array, tile: int) -> Array:
     """Return the sum of ``w L`` in each tile; a sum over tiles does not depend on how many were held at a time."""
     # A trial point may be far out: infinity is an answer there.
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(np.sum((weights * density).reshape(-1, TILE), axis=1))
+        return np.asarray(np.sum((weights * density).reshape(-1, tile), axis=1))

@@ -1,11 +1,12 @@
-"""What one tile goes through: forward, tangent, reverse, second-order reverse sweep, rows of a system.
+"""What one tile goes through: forward, tangent and reverse sweep, rows of a system.
 
-Every function works on one tile and one direction.  Blocks of all registers of a tile, (rows, TILE), begin at
-an offset in flat arrays; `stages`, `scales`, `carry` and `factors` are described in
-`dnnfem.kernels.compiled.tables`, `w` are the weights.  In the notation of the documentation, with the
-registers `r`, the arguments z and the cotangents lambda,
+Every function works on one tile and one direction.  Blocks of all registers of a tile, (rows, tile), begin at an offset
+in flat arrays; `code` is a `dnnfem.kernels.compiled.tables.Code`, `w` are the weights.  In the notation of the
+documentation, with the registers `r`, the arguments z and the cotangents lambda,
 
-    d = h sigma'(z),    b = h sigma''(z),    delta = d lambda,    bend = b lambda.
+    d = h sigma'(z),    delta = d lambda.
+
+What is `kept` of a register, from `k0` on, says `dnnfem.kernels.compiled.elementary.activate`.
 """
 
 from __future__ import annotations
@@ -14,21 +15,27 @@ from typing import Any
 
 from numba import njit
 
-from dnnfem.kernels.compiled.elementary import activate
-from dnnfem.kernels.compiled.products import add_outer, add_product
+from dnnfem.kernels.compiled.elementary import activate, slopes
+from dnnfem.kernels.compiled.products import add_outers, add_products, transpose
 from dnnfem.kernels.compiled.tables import (
     ACTIVATION,
     BIAS,
     CARRY,
     CARRY_END,
     COLUMNS,
+    FRESH,
+    FRESH_END,
     IN,
     INNER,
     INTERNAL,
+    KEPT,
     MATRIX,
+    OPEN,
     OUT,
+    READY,
     ROWS,
-    TILE,
+    SUMS,
+    WIDTH,
 )
 
 OPTIONS: dict[str, Any] = {**INTERNAL, "fastmath": {"contract", "reassoc"}}
@@ -36,12 +43,12 @@ OPTIONS: dict[str, Any] = {**INTERNAL, "fastmath": {"contract", "reassoc"}}
 
 
 @njit(**OPTIONS)
-def _fill(z, w, begin):  # type: ignore[no-untyped-def]
+def _fill(z, tile, w, begin):  # type: ignore[no-untyped-def]
     """Set row o of the block `z` to ``w[begin + o]``, or to zero if `begin` is negative."""
-    for o in range(z.size // TILE):
+    for o in range(z.size // tile):
         value = w[begin + o] if begin >= 0 else 0.0
-        row = z[o * TILE : (o + 1) * TILE]
-        for s in range(TILE):
+        row = z[o * tile : (o + 1) * tile]
+        for s in range(tile):
             row[s] = value
 
 
@@ -52,163 +59,174 @@ def _add_scaled(z, factor, r):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _add_row_sums(a, begin, delta):  # type: ignore[no-untyped-def]
-    """Add the sums over the samples of `delta` to ``a[begin:]``; nothing if `begin` is negative."""
-    if begin >= 0:
-        for o in range(delta.size // TILE):
-            row = delta[o * TILE : (o + 1) * TILE]
-            total = 0.0
-            for s in range(TILE):
-                total += row[s]
-            a[begin + o] += total
+def _multiply(z, x, y):  # type: ignore[no-untyped-def]
+    for k in range(z.size):
+        z[k] = x[k] * y[k]
 
 
 @njit(**OPTIONS)
-def forward(stages, scales, carry, factors, w, r, r0, d, b, b0):  # type: ignore[no-untyped-def]
-    """Compute all registers from the input register; fill in `d` and `b`, which begin at `b0`."""
-    for s in range(len(stages)):
-        stage = stages[s]
-        begin, size = stage[OUT] * TILE, stage[ROWS] * TILE
-        y = r[r0 + begin : r0 + begin + size]
-        _fill(y, w, stage[BIAS])
-        add_product(
-            r,
-            r0 + begin,
-            stage[ROWS],
-            r,
-            r0 + stage[IN] * TILE,
-            stage[COLUMNS],
-            w,
-            stage[MATRIX],
-            stage[COLUMNS],
-            1,
-        )
-        activate(
-            stage[ACTIVATION],
-            scales[s],
-            y,
-            d[b0 + begin : b0 + begin + size],
-            b[b0 + begin : b0 + begin + size],
-        )
-        for c in range(stage[CARRY], stage[CARRY_END]):
-            other = r0 + carry[c] * TILE
-            _add_scaled(y, factors[c], r[other : other + size])
+def _add_row_sums(a, begin, m, tile):  # type: ignore[no-untyped-def]
+    """Add the sums over the samples of `m` to ``a[begin:]``."""
+    for o in range(m.size // tile):
+        row = m[o * tile : (o + 1) * tile]
+        total = 0.0
+        for s in range(tile):
+            total += row[s]
+        a[begin + o] += total
 
 
 @njit(**OPTIONS)
-def tangent(stages, carry, factors, w, v, v0, r, r0, d, bend, rdot, rdot0, q, q0, second):  # type: ignore[no-untyped-def]
-    """Differentiate the registers along a direction `v` of weights; with `second`, store ``q = bend zdot``.
-
-    `r`, `d` and `bend` begin at `r0`.  Of `rdot` the input register must be zero; the derivatives of the
-    arguments are formed in `q`.
-    """
-    for s in range(len(stages)):
-        stage = stages[s]
-        rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * TILE
-        source, begin = stage[IN] * TILE, stage[OUT] * TILE
-        zdot = q[q0 + begin : q0 + begin + size]
-        _fill(zdot, v, v0 + stage[BIAS] if stage[BIAS] >= 0 else -1)
-        add_product(q, q0 + begin, rows, r, r0 + source, columns, v, v0 + stage[MATRIX], columns, 1)
-        if stage[INNER]:
-            add_product(q, q0 + begin, rows, rdot, rdot0 + source, columns, w, stage[MATRIX], columns, 1)
-        ydot, slope = rdot[rdot0 + begin : rdot0 + begin + size], d[r0 + begin : r0 + begin + size]
-        for k in range(size):
-            ydot[k] = slope[k] * zdot[k]
-        for c in range(stage[CARRY], stage[CARRY_END]):
-            other = rdot0 + carry[c] * TILE
-            _add_scaled(ydot, factors[c], rdot[other : other + size])
-        if second:
-            curved = bend[r0 + begin : r0 + begin + size]
-            for k in range(size):
-                zdot[k] *= curved[k]
+def _operand(code, first, size, kept, k0, r):  # type: ignore[no-untyped-def]
+    """Return the register that begins with row `first`: what is kept, if that is the register, or a part of `r`."""
+    if code.places[first] >= 0:
+        begin = k0 + code.places[first] * code.tile
+        return kept[begin : begin + size]
+    return r[first * code.tile : first * code.tile + size]
 
 
 @njit(**OPTIONS)
-def _pull_back(stage, carry, factors, w, lam, delta, delta0, inner):  # type: ignore[no-untyped-def]
-    """Add ``W^T delta`` to the cotangent of the input if `inner`, and carry over that of the output."""
-    if inner:
-        rows, columns = stage[ROWS], stage[COLUMNS]
-        add_product(
-            lam,
-            stage[IN] * TILE,
-            columns,
-            delta,
-            delta0 + stage[OUT] * TILE,
-            rows,
-            w,
-            stage[MATRIX],
-            1,
-            columns,
-        )
-    begin, size = stage[OUT] * TILE, stage[ROWS] * TILE
+def _register(code, s, kept, k0, r):  # type: ignore[no-untyped-def]
+    """Compute the output register of stage `s` from what is kept, unless that is the register."""
+    stage, tile = code.stages[s], code.tile
+    if stage[READY]:
+        return
+    begin, size, at = stage[OUT] * tile, stage[ROWS] * tile, k0 + stage[KEPT] * tile
+    y, factor = r[begin : begin + size], 1.0 if stage[OPEN] else code.scales[s]
+    for k in range(size):
+        y[k] = factor * kept[at + k]
     for c in range(stage[CARRY], stage[CARRY_END]):
-        other = carry[c] * TILE
-        _add_scaled(lam[other : other + size], factors[c], lam[begin : begin + size])
+        _add_scaled(y, code.factors[c], _operand(code, code.carry[c], size, kept, k0, r))
 
 
 @njit(**OPTIONS)
-def reverse(stages, carry, factors, w, r, r0, d, b, lam, delta, delta0, a, a0, record):  # type: ignore[no-untyped-def]
-    """Add the derivative in the weights to `a`, from the cotangents `lam` of the registers.
+def registers(code, kept, k0, r):  # type: ignore[no-untyped-def]
+    """Compute the registers that are not kept themselves; the input register is there."""
+    for s in range(len(code.stages)):
+        _register(code, s, kept, k0, r)
+
+
+@njit(**OPTIONS)
+def _slopes(code, s, kept, k0, d, b):  # type: ignore[no-untyped-def]
+    """Return ``d = h sigma'`` and ``h sigma''`` of stage `s`: what is kept, or what is computed in `d` and `b`."""
+    stage, tile = code.stages[s], code.tile
+    size, at = stage[ROWS] * tile, k0 + stage[KEPT] * tile
+    if stage[OPEN]:
+        return kept[at + size : at + 2 * size], kept[at + 2 * size : at + 3 * size]
+    slopes(stage[ACTIVATION], code.scales[s], kept[at : at + size], d[:size], b[:size])
+    return d[:size], b[:size]
+
+
+@njit(**OPTIONS)
+def forward(code, w, r, kept, k0, d, b):  # type: ignore[no-untyped-def]
+    """Compute all registers from the input register, and what is kept of them from `k0` on; `d` and `b` are work."""
+    tile = code.tile
+    for s in range(len(code.stages)):
+        stage = code.stages[s]
+        rows, columns, size, at = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile, k0 + stage[KEPT] * tile
+        z, x, matrix = kept[at : at + size], _operand(code, stage[IN], columns * tile, kept, k0, r), stage[MATRIX]
+        _fill(z, tile, w, stage[BIAS])
+        add_products(z, 0, rows, tile, columns, 1, w, matrix, x, 0, columns, w, matrix, x, 0, 0)
+        if stage[OPEN]:
+            slope, bend = kept[at + size : at + 2 * size], kept[at + 2 * size : at + 3 * size]
+        else:
+            slope, bend = d[:size], b[:size]
+        activate(stage[ACTIVATION], code.scales[s], z, slope, bend)
+        _register(code, s, kept, k0, r)
+
+
+@njit(**OPTIONS)
+def tangent(code, w, v, v0, r, kept, k0, lam, l0, rdot, q, d, b, exact):  # type: ignore[no-untyped-def]
+    """Differentiate the registers along a direction of weights, which begins at `v0`.
+
+    If `exact`, ``q`` receives ``h sigma'' lambda zdot``, with the cotangents `lam`; `d` and `b` are work.
+    """
+    tile = code.tile
+    for s in range(len(code.stages)):
+        stage = code.stages[s]
+        rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile
+        source, begin, matrix = stage[IN] * tile, stage[OUT] * tile, stage[MATRIX]
+        zdot, ydot = q[begin : begin + size], rdot[begin : begin + size]
+        x = _operand(code, stage[IN], columns * tile, kept, k0, r)
+        _fill(zdot, tile, v, v0 + stage[BIAS] if stage[BIAS] >= 0 else -1)
+        more = columns * stage[INNER]
+        add_products(zdot, 0, rows, tile, columns, 1, v, v0 + matrix, x, 0, columns, w, matrix, rdot, source, more)
+        slope, bend = _slopes(code, s, kept, k0, d, b)
+        _multiply(ydot, slope, zdot)
+        if exact:
+            cotangent = lam[l0 + begin : l0 + begin + size]
+            for k in range(size):
+                zdot[k] *= bend[k] * cotangent[k]
+        for c in range(stage[CARRY], stage[CARRY_END]):
+            other = code.carry[c] * tile
+            # The derivative of the input register is zero, and not stored.
+            if other > 0:
+                _add_scaled(ydot, code.factors[c], rdot[other : other + size])
+
+
+@njit(**OPTIONS)
+def seed(code, lam, l0):  # type: ignore[no-untyped-def]
+    """Set the cotangents of registers that no stage reads to zero, but those of the output."""
+    if len(code.stages) > 0:
+        for f in range(code.stages[-1, FRESH_END], len(code.fresh)):
+            lam[l0 + code.fresh[f, 0] * code.tile : l0 + code.fresh[f, 1] * code.tile] = 0.0
+
+
+@njit(**OPTIONS)
+def _pull_back(code, s, inner, w, lam, l0, m, v, v0, delta, more):  # type: ignore[no-untyped-def]
+    """Add ``W^T m``, and ``V^T delta`` if `more` is 1, to the cotangent of the input, if `inner`.
+
+    The cotangent of the output is carried over.  Those that are met for the first time are set to zero before.
+    """
+    stage, tile = code.stages[s], code.tile
+    for f in range(stage[FRESH], stage[FRESH_END]):
+        lam[l0 + code.fresh[f, 0] * tile : l0 + code.fresh[f, 1] * tile] = 0.0
+    if inner:
+        rows, columns, matrix = stage[ROWS], stage[COLUMNS], stage[MATRIX]
+        add_products(
+            lam, l0 + stage[IN] * tile, columns, tile, 1, columns,
+            w, matrix, m, 0, rows, v, v0 + matrix, delta, 0, rows * more,
+        )  # fmt: skip
+    begin, size = l0 + stage[OUT] * tile, stage[ROWS] * tile
+    for c in range(stage[CARRY], stage[CARRY_END]):
+        other = l0 + code.carry[c] * tile
+        _add_scaled(lam[other : other + size], code.factors[c], lam[begin : begin + size])
+
+
+@njit(**OPTIONS)
+def reverse(  # type: ignore[no-untyped-def]
+    code, w, r, kept, k0, mu, m0, a, a0, v, v0, rdot, q, lam, l0, d, b, m, delta, panel, second, exact
+):  # fmt: skip
+    """Add the derivative in the weights to the panels of `a`, from the cotangents of the registers.
 
     Parameters
     ----------
-    r, d, b : array
-        Registers and derivatives of the tile, which begin at `r0`.
-    lam : array, shape (rows * TILE,)
-        The seed in the output register, zero elsewhere; overwritten.
-    delta : array
-        Receives ``delta``, from `delta0`.
-    record : bool
-        Whether to turn ``b`` into ``bend``.
+    mu : array
+        From `m0` on the seed in the output register, after `seed`; overwritten by all cotangents.
+    v, rdot, q, lam : array
+        If `exact`, ``mu`` are the derivatives of the cotangents ``lam``, which begin at `l0`, along the direction that
+        begins at `v0`; ``rdot`` and ``q`` are what `tangent` left.
+    d, b, m, delta, panel, second : array
+        Work for single registers.
     """
-    for s in range(len(stages) - 1, -1, -1):
-        stage = stages[s]
-        begin, size = stage[OUT] * TILE, stage[ROWS] * TILE
-        cotangent, slope = lam[begin : begin + size], d[r0 + begin : r0 + begin + size]
-        product = delta[delta0 + begin : delta0 + begin + size]
-        for k in range(size):
-            product[k] = slope[k] * cotangent[k]
-        if record:
-            curved = b[r0 + begin : r0 + begin + size]
-            for k in range(size):
-                curved[k] *= cotangent[k]
-        add_outer(
-            a,
-            a0 + stage[MATRIX],
-            delta,
-            delta0 + begin,
-            stage[ROWS],
-            r,
-            r0 + stage[IN] * TILE,
-            stage[COLUMNS],
-        )
-        _add_row_sums(a, a0 + stage[BIAS] if stage[BIAS] >= 0 else -1, product)
-        _pull_back(stage, carry, factors, w, lam, delta, delta0, stage[INNER])
-
-
-@njit(**OPTIONS)
-def second_reverse(  # type: ignore[no-untyped-def]
-    stages, carry, factors, w, v, v0, r, r0, d, delta, rdot, rdot0, q, mu, work, a, a0
-):
-    """Add the derivative of the derivative along `v` to `a`; ``mu`` is the derivative of the cotangents.
-
-    `r`, `d` and `delta` begin at `r0`, `rdot` and `q` at `rdot0`; `mu` holds the seed in the output register
-    and zero elsewhere; `work` has its size.
-    """
-    for s in range(len(stages) - 1, -1, -1):
-        stage = stages[s]
-        rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * TILE
-        source, begin = stage[IN] * TILE, stage[OUT] * TILE
-        cotangent, slope = mu[begin : begin + size], d[r0 + begin : r0 + begin + size]
-        curved, product = q[rdot0 + begin : rdot0 + begin + size], work[begin : begin + size]
-        for k in range(size):
-            product[k] = slope[k] * cotangent[k] + curved[k]
-        add_outer(a, a0 + stage[MATRIX], work, begin, rows, r, r0 + source, columns)
-        _add_row_sums(a, a0 + stage[BIAS] if stage[BIAS] >= 0 else -1, product)
-        if stage[INNER]:
-            add_outer(a, a0 + stage[MATRIX], delta, r0 + begin, rows, rdot, rdot0 + source, columns)
-            add_product(mu, source, columns, delta, r0 + begin, rows, v, v0 + stage[MATRIX], 1, columns)
-        _pull_back(stage, carry, factors, w, mu, work, 0, stage[INNER])
+    tile = code.tile
+    for s in range(len(code.stages) - 1, -1, -1):
+        stage = code.stages[s]
+        rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile
+        source, begin, more = stage[IN] * tile, stage[OUT] * tile, stage[INNER] if exact else 0
+        slope, _ = _slopes(code, s, kept, k0, d, b)
+        product, cotangent = m[:size], mu[m0 + begin : m0 + begin + size]
+        _multiply(product, slope, cotangent)
+        if exact:
+            _add_scaled(product, 1.0, q[begin : begin + size])
+        transpose(_operand(code, stage[IN], columns * tile, kept, k0, r), 0, columns, tile, panel, 0)
+        if more:
+            _multiply(delta[:size], slope, lam[l0 + begin : l0 + begin + size])
+            transpose(rdot, source, columns, tile, second, 0)
+        sums = a0 + stage[SUMS]
+        add_outers(a, sums, rows, columns, tile, m, 0, panel, 0, delta, 0, second, 0, more)
+        if stage[BIAS] >= 0:
+            _add_row_sums(a, sums + rows * WIDTH * (-(-columns // WIDTH)), product, tile)
+        _pull_back(code, s, stage[INNER], w, mu, m0, m, v, v0, delta, more)
 
 
 @njit(**OPTIONS)
@@ -224,71 +242,53 @@ def _write(target, begin, x, y, count, add):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def write_rows(  # type: ignore[no-untyped-def]
-    stages,
-    carry,
-    factors,
-    w,
-    r,
-    r0,
-    d,
-    lam,
-    delta,
-    needs,
-    first,
-    position,
-    target,
-    begin,
-    stride,
-    count,
-    add,
-    ones,
-):
+def write_rows(code, w, r, kept, k0, lam, d, b, delta, needs, first, position, target, begin, stride, count, add, ones):  # type: ignore[no-untyped-def]
     """Write the derivative of one residual in each weight, one row of samples per weight.
 
     Parameters
     ----------
-    lam : array, shape (rows * TILE,)
-        The seed in the output register, zero elsewhere; overwritten.
+    lam : array, shape (rows * tile,)
+        The seed in the output register, after `seed`; overwritten.
+    d, b, delta : array
+        Work for single registers.
     needs, first, position
         See `dnnfem.kernels.compiled.tables.Selection`.
     target : array
         Row ``p`` begins at ``begin + p * stride`` and receives `count` samples.
     add : bool
         Whether to add, as stages that share weights require.
-    ones : array, shape (TILE,)
+    ones : array, shape (tile,)
         What a bias is multiplied by.
     """
-    for s in range(len(stages) - 1, first - 1, -1):
-        stage = stages[s]
+    tile = code.tile
+    for s in range(len(code.stages) - 1, first - 1, -1):
+        stage = code.stages[s]
         rows, columns = stage[ROWS], stage[COLUMNS]
-        out, size = stage[OUT] * TILE, stage[ROWS] * TILE
-        cotangent, slope = lam[out : out + size], d[r0 + out : r0 + out + size]
-        product = delta[out : out + size]
-        for k in range(size):
-            product[k] = slope[k] * cotangent[k]
+        out, size = stage[OUT] * tile, stage[ROWS] * tile
+        slope, _ = _slopes(code, s, kept, k0, d, b)
+        _multiply(delta[:size], slope, lam[out : out + size])
+        input_ = _operand(code, stage[IN], columns * tile, kept, k0, r)
         if needs[s, 0]:
             for o in range(rows):
-                x = product[o * TILE : (o + 1) * TILE]
+                x = delta[o * tile : (o + 1) * tile]
                 for i in range(columns):
                     p = position[stage[MATRIX] + o * columns + i]
                     if p >= 0:
-                        source = r0 + (stage[IN] + i) * TILE
-                        _write(target, begin + p * stride, x, r[source : source + TILE], count, add)
+                        _write(target, begin + p * stride, x, input_[i * tile : (i + 1) * tile], count, add)
                 if stage[BIAS] >= 0:
                     p = position[stage[BIAS] + o]
                     if p >= 0:
                         _write(target, begin + p * stride, x, ones, count, add)
-        _pull_back(stage, carry, factors, w, lam, delta, 0, needs[s, 1])
+        _pull_back(code, s, needs[s, 1], w, lam, 0, delta, w, 0, delta, 0)
 
 
 @njit(**OPTIONS)
-def gather(buffer, start, index, factor, target, begin, stride, count):  # type: ignore[no-untyped-def]
+def gather(tile, buffer, start, index, factor, target, begin, stride, count):  # type: ignore[no-untyped-def]
     """Apply the map `start`, `index`, `factor` (CSR) to the rows of `buffer`; write as `write_rows`."""
     for p in range(len(start) - 1):
         row = target[begin + p * stride : begin + p * stride + count]
         for s in range(count):
             row[s] = 0.0
         for e in range(start[p], start[p + 1]):
-            other = index[e] * TILE
+            other = index[e] * tile
             _add_scaled(row, factor[e], buffer[other : other + count])

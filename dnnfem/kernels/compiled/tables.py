@@ -5,15 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import binding
 
 from dnnfem.kernels.program import ACTIVATIONS, Program
 from dnnfem.records import Array, Index
 
+LANES = 8 if binding.get_host_cpu_features().get("avx512f", False) else 4
+"""Numbers in one vector."""
+
+VECTORS = 4
+"""Most vectors in a row of a block of sums."""
+
+WIDTH = LANES * VECTORS
+"""Columns of a panel of sums, and samples of the shortest tile."""
+
 TILE = 64
-"""Samples that one tile holds; a register of a tile is a contiguous block (width, TILE)."""
+"""Samples of a tile, unless its registers would leave the second-level cache."""
+
+CACHE = 3 * 2**19
+"""Bytes that a tile may work on."""
+
+BLOCKS, SINGLES = 4, 6
+"""Blocks of all registers that products with second derivatives work on, besides what is kept, and of single ones."""
+
+CLOSED = ("identity", "tanh", "relu", "sigmoid")
+"""Activations whose derivatives follow from their values: only these are kept.  Of others, derivatives are too."""
 
 INTERNAL: dict[str, Any] = {
     "cache": True,
@@ -23,67 +42,105 @@ INTERNAL: dict[str, Any] = {
 }
 """Options of functions that only compiled functions call: the way in from Python is not compiled."""
 
-IN, OUT, COLUMNS, ROWS, MATRIX, BIAS, ACTIVATION, CARRY, CARRY_END, INNER = range(10)
-"""Columns of `Tables.stages`."""
+IN, OUT, COLUMNS, ROWS, MATRIX, BIAS, ACTIVATION, CARRY, CARRY_END, FRESH, FRESH_END, INNER, SUMS, KEPT, OPEN, READY = (
+    range(16)
+)
+"""Columns of `Code.stages`."""
 
 
-@dataclass(frozen=True, eq=False)
-class Tables:
+class Code(NamedTuple):
     """A program for the sweeps; registers are addressed by their first row in the block of all registers.
 
     Attributes
     ----------
-    stages : int array, shape (stages, 10)
-        First row of the input and of the output register, their widths, first weight of the matrix, first
-        bias (-1 if there is none), number of the activation, range of the carry terms, and 1 if the input
-        register depends on the coefficients (register 0 does not).
+    stages : int array, shape (stages, 16)
+        - IN, OUT: first row of the input and of the output register; COLUMNS, ROWS: their widths;
+        - MATRIX, BIAS: first weight of the matrix, first bias or -1;
+        - ACTIVATION: its number; OPEN: 1 if it is not in `CLOSED`;
+        - CARRY, CARRY_END: range of the carry terms;
+        - FRESH, FRESH_END: range of the registers that no later stage reads: a reverse sweep meets them here first;
+        - INNER: 1 if the input register depends on the coefficients (register 0 does not);
+        - SUMS: where its sums begin;
+        - KEPT: where what is kept of the output begins, a row for each of its own; READY: 1 if this is the register.
     scales : array, shape (stages,)
         ``h``.
     carry : int array, shape (terms,)
         First rows of the registers that are carried over.
     factors : array, shape (terms,)
         Their factors.
-    rows : int
-        Rows of all registers together.
+    fresh : int array, shape (registers, 2)
+        First and last row of the registers that are met first, those of no stage at the end.
+    places : int array, shape (rows,)
+        For the first row of a register that is READY: where it is kept; for others -1.
+    inputs, rows, kept : int
+        Rows of register 0, of all registers together, and of what is kept.
+    tile : int
+        Samples of a tile; a register of a tile is a contiguous block (width, tile).
+    sums : int
+        Numbers in the sums of derivatives in the weights.  Those of a stage are panels (rows, WIDTH) of columns, the
+        last of them filled up, then the biases.
     """
 
     stages: Index
     scales: Array
     carry: Index
     factors: Array
+    fresh: Index
+    places: Index
+    inputs: int
     rows: int
+    kept: int
+    tile: int
+    sums: int
 
-    @classmethod
-    @lru_cache(maxsize=8)
-    def of(cls, program: Program) -> Tables:
-        """Flatten a program; the last few are remembered, as small batches are placed one after another."""
-        first = np.concatenate([[0], np.cumsum(program.widths)])
-        stages = np.zeros((len(program.stages), 10), dtype=np.int64)
-        carry: list[int] = []
-        factors: list[float] = []
-        for row, stage in zip(stages, program.stages, strict=True):
-            block = program.blocks[stage.block]
-            begin = len(carry)
-            carry += [int(first[j]) for j, _ in stage.carry]
-            factors += [a for _, a in stage.carry]
-            row[IN], row[OUT] = first[stage.input], first[stage.output]
-            row[COLUMNS], row[ROWS] = block.columns, block.rows
-            row[MATRIX], row[BIAS] = block.start, block.bias_start if block.bias else -1
-            row[ACTIVATION] = ACTIVATIONS.index(stage.activation)
-            row[CARRY], row[CARRY_END] = begin, len(carry)
-            row[INNER] = stage.input != 0
-        return cls(
-            stages,
-            np.array([s.scale for s in program.stages], dtype=np.float64),
-            np.array(carry, dtype=np.int64),
-            np.array(factors, dtype=np.float64),
-            int(first[-1]),
-        )
 
-    @property
-    def arrays(self) -> tuple[Any, ...]:
-        """What every sweep takes first."""
-        return self.stages, self.scales, self.carry, self.factors
+@lru_cache(maxsize=8)
+def flattened(program: Program) -> Code:
+    """Flatten a program; the last few are remembered, as small batches are placed one after another."""
+    first = np.concatenate([[0], np.cumsum(program.widths)])
+    stages = np.zeros((len(program.stages), READY + 1), dtype=np.int64)
+    places = np.full(int(first[-1]), -1, dtype=np.int64)
+    carry: list[int] = []
+    factors: list[float] = []
+    readers = [[-1] for _ in program.widths]
+    kept = sums = 0
+    for number, (row, stage) in enumerate(zip(stages, program.stages, strict=True)):
+        block, is_open = program.blocks[stage.block], stage.activation not in CLOSED
+        row[IN], row[OUT] = first[stage.input], first[stage.output]
+        row[COLUMNS], row[ROWS] = block.columns, block.rows
+        row[MATRIX], row[BIAS] = block.start, block.bias_start if block.bias else -1
+        row[ACTIVATION], row[OPEN] = ACTIVATIONS.index(stage.activation), is_open
+        row[CARRY], row[CARRY_END] = len(carry), len(carry) + len(stage.carry)
+        carry += [int(first[j]) for j, _ in stage.carry]
+        factors += [a for _, a in stage.carry]
+        row[INNER], row[SUMS], row[KEPT] = stage.input != 0, sums, kept
+        row[READY] = not stage.carry and (is_open or stage.scale == 1.0)
+        if row[READY]:
+            places[row[OUT]] = kept
+        # The biases take whole vectors too, so that all sums begin with a cache line.
+        sums += block.rows * WIDTH * -(-block.columns // WIDTH) + LANES * -(-block.rows // LANES)
+        kept += block.rows * (3 if is_open else 1)
+        for j in (stage.input, *(j for j, _ in stage.carry)):
+            readers[j].append(number)
+    fresh = [[j for j, found in enumerate(readers[:-1]) if found[-1] == s] for s in [*range(len(stages)), -1]]
+    stages[:, FRESH_END] = np.cumsum([len(found) for found in fresh[:-1]])
+    stages[1:, FRESH] = stages[:-1, FRESH_END]
+    tile = TILE
+    while tile > WIDTH and 8 * (BLOCKS + 2) * int(first[-1]) * tile > CACHE:
+        tile //= 2
+    return Code(
+        stages,
+        np.array([s.scale for s in program.stages], dtype=np.float64),
+        np.array(carry, dtype=np.int64),
+        np.array(factors, dtype=np.float64),
+        np.array([(first[j], first[j + 1]) for found in fresh for j in found], dtype=np.int64).reshape(-1, 2),
+        places,
+        program.inputs,
+        int(first[-1]),
+        kept,
+        tile,
+        sums,
+    )
 
 
 @dataclass(frozen=True, eq=False)
