@@ -18,7 +18,7 @@ from dnnfem.spaces.layout import NetworkSpace, check_coefficients
 
 
 def budget(memory: int | None, quadrature: Quadrature) -> int:
-    """Return a memory budget in bytes: default half of what the samples take, at least 64 MB.
+    """Return a memory budget in bytes: default half of what the samples take, at least 128 MB.
 
     Raises
     ------

@@ -20,7 +20,7 @@ Component = tuple[int, ...]
 """Multi-index of a derivative with respect to the inputs: ``()`` the value, ``(0,)`` and ``(0, 1)`` derivatives."""
 
 
-MEMORY = 2**26
+MEMORY = 2**27
 """Bytes that a linearization may keep of what it computed, if nothing else is said."""
 
 

@@ -41,7 +41,7 @@ class Classification:
     backend : str, optional
         ``"compiled"`` or ``"reference"``.
     memory : int, optional
-        Bytes that a linearization may keep besides the samples; default half of what they take, at least 64 MB.
+        Bytes that a linearization may keep besides the samples; default half of what they take, at least 128 MB.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class Regression:
     backend : str, optional
         ``"compiled"`` or ``"reference"``.
     memory : int, optional
-        Bytes that a linearization may keep besides the samples; default half of what they take, at least 64 MB.
+        Bytes that a linearization may keep besides the samples; default half of what they take, at least 128 MB.
 
     Raises
     ------

@@ -13,7 +13,7 @@ import numpy as np
 from dnnfem.kernels.compiled import drivers, rows
 from dnnfem.kernels.compiled.linearization import CompiledLinearization
 from dnnfem.kernels.compiled.outputs import MOST
-from dnnfem.kernels.compiled.samples import GROUPS, Pool, Samples, Tape, Tiles, tile_sums
+from dnnfem.kernels.compiled.samples import GROUPS, Pool, Samples, Tiles, tile_sums
 from dnnfem.kernels.compiled.tables import Code, Selection, flattened
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program
@@ -123,13 +123,6 @@ class CompiledEvaluator:
             jet = self._outputs(samples, weights, first, kept)
             jet = self.ansatz.jet(samples.points, jet, self.law.components)
             return self.law.linearize(samples.points, samples.data, jet)
-
-    def tape(self, weights: Array, first: int, last: int, memory: Array) -> Tape:
-        """Run the forward sweep over some tiles and keep it in `memory`, an array of `tape_size` numbers."""
-        samples = self.tiles.samples(first, last)
-        size = (last - first) * self.code.tile * self.code.kept
-        kept, lam = memory[:size], memory[size:]
-        return Tape(first, last, samples, kept, lam, self.law_at(samples, weights, first, kept))
 
     def _densities(self, x: Array) -> Iterator[tuple[Array, Array]]:
         """Yield weights and ``L`` at the points of each chunk, with padding."""

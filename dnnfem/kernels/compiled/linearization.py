@@ -44,7 +44,14 @@ class CompiledLinearization:
     def _kept(self) -> Tape | None:
         """The forward sweep over all tiles, or None if it does not fit into the memory."""
         e, chunks = self.evaluator, self.evaluator.tiles.chunks
-        return e.tape(self.weights, *chunks[0], e.pool.lend(e.tape_size, self)) if len(chunks) == 1 else None
+        return self._tape(*chunks[0], e.pool.lend(e.tape_size, self)) if len(chunks) == 1 else None
+
+    def _tape(self, first: int, last: int, memory: Array) -> Tape:
+        """Run the forward sweep over some tiles and keep it in `memory`, an array of `tape_size` numbers."""
+        e, samples = self.evaluator, self.evaluator.tiles.samples(first, last)
+        size = (last - first) * e.code.tile * e.code.kept
+        kept, lam = memory[:size], memory[size:]
+        return Tape(first, last, samples, kept, lam, e.law_at(samples, self.weights, first, kept))
 
     def tapes(self) -> Iterator[Tape]:
         """Yield the forward sweep, some tiles at a time; a tape is valid until the next one."""
@@ -54,7 +61,7 @@ class CompiledLinearization:
             return
         memory = e.pool.take(e.tape_size)
         for chunk in e.tiles.chunks:
-            yield e.tape(self.weights, *chunk, memory)
+            yield self._tape(*chunk, memory)
         e.pool.give_back(memory)
 
     @cached_property

@@ -20,13 +20,10 @@ VECTORS = 4
 """Most vectors in a row of a block of sums."""
 
 WIDTH = LANES * VECTORS
-"""Columns of a panel of sums, and samples of the shortest tile."""
+"""Columns of a panel of sums."""
 
 TILE = 64
-"""Samples of a tile, unless its registers would leave the second-level cache."""
-
-CACHE = 3 * 2**19
-"""Bytes that a tile may work on."""
+"""Samples of a tile, a multiple of `WIDTH`."""
 
 BLOCKS, SINGLES = 4, 6
 """Blocks of all registers that products with second derivatives work on, besides what is kept, and of single ones."""
@@ -125,9 +122,6 @@ def flattened(program: Program) -> Code:
     fresh = [[j for j, found in enumerate(readers[:-1]) if found[-1] == s] for s in [*range(len(stages)), -1]]
     stages[:, FRESH_END] = np.cumsum([len(found) for found in fresh[:-1]])
     stages[1:, FRESH] = stages[:-1, FRESH_END]
-    tile = TILE
-    while tile > WIDTH and 8 * (BLOCKS + 2) * int(first[-1]) * tile > CACHE:
-        tile //= 2
     return Code(
         stages,
         np.array([s.scale for s in program.stages], dtype=np.float64),
@@ -138,7 +132,7 @@ def flattened(program: Program) -> Code:
         program.inputs,
         int(first[-1]),
         kept,
-        tile,
+        TILE,
         sums,
     )
 
