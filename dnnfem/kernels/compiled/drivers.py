@@ -8,8 +8,10 @@ the same bits as one call for all tiles.
 Every thread has a row of `work`, which stays in its cache; how much it needs says `work_size`.  Parallel loops contain
 one call and nothing else, which keeps their compilation short.  Arguments that several drivers take:
 
-code, w
-    Program and weights.
+code
+    The program.
+w, v : array, shape (2, weights), (k, 2, weights)
+    Weights and directions, see `packed`.
 points : array, shape (tiles, inputs * tile)
     Input registers of the tiles of the call.
 kept, lam : array
@@ -29,7 +31,7 @@ from typing import Any
 import numpy as np
 from numba import get_num_threads, get_thread_id, njit, prange, set_num_threads
 
-from dnnfem.kernels.compiled import sweeps
+from dnnfem.kernels.compiled import products, sweeps
 from dnnfem.kernels.compiled.tables import (
     BIAS,
     BLOCKS,
@@ -46,6 +48,7 @@ from dnnfem.kernels.compiled.tables import (
     WIDTH,
     Code,
 )
+from dnnfem.records import Array
 
 SMALL = 2**22
 """Products of samples and weights up to which one thread does a sweep (about a millisecond): threads that wait for the
@@ -159,7 +162,7 @@ def _forward(code, w, points, kept, work, first, last, groups, out, keep, group)
     for t in range(_start(first, group, groups), last, groups):
         r[: points.shape[1]] = points[t - first]
         k0 = (t - first) * size if keep else 0
-        sweeps.forward(code, w, r, target, k0, d, b)
+        sweeps.forward(code, w[0], r, target, k0, d, b)
         begin = k0 + size - (out.shape[1] * tile) * (3 if code.stages[-1, OPEN] else 1)
         source, begin = (target, begin) if code.stages[-1, READY] else (r, r.size - out.shape[1] * tile)
         _output(source, begin, out, 0, (t - first) * tile, tile)
@@ -211,8 +214,8 @@ def _reverse(code, w, points, kept, work, first, last, groups, lam, seeds, sums,
             target, begin = (lam, (t - first) * block) if record else (mu, 0)
             _seed(code, target, begin, seeds, k, (t - first) * tile)
             sweeps.reverse(
-                code, w, r, kept, k0, target, begin, flat, (group * count + k) * code.sums,
-                w, 0, mu, mu, mu, 0, d, b, m, m, panel, panel, False,
+                code, w[1], r, kept, k0, target, begin, flat, (group * count + k) * code.sums,
+                w[1], mu, mu, mu, 0, d, b, m, m, panel, panel, False,
             )  # fmt: skip
 
 
@@ -228,20 +231,20 @@ def reverse(code, w, points, kept, work, first, last, groups, lam, seeds, sums, 
 
 @njit(**INTERNAL)
 def _tangent(code, w, points, kept, work, first, last, groups, v, out, group):  # type: ignore[no-untyped-def]
-    tile, size, directions = code.tile, code.kept * code.tile, v.reshape(v.size)
+    tile, size = code.tile, code.kept * code.tile
     r, rdot, q = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2)
     d, b = _single(work, code, 0), _single(work, code, 1)
     for t in range(_start(first, group, groups), last, groups):
         k0 = (t - first) * size
         _registers(code, points[t - first], kept, k0, r)
         for k in range(len(v)):
-            sweeps.tangent(code, w, directions, k * v.shape[1], r, kept, k0, kept, 0, rdot, q, d, b, False)
+            sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, kept, 0, rdot, q, d, b, False)
             _output(rdot, rdot.size - out.shape[1] * tile, out, k, (t - first) * tile, tile)
 
 
 @njit(**PARALLEL)
 def tangent(code, w, points, kept, work, first, last, groups, v, out):  # type: ignore[no-untyped-def]
-    """Differentiate the outputs along all directions `v` (k, weights); `out` (k, outputs, samples of the tiles)."""
+    """Differentiate the outputs along all directions `v`; `out` (k, outputs, samples of the tiles)."""
     for group in prange(groups):
         _tangent(code, w, points, kept, work[get_thread_id()], first, last, groups, v, out, np.int64(group))
 
@@ -251,7 +254,7 @@ def _second(  # type: ignore[no-untyped-def]
     code, w, points, kept, work, first, last, groups, lam, v, law, seeds, sums, exact, group
 ):  # fmt: skip
     tile, size, block = code.tile, code.kept * code.tile, code.rows * code.tile
-    directions, flat, count = v.reshape(v.size), sums.reshape(sums.size), len(v)
+    flat, count = sums.reshape(sums.size), len(v)
     r, rdot, q, mu = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2), _block(work, code, 3)
     d, b, m = _single(work, code, 0), _single(work, code, 1), _single(work, code, 2)
     delta, panel, second = _single(work, code, 3), _single(work, code, 4), _single(work, code, 5)
@@ -259,21 +262,20 @@ def _second(  # type: ignore[no-untyped-def]
         k0, l0 = (t - first) * size, (t - first) * block
         _registers(code, points[t - first], kept, k0, r)
         for k in range(count):
-            v0 = k * v.shape[1]
-            sweeps.tangent(code, w, directions, v0, r, kept, k0, lam, l0, rdot, q, d, b, exact)
+            sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, lam, l0, rdot, q, d, b, exact)
             if len(seeds) > 0:
                 _seed(code, mu, 0, seeds, k, (t - first) * tile)
             else:
                 _bend(code, mu, rdot, law, (t - first) * tile)
             sweeps.reverse(
-                code, w, r, kept, k0, mu, 0, flat, (group * count + k) * code.sums,
-                directions, v0, rdot, q, lam, l0, d, b, m, delta, panel, second, exact,
+                code, w[1], r, kept, k0, mu, 0, flat, (group * count + k) * code.sums,
+                v[k, 1], rdot, q, lam, l0, d, b, m, delta, panel, second, exact,
             )  # fmt: skip
 
 
 @njit(**PARALLEL)
 def second(code, w, points, kept, work, first, last, groups, lam, v, law, seeds, sums, exact):  # type: ignore[no-untyped-def]
-    """Run tangent and reverse sweep for directions `v` (k, weights): products with second derivatives.
+    """Run tangent and reverse sweep for directions `v`: products with second derivatives.
 
     Parameters
     ----------
@@ -287,6 +289,25 @@ def second(code, w, points, kept, work, first, last, groups, lam, v, law, seeds,
             code, w, points, kept, work[get_thread_id()], first, last, groups,
             lam, v, law, seeds, sums, exact, np.int64(group),
         )  # fmt: skip
+
+
+@njit(cache=True, error_model="numpy")
+def _pack(stages, weights, packed):  # type: ignore[no-untyped-def]
+    for k in range(len(weights)):
+        for s in range(len(stages)):
+            stage = stages[s]
+            rows, columns = stage[ROWS], stage[COLUMNS]
+            products.pack(weights[k], stage[MATRIX], rows, columns, packed[k, 0], packed[k, 1])
+            if stage[BIAS] >= 0:
+                for o in range(rows):
+                    packed[k, 0, stage[BIAS] + o] = weights[k, stage[BIAS] + o]
+
+
+def packed(code: Code, weights: Array) -> Array:
+    """Return weights (k, weights) in the order in which forward and reverse sweeps read them, (k, 2, weights)."""
+    result = np.empty((len(weights), 2, weights.shape[1]))
+    _pack(code.stages, np.ascontiguousarray(weights), result)
+    return result
 
 
 @njit(**INTERNAL)
@@ -332,7 +353,7 @@ def _system(  # type: ignore[no-untyped-def]
             begin = k * samples + t * tile
             buffer[:] = 0.0
             sweeps.write_rows(
-                code, w, r, kept, k0, lam, d, b, delta, needs, stop, position,
+                code, w[1], r, kept, k0, lam, d, b, delta, needs, stop, position,
                 matrix if direct else buffer, begin if direct else 0, stride if direct else tile,
                 count if direct else tile, not direct, ones,
             )  # fmt: skip

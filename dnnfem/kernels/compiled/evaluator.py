@@ -92,11 +92,11 @@ class CompiledEvaluator:
         return drivers.work_size(self.code)
 
     def weights(self, x: Array) -> Array:
-        """Return the weights that belong to coefficients, contiguous."""
+        """Return the weights that belong to coefficients, packed, shape (2, weights)."""
         x = np.asarray(x, dtype=np.float64)
         if x.shape != (self.program.dim,):
             raise ValueError(f"x: got shape {x.shape}, expected {(self.program.dim,)}")
-        return np.ascontiguousarray(self.program.weights(x))
+        return drivers.packed(self.code, self.program.weights(x)[None])[0]
 
     def selection(self, columns: Index | None) -> Selection:
         """Return the tables for the columns of a system; the last few are remembered."""
@@ -111,7 +111,7 @@ class CompiledEvaluator:
         """Return the reference jet (1, outputs, samples) of the tiles from `first`; fill in `kept`, if it is given."""
         out = np.empty((1, self.program.outputs, samples.tiles * self.code.tile))
         span = (first, first + samples.tiles, min(self.tiles.count, samples.tiles, GROUPS))
-        with drivers.threads(samples.tiles * self.code.tile * weights.size), self.desk() as work:
+        with drivers.threads(samples.tiles * self.code.tile * weights.shape[1]), self.desk() as work:
             target = work[0] if kept is None else kept
             drivers.forward(self.code, weights, samples.reference, target, work, *span, out, kept is not None)
         return out

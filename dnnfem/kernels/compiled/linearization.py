@@ -32,8 +32,8 @@ class CompiledLinearization:
     evaluator : CompiledEvaluator
     x : array, shape (dim,)
         The point, primal.
-    weights : array, shape (weights,)
-        The weights that belong to it.
+    weights : array, shape (2, weights)
+        The weights that belong to it, packed.
     """
 
     evaluator: CompiledEvaluator
@@ -86,7 +86,7 @@ class CompiledLinearization:
     def run(self, driver: Callable[..., None], tape: Tape, count: int, *arguments: object) -> None:
         """Run a driver with `count` seeds or directions over a tape, with the threads that its size deserves."""
         e = self.evaluator
-        with drivers.threads(tape.samples.weights.size * self.weights.size * count), e.desk() as work:
+        with drivers.threads(tape.samples.weights.size * self.weights.shape[1] * count), e.desk() as work:
             span = (tape.first, tape.last, self.groups)
             driver(e.code, self.weights, tape.samples.reference, tape.kept, work, *span, *arguments)
 
@@ -97,7 +97,7 @@ class CompiledLinearization:
 
     def _restrict(self, sums: Array) -> Array:
         """Add up the groups in their order; return dual vectors as columns, shape (dim, k)."""
-        result = np.zeros((sums.shape[1], self.weights.size))
+        result = np.zeros((sums.shape[1], self.weights.shape[1]))
         drivers.collect(self.evaluator.code.stages, sums, result)
         return np.asarray(self.evaluator.program.restrict(result.T))
 
@@ -131,13 +131,13 @@ class CompiledLinearization:
 
     def _products(self, v: Array, exact: bool) -> Array:
         """Return products with directions v (dim,) or (dim, k), dual."""
-        columns = _as_columns(v, self.x.size)
+        e, columns = self.evaluator, _as_columns(v, self.x.size)
         result = np.empty(columns.shape)
-        entries = min(DIRECTION_ENTRIES, self.evaluator.memory // 16)
-        count = max(1, entries // max(1, self.groups * self.evaluator.code.sums))
+        entries = min(DIRECTION_ENTRIES, e.memory // 16)
+        count = max(1, entries // max(1, self.groups * e.code.sums))
         for start in range(0, columns.shape[1], count):
             block = slice(start, start + count)
-            directions = np.ascontiguousarray(self.evaluator.program.directions(columns[:, block]).T)
+            directions = drivers.packed(e.code, e.program.directions(columns[:, block]).T)
             sums = self._sums(len(directions))
             for tape in self._ready(exact):
                 law, duals = outputs.bends(self, tape, directions, exact)

@@ -37,7 +37,7 @@ def bends(linearization: CompiledLinearization, tape: Tape, v: Array, exact: boo
     """Return what turns tangents of the outputs into seeds, as `dnnfem.kernels.compiled.drivers.second` takes it.
 
     These are the second derivatives of the law in the outputs; where there are many outputs, the products of these with
-    the tangents along directions v (k, weights), which are then computed twice.
+    the tangents along the directions `v`, which are then computed twice.
     """
     e, none = linearization.evaluator, np.empty((0, 0, 0))
     outputs = e.program.outputs

@@ -29,6 +29,9 @@ from dnnfem.kernels.compiled.tables import INTERNAL, LANES, VECTORS, WIDTH
 BLOCK = 4 if LANES == 8 else 2
 """Rows of a block: with more vectors than registers, sums would be spilled to memory."""
 
+CACHE = 40000
+"""Bytes of the first-level cache that are relied upon."""
+
 CHAINS = 8
 """Sums that a processor needs to work on at a time, as one addition takes several cycles."""
 
@@ -131,8 +134,6 @@ def _products(rows: int, vectors: int) -> Any:
         z: Any,
         z0: Any,
         length: Any,
-        row: Any,
-        column: Any,
         w: Any,
         w0: Any,
         r: Any,
@@ -145,22 +146,22 @@ def _products(rows: int, vectors: int) -> Any:
         more: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            z_, z0_, length_, row_, column_, w_, w0_, r_, r0_, columns_, v_, v0_, s_, s0_, more_ = args
+            z_, z0_, length_, w_, w0_, r_, r0_, columns_, v_, v0_, s_, s0_, more_ = args
             kinds = signature.args
             targets = _lines(builder, _at(context, builder, kinds[0], z_, z0_), length_, rows)
             places = [place for target in targets for place in _vectors(builder, target, vectors)]
             sums = _loaded(builder, places)
-            terms = ((5, w_, w0_, 7, r_, r0_, columns_), (10, v_, v0_, 12, s_, s0_, more_))
+            terms = ((3, w_, w0_, 5, r_, r0_, columns_), (8, v_, v0_, 10, s_, s0_, more_))
             for left_kind, left, left0, right_kind, right, right0, count in terms:
-                lines = _lines(builder, _at(context, builder, kinds[left_kind], left, left0), row_, rows)
+                lines = _lines(builder, _at(context, builder, kinds[left_kind], left, left0), INTEGER(1), rows)
                 source = _at(context, builder, kinds[right_kind], right, right0)
-                sums = _accumulated(builder, sums, count, lines, column_, source, length_)
+                sums = _accumulated(builder, sums, count, lines, INTEGER(rows), source, length_)
             for place, value in zip(places, sums, strict=True):
                 builder.store(value, place, align=8)
             return context.get_dummy_value()
 
         n = types.int64
-        return types.void(z, n, n, n, n, w, n, r, n, n, v, n, s, n, n), codegen
+        return types.void(z, n, n, w, n, r, n, n, v, n, s, n, n), codegen
 
     return block
 
@@ -249,28 +250,54 @@ _outers_one = _outers(1, VECTORS)
 
 
 @njit(**INTERNAL)
-def add_products(z, z0, rows, length, row, column, w, w0, r, r0, columns, v, v0, s, s0, more):  # type: ignore[no-untyped-def]
-    """Add ``sum_i w[w0 + o row + i column] r[i]``, i < `columns`, and so for v, s, i < `more`, to ``z[o]``, o < `rows`.
+def _pack(w, w0, rows, row, columns, column, out):  # type: ignore[no-untyped-def]
+    full = rows - rows % BLOCK
+    for o in range(0, full, BLOCK):
+        for i in range(columns):
+            for j in range(BLOCK):
+                out[w0 + o * columns + i * BLOCK + j] = w[w0 + (o + j) * row + i * column]
+    for o in range(full, rows):
+        for i in range(columns):
+            out[w0 + o * columns + i] = w[w0 + o * row + i * column]
+
+
+@njit(**INTERNAL)
+def pack(w, w0, rows, columns, forward, backward):  # type: ignore[no-untyped-def]
+    """Pack a matrix (rows, columns) and its transpose for `add_products`, at the place where it is among the weights.
+
+    The rows of a block lie side by side, entry by entry; single rows are left as they are.
+    """
+    _pack(w, w0, rows, columns, columns, 1, forward)
+    _pack(w, w0, columns, 1, rows, columns, backward)
+
+
+@njit(**INTERNAL)
+def add_products(z, z0, rows, length, w, w0, r, r0, columns, v, v0, s, s0, more):  # type: ignore[no-untyped-def]
+    """Add ``sum_i w_oi r_i`` to ``z_o``, and ``sum_i v_oi s_i`` if `more` is 1, o < `rows`, i < `columns`.
 
     Parameters
     ----------
     z, w, r, v, s : array, one axis
-        Flat; the blocks z, r and s begin at `z0`, `r0` and `s0`, and their rows have `length` entries.
-    row, column : int
-        Steps in the weights: (columns, 1) multiplies by a matrix stored row by row, (1, rows) by its transpose.
+        Flat; the blocks z, r and s begin at `z0`, `r0` and `s0`, and their rows have `length` entries.  The matrices w
+        and v, from `w0` and `v0` on, are packed.
     """
-    full = rows - rows % BLOCK
-    # Samples outside: a part of all r stays in the first-level cache while the rows of z pass by.
-    for k in range(0, length, WIDTH):
-        for o in range(0, full, BLOCK):
-            _products_block(
-                z, z0 + o * length + k, length, row, column,
-                w, w0 + o * row, r, r0 + k, columns, v, v0 + o * row, s, s0 + k, more,
-            )  # fmt: skip
-        for o in range(full, rows):
+    full, stripes = rows - rows % BLOCK, length // WIDTH
+    blocks = full // BLOCK
+    # A part of all r stays in the first-level cache while the rows of z pass by; if that is too much for it, the
+    # weights of a block do.
+    narrow = 8 * WIDTH * columns <= CACHE
+    for t in range(blocks * stripes):
+        o, k = (t % blocks, t // blocks) if narrow else (t // stripes, t % stripes)
+        o, k = o * BLOCK, k * WIDTH
+        _products_block(
+            z, z0 + o * length + k, length,
+            w, w0 + o * columns, r, r0 + k, columns, v, v0 + o * columns, s, s0 + k, columns * more,
+        )  # fmt: skip
+    for o in range(full, rows):
+        for k in range(0, length, WIDTH):
             _products_one(
-                z, z0 + o * length + k, length, row, column,
-                w, w0 + o * row, r, r0 + k, columns, v, v0 + o * row, s, s0 + k, more,
+                z, z0 + o * length + k, length,
+                w, w0 + o * columns, r, r0 + k, columns, v, v0 + o * columns, s, s0 + k, columns * more,
             )  # fmt: skip
 
 

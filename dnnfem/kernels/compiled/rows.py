@@ -189,7 +189,7 @@ def _write(
     block = e.code.kept * tile
     kept = (tape.samples.reference[start:stop], tape.kept[start * block : stop * block])
     span = (place, place + count, min(linearization.groups, count))
-    with drivers.threads(count * tile * linearization.weights.size * len(seeds)), e.desk() as work:
+    with drivers.threads(count * tile * linearization.weights.shape[1] * len(seeds)), e.desk() as work:
         drivers.system(e.code, linearization.weights, *kept, work, *span, part, *chosen.arrays, target, samples)
 
 

@@ -1,8 +1,9 @@
 """What one tile goes through: forward, tangent and reverse sweep, rows of a system.
 
 Every function works on one tile and one direction.  Blocks of all registers of a tile, (rows, tile), begin at an offset
-in flat arrays; `code` is a `dnnfem.kernels.compiled.tables.Code`, `w` are the weights.  In the notation of the
-documentation, with the registers `r`, the arguments z and the cotangents lambda,
+in flat arrays; `code` is a `dnnfem.kernels.compiled.tables.Code`; `w` are the weights and `v` a direction, packed for
+the sweep, see `dnnfem.kernels.compiled.drivers.packed`.  In the notation of the documentation, with the registers `r`,
+the arguments z and the cotangents lambda,
 
     d = h sigma'(z),    delta = d lambda.
 
@@ -125,7 +126,7 @@ def forward(code, w, r, kept, k0, d, b):  # type: ignore[no-untyped-def]
         rows, columns, size, at = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile, k0 + stage[KEPT] * tile
         z, x, matrix = kept[at : at + size], _operand(code, stage[IN], columns * tile, kept, k0, r), stage[MATRIX]
         _fill(z, tile, w, stage[BIAS])
-        add_products(z, 0, rows, tile, columns, 1, w, matrix, x, 0, columns, w, matrix, x, 0, 0)
+        add_products(z, 0, rows, tile, w, matrix, x, 0, columns, w, matrix, x, 0, 0)
         if stage[OPEN]:
             slope, bend = kept[at + size : at + 2 * size], kept[at + 2 * size : at + 3 * size]
         else:
@@ -135,8 +136,8 @@ def forward(code, w, r, kept, k0, d, b):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def tangent(code, w, v, v0, r, kept, k0, lam, l0, rdot, q, d, b, exact):  # type: ignore[no-untyped-def]
-    """Differentiate the registers along a direction of weights, which begins at `v0`.
+def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, d, b, exact):  # type: ignore[no-untyped-def]
+    """Differentiate the registers along a direction `v` of weights.
 
     If `exact`, ``q`` receives ``h sigma'' lambda zdot``, with the cotangents `lam`; `d` and `b` are work.
     """
@@ -147,9 +148,8 @@ def tangent(code, w, v, v0, r, kept, k0, lam, l0, rdot, q, d, b, exact):  # type
         source, begin, matrix = stage[IN] * tile, stage[OUT] * tile, stage[MATRIX]
         zdot, ydot = q[begin : begin + size], rdot[begin : begin + size]
         x = _operand(code, stage[IN], columns * tile, kept, k0, r)
-        _fill(zdot, tile, v, v0 + stage[BIAS] if stage[BIAS] >= 0 else -1)
-        more = columns * stage[INNER]
-        add_products(zdot, 0, rows, tile, columns, 1, v, v0 + matrix, x, 0, columns, w, matrix, rdot, source, more)
+        _fill(zdot, tile, v, stage[BIAS])
+        add_products(zdot, 0, rows, tile, v, matrix, x, 0, columns, w, matrix, rdot, source, stage[INNER])
         slope, bend = _slopes(code, s, kept, k0, d, b)
         _multiply(ydot, slope, zdot)
         if exact:
@@ -172,7 +172,7 @@ def seed(code, lam, l0):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _pull_back(code, s, inner, w, lam, l0, m, v, v0, delta, more):  # type: ignore[no-untyped-def]
+def _pull_back(code, s, inner, w, lam, l0, m, v, delta, more):  # type: ignore[no-untyped-def]
     """Add ``W^T m``, and ``V^T delta`` if `more` is 1, to the cotangent of the input, if `inner`.
 
     The cotangent of the output is carried over.  Those that are met for the first time are set to zero before.
@@ -182,10 +182,7 @@ def _pull_back(code, s, inner, w, lam, l0, m, v, v0, delta, more):  # type: igno
         lam[l0 + code.fresh[f, 0] * tile : l0 + code.fresh[f, 1] * tile] = 0.0
     if inner:
         rows, columns, matrix = stage[ROWS], stage[COLUMNS], stage[MATRIX]
-        add_products(
-            lam, l0 + stage[IN] * tile, columns, tile, 1, columns,
-            w, matrix, m, 0, rows, v, v0 + matrix, delta, 0, rows * more,
-        )  # fmt: skip
+        add_products(lam, l0 + stage[IN] * tile, columns, tile, w, matrix, m, 0, rows, v, matrix, delta, 0, more)
     begin, size = l0 + stage[OUT] * tile, stage[ROWS] * tile
     for c in range(stage[CARRY], stage[CARRY_END]):
         other = l0 + code.carry[c] * tile
@@ -194,7 +191,7 @@ def _pull_back(code, s, inner, w, lam, l0, m, v, v0, delta, more):  # type: igno
 
 @njit(**OPTIONS)
 def reverse(  # type: ignore[no-untyped-def]
-    code, w, r, kept, k0, mu, m0, a, a0, v, v0, rdot, q, lam, l0, d, b, m, delta, panel, second, exact
+    code, w, r, kept, k0, mu, m0, a, a0, v, rdot, q, lam, l0, d, b, m, delta, panel, second, exact
 ):  # fmt: skip
     """Add the derivative in the weights to the panels of `a`, from the cotangents of the registers.
 
@@ -203,8 +200,8 @@ def reverse(  # type: ignore[no-untyped-def]
     mu : array
         From `m0` on the seed in the output register, after `seed`; overwritten by all cotangents.
     v, rdot, q, lam : array
-        If `exact`, ``mu`` are the derivatives of the cotangents ``lam``, which begin at `l0`, along the direction that
-        begins at `v0`; ``rdot`` and ``q`` are what `tangent` left.
+        If `exact`, ``mu`` are the derivatives of the cotangents ``lam``, which begin at `l0`, along the direction `v`;
+        ``rdot`` and ``q`` are what `tangent` left.
     d, b, m, delta, panel, second : array
         Work for single registers.
     """
@@ -226,7 +223,7 @@ def reverse(  # type: ignore[no-untyped-def]
         add_outers(a, sums, rows, columns, tile, m, 0, panel, 0, delta, 0, second, 0, more)
         if stage[BIAS] >= 0:
             _add_row_sums(a, sums + rows * WIDTH * (-(-columns // WIDTH)), product, tile)
-        _pull_back(code, s, stage[INNER], w, mu, m0, m, v, v0, delta, more)
+        _pull_back(code, s, stage[INNER], w, mu, m0, m, v, delta, more)
 
 
 @njit(**OPTIONS)
@@ -279,7 +276,7 @@ def write_rows(code, w, r, kept, k0, lam, d, b, delta, needs, first, position, t
                     p = position[stage[BIAS] + o]
                     if p >= 0:
                         _write(target, begin + p * stride, x, ones, count, add)
-        _pull_back(code, s, needs[s, 1], w, lam, 0, delta, w, 0, delta, 0)
+        _pull_back(code, s, needs[s, 1], w, lam, 0, delta, w, delta, 0)
 
 
 @njit(**OPTIONS)
