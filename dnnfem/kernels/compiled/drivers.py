@@ -335,6 +335,17 @@ def collect(stages, sums, out):  # type: ignore[no-untyped-def]
     _collect(stages, sums, out)
 
 
+@njit(cache=True, error_model="numpy")
+def mirror(matrix):  # type: ignore[no-untyped-def]
+    """Copy what is below the diagonal of a matrix above it, square by square, so that lines stay in the cache."""
+    size, step = len(matrix), 32
+    for first in range(0, size, step):
+        for second in range(0, first + 1, step):
+            for i in range(first, min(first + step, size)):
+                for j in range(second, min(second + step, i)):
+                    matrix[j, i] = matrix[i, j]
+
+
 @njit(**INTERNAL)
 def _system(  # type: ignore[no-untyped-def]
     code, w, points, kept, work, first, last, groups, seeds,

@@ -117,10 +117,8 @@ def gram(linearization: CompiledLinearization) -> Array | None:
     tiles = max(1, ENTRIES // (dim * len(slopes) * linearization.evaluator.code.tile))
     for block in blocks(linearization, linearization.evaluator.selection(None), len(slopes), tiles):
         total = blas.dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
-    # Above the diagonal there are zeros.
-    full = total + total.T
-    np.einsum("ii->i", full)[:] *= 0.5
-    return np.asarray(full)
+    drivers.mirror(total)
+    return total
 
 
 def blocks(
