@@ -190,6 +190,24 @@ def test_any_flow(inputs, width, outputs, steps, embedded, seed):
     check_parity(*problem(flow(inputs, width, outputs, steps, "softplus", embedded, seed), m=67, seed=seed))
 
 
+@pytest.mark.parametrize("law", ["misfit", "cross entropy"])
+@pytest.mark.parametrize("widths", [(3, 34, 2, 18), (34, 2, 3), (2, 2, 34, 1)])
+def test_widths_beyond_a_panel_and_outputs_beyond_matrices(widths, law):
+    check_parity(*problem(plain(widths, "tanh"), law, m=70))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_registers_that_nobody_reads_and_an_output_that_is_activated(activation):
+    blocks = (Block(4, 2, 0), Block(3, 4, 12), Block(4, 4, 27), Block(2, 4, 47, False))
+    stages = (
+        Stage(1, 0, 0, "tanh"),
+        Stage(2, 1, 1, activation),
+        Stage(3, 1, 2, activation, 0.5, ((1, -0.3),)),
+        Stage(4, 3, 3, activation, 2.0),
+    )
+    check_parity(*problem(Program((2, 4, 3, 4, 2), stages, blocks, *identity(55)), m=70))
+
+
 def test_columns_that_no_stage_uses():
     embedding = sp.csr_array(np.vstack([np.eye(5)[:, [0, 1, 2, 3, 4, 0]], np.zeros((2, 6))]))
     program = Program(
