@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numba
 import numpy as np
 
 from dnnfem.kernels.compiled import drivers, rows
@@ -79,13 +78,14 @@ class CompiledEvaluator:
         return self.tiles.chunks[0][1] * self.code.tile * (self.code.kept + self.code.rows)
 
     @contextmanager
-    def desk(self) -> Iterator[Array]:
-        """Lend what every thread works on, shape (threads, numbers)."""
-        work = self._desks.take(numba.config.NUMBA_NUM_THREADS * self._work_size)
+    def desk(self, work: int, groups: int) -> Iterator[Array]:
+        """Lend what the threads of a sweep with `work` products work on, shape (threads, numbers)."""
+        threads = drivers.threads(work, groups)
+        array = self._desks.take(threads * self._work_size)
         try:
-            yield work.reshape(-1, self._work_size)
+            yield array[: threads * self._work_size].reshape(threads, -1)
         finally:
-            self._desks.give_back(work)
+            self._desks.give_back(array)
 
     @cached_property
     def _work_size(self) -> int:
@@ -110,10 +110,11 @@ class CompiledEvaluator:
     def _outputs(self, samples: Samples, weights: Array, first: int, kept: Array | None) -> Array:
         """Return the reference jet (1, outputs, samples) of the tiles from `first`; fill in `kept`, if it is given."""
         out = np.empty((1, self.program.outputs, samples.tiles * self.code.tile))
-        span = (first, first + samples.tiles, min(self.tiles.count, samples.tiles, GROUPS))
-        with drivers.threads(samples.tiles * self.code.tile * weights.shape[1]), self.desk() as work:
-            target = work[0] if kept is None else kept
-            drivers.forward(self.code, weights, samples.reference, target, work, *span, out, kept is not None)
+        groups = min(self.tiles.count, samples.tiles, GROUPS)
+        with self.desk(samples.weights.size * weights.shape[1], groups) as work:
+            target, span = work[0] if kept is None else kept, (first, first + samples.tiles, groups)
+            points, keep = samples.reference, kept is not None
+            drivers.run(drivers.forward, self.code, weights, points, target, work, span, out, keep)
         return out
 
     def law_at(self, samples: Samples, weights: Array, first: int, kept: Array | None = None) -> LawLinearization:

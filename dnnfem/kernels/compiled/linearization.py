@@ -86,9 +86,9 @@ class CompiledLinearization:
     def run(self, driver: Callable[..., None], tape: Tape, count: int, *arguments: object) -> None:
         """Run a driver with `count` seeds or directions over a tape, with the threads that its size deserves."""
         e = self.evaluator
-        with drivers.threads(tape.samples.weights.size * self.weights.shape[1] * count), e.desk() as work:
-            span = (tape.first, tape.last, self.groups)
-            driver(e.code, self.weights, tape.samples.reference, tape.kept, work, *span, *arguments)
+        work, tiles = tape.samples.weights.size * self.weights.shape[1] * count, (tape.first, tape.last, self.groups)
+        with e.desk(work, self.groups) as desk:
+            drivers.run(driver, e.code, self.weights, tape.samples.reference, tape.kept, desk, tiles, *arguments)
 
     def _sums(self, count: int) -> Array:
         sums = aligned(self.groups * count * self.evaluator.code.sums)

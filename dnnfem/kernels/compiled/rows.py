@@ -186,9 +186,10 @@ def _write(
     part = seeds if count == tape.last - tape.first else np.ascontiguousarray(seeds[..., start * tile : stop * tile])
     block = e.code.kept * tile
     kept = (tape.samples.reference[start:stop], tape.kept[start * block : stop * block])
-    span = (place, place + count, min(linearization.groups, count))
-    with drivers.threads(count * tile * linearization.weights.shape[1] * len(seeds)), e.desk() as work:
-        drivers.system(e.code, linearization.weights, *kept, work, *span, part, *chosen.arrays, target, samples)
+    groups = min(linearization.groups, count)
+    with e.desk(count * tile * linearization.weights.shape[1] * len(seeds), groups) as work:
+        span, arguments = (place, place + count, groups), (part, *chosen.arrays, target, samples)
+        drivers.run(drivers.system, e.code, linearization.weights, *kept, work, span, *arguments)
 
 
 def left_out(linearization: CompiledLinearization, root: Array, exact: bool) -> LeftOut:
