@@ -1,6 +1,10 @@
 """Kernels: the compiled backend against the reference, the reference against calculus."""
 
 import gc
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import mpmath
@@ -256,6 +260,45 @@ def test_threads_and_memory_do_not_change_a_bit(monkeypatch, program, law):
     finally:
         numba.set_num_threads(threads)
     assert expected[0] == expected[4]
+
+
+def test_several_python_threads_may_ask_the_same_evaluator(monkeypatch):
+    _, fast, x, v = problem(plain((2, 20, 9, 2), "tanh"), m=64 * 20)
+    monkeypatch.setattr(drivers, "SMALL", 0)
+    expected = results(fast, x, v)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: results(fast, x, v), range(12)):
+            assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+FORKED = """
+import multiprocessing, warnings
+import numpy as np
+import dnnfem
+from dnnfem.kernels.compiled import drivers
+
+def product(queue):
+    queue.put(functional.linearize(x).hessian(x))
+
+warnings.simplefilter("ignore", DeprecationWarning)
+drivers.SMALL = 0
+points = np.random.default_rng(0).uniform(-1.0, 1.0, (500, 2))
+space = dnnfem.FeedforwardSpace(2, (20, 20), 1)
+functional, x = dnnfem.Regression(points, points[:, 0]).on(space), space.initial()
+expected = functional.linearize(x).hessian(x)
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+child = context.Process(target=product, args=(queue,))
+child.start()
+assert np.array_equal(queue.get(timeout=60.0), expected)
+child.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_has_threads_of_its_own():
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120.0, env=environment)
 
 
 def test_linearizations_do_not_share_memory():
