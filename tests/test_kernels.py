@@ -271,6 +271,18 @@ def test_several_python_threads_may_ask_the_same_evaluator(monkeypatch):
             assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_compilation_is_announced_once(tmp_path):
+    script = "import numba, numpy\nfrom dnnfem.kernels.compiled import drivers\n"
+    script += "numba.njit(lambda x: x)(1)\nprint('quiet', flush=True)\n"
+    script += "drivers.mirror(numpy.eye(2)); drivers.mirror(numpy.eye(2, dtype=numpy.float32))"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for lines in (1, 0):
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, check=True, timeout=120.0, env=environment, capture_output=True, text=True)
+        assert done.stdout == "quiet\n" and len(done.stderr.splitlines()) == lines, done.stderr
+        assert lines == 0 or "dnnfem compiles its kernels" in done.stderr
+
+
 FORKED = """
 import multiprocessing, warnings
 import numpy as np

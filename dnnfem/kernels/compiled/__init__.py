@@ -8,10 +8,13 @@ that may be used for what the forward sweep computed.
 from __future__ import annotations
 
 from dnnfem.kernels.compiled.evaluator import CompiledEvaluator
+from dnnfem.kernels.compiled.notice import announce
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, PlacedPoints
 
 __all__ = ["CompiledEvaluator", "place"]
+
+announce()
 
 
 def place(
