@@ -461,11 +461,6 @@ def test_a_coefficient_that_is_not_finite_shows(activation, bad):
 
 def test_what_the_backend_does_not_do():
     _, fast, x, _ = problem(plain((2, 3, 1), "tanh"))
-    with pytest.raises(ValueError, match='backend="reference"'):
-        fast.jet(x, np.zeros((3, 2)), ((0,),))
-    law = Misfit(components=((), (0,)))
-    with pytest.raises(ValueError, match='backend="reference"'):
-        kernels.load("compiled").place(fast.program, fast.quadrature, fast.ansatz, law)
     with pytest.raises(ValueError, match=r"\(3,\).*\(13,\)"):
         fast.value(np.zeros(3))
     with pytest.raises(ValueError, match=r"\(3,\).*\(13,\)"):

@@ -1,4 +1,4 @@
-"""Activations and their derivatives to order 4, in NumPy: the reference for every backend."""
+"""Activations and their derivatives to order 6, in NumPy: the reference for every backend."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from scipy.special import erf, expit
 
 from dnnfem.records import Array
 
-ORDER = 4
+ORDER = 6
 
 
 def _identity(z: Array) -> list[Array]:
-    return [z, np.ones_like(z), np.zeros_like(z), np.zeros_like(z), np.zeros_like(z)]
+    return [z, np.ones_like(z), *(np.zeros_like(z) for _ in range(2, ORDER + 1))]
 
 
 def _tanh(z: Array) -> list[Array]:
     y = np.tanh(z)
     d = 1.0 - y * y
-    return [y, d, -2.0 * y * d, d * (6.0 * y * y - 2.0), y * d * (16.0 - 24.0 * y * y)]
+    q = y * y
+    higher = [d * (6.0 * q - 2.0), y * d * (16.0 - 24.0 * q)]
+    return [y, d, -2.0 * y * d, *higher, d * (16.0 - 120.0 * q * d), -y * d * (272.0 - q * (960.0 - 720.0 * q))]
 
 
 def _sin(z: Array) -> list[Array]:
     s, c = np.sin(z), np.cos(z)
-    return [s, c, -s, -c, s]
+    return [s, c, -s, -c, s, c, -s]
 
 
 def _logistic_derivatives(y: Array) -> list[Array]:
-    """Derivatives 1 to 4 of the logistic function, from its value."""
+    """Derivatives 1 to 6 of the logistic function, from its value."""
     d = y * (1.0 - y)
     t = 1.0 - 2.0 * y
-    return [d, d * t, d * (1.0 - 6.0 * d), d * t * (1.0 - 12.0 * d)]
+    higher = [d * (1.0 - d * (30.0 - 120.0 * d)), d * t * (1.0 - d * (60.0 - 360.0 * d))]
+    return [d, d * t, d * (1.0 - 6.0 * d), d * t * (1.0 - 12.0 * d), *higher]
 
 
 def _sigmoid(z: Array) -> list[Array]:
@@ -41,7 +44,7 @@ def _sigmoid(z: Array) -> list[Array]:
 
 def _softplus(z: Array) -> list[Array]:
     y = expit(z)
-    return [np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z))), y, *_logistic_derivatives(y)[:3]]
+    return [np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z))), y, *_logistic_derivatives(y)[:5]]
 
 
 def _gelu(z: Array) -> list[Array]:
@@ -54,13 +57,15 @@ def _gelu(z: Array) -> list[Array]:
         density * (2.0 - square),
         density * z * (square - 4.0),
         density * (-4.0 + square * (7.0 - square)),
+        density * z * (18.0 - square * (11.0 - square)),
+        density * (18.0 - square * (51.0 - square * (16.0 - square))),
     ]
 
 
 def _relu(z: Array) -> list[Array]:
     # The derivative at the kink is 0, in every backend.
     step = (z > 0.0).astype(np.float64)
-    return [z * step, step, np.zeros_like(z), np.zeros_like(z), np.zeros_like(z)]
+    return [z * step, step, *(np.zeros_like(z) for _ in range(2, ORDER + 1))]
 
 
 _TABLE: dict[str, Callable[[Array], list[Array]]] = {
@@ -75,5 +80,5 @@ _TABLE: dict[str, Callable[[Array], list[Array]]] = {
 
 
 def derivatives(name: str, z: Array, order: int) -> list[Array]:
-    """Return ``[sigma(z), sigma'(z), ..., sigma^(order)(z)]``, each of the shape of `z`; `order` at most 4."""
+    """Return ``[sigma(z), sigma'(z), ..., sigma^(order)(z)]``, each of the shape of `z`; `order` at most 6."""
     return _TABLE[name](z)[: order + 1]

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from dnnfem.kernels.protocol import Component
+from dnnfem.kernels.components import Component
 from dnnfem.records import Array
 
 

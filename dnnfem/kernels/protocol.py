@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from dnnfem.kernels.components import Component
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.system import LeastSquaresSystem
 from dnnfem.records import Array, Index
 
 if TYPE_CHECKING:
     from dnnfem.kernels.influence import LeftOut
-
-Component = tuple[int, ...]
-"""Multi-index of a derivative with respect to the inputs: ``()`` the value, ``(0,)`` and ``(0, 1)`` derivatives."""
-
 
 MEMORY = 2**27
 """Bytes that a linearization may keep of what it computed, if nothing else is said."""
@@ -55,8 +52,12 @@ class Ansatz(Protocol):
         """Map points (m, d) to reference coordinates."""
         ...
 
+    def reads(self, components: Sequence[Component]) -> tuple[Component, ...]:
+        """Return the components of the reference jet that those of the user's jet are made of."""
+        ...
+
     def jet(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
-        """Return the user's jet, shape (components, outputs, m), from the reference jet."""
+        """Return the user's jet, shape (components, outputs, m), from the reference jet with what it `reads`."""
         ...
 
     def tangent(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:

@@ -19,10 +19,11 @@ from functools import cached_property
 import numpy as np
 
 from dnnfem.kernels.activations import derivatives
+from dnnfem.kernels.components import Component, Laplacian, check, order, squares
 from dnnfem.kernels.influence import LeftOut, left_out
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.program import Program
-from dnnfem.kernels.protocol import MEMORY, Ansatz, Component, Law, LawLinearization, PlacedPoints
+from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, LawLinearization, PlacedPoints
 from dnnfem.records import Array, Index
 
 Set = frozenset[str]
@@ -140,16 +141,19 @@ class ReferenceEvaluator:
     def _jets(
         self, x: Array, points: Array, components: Sequence[Component], directions: dict[str, Array]
     ) -> dict[Set, Array]:
-        """Return reference jets (k, components, outputs, m), for every subset of the directions."""
-        reference = self.ansatz.reference(points)
+        """Return reference jets (k, reads, outputs, m), for every subset of the directions."""
+        check(components, self.program.inputs)
+        reference, reads = self.ansatz.reference(points), self.ansatz.reads(components)
         result: dict[Set, list[Array]] = {s: [] for s in _subsets(list(directions))}
-        for component in components:
-            spatial = frozenset(str(n) for n in range(len(component)))
-            value = evaluate(self.program, x, reference, component, directions)
+        for component in reads:
+            parts = squares(component) if isinstance(component, Laplacian) else [(1.0, component)]
+            spatial = frozenset(str(n) for n in range(order(component)))
+            values = [(a, evaluate(self.program, x, reference, part, directions)) for a, part in parts]
             for s, rows in result.items():
-                rows.append(np.swapaxes(value[spatial | s], 1, 2))
+                terms = [a * value[spatial | s] for a, value in values]
+                rows.append(np.swapaxes(sum(terms[1:], terms[0]), 1, 2))
         batch = max([1, *(len(v) for v in directions.values())])
-        full = (len(components), self.program.outputs, len(points))
+        full = (len(reads), self.program.outputs, len(points))
         return {
             s: np.stack([np.broadcast_to(r, (batch if s else 1, *full[1:])) for r in rows], axis=1)
             for s, rows in result.items()

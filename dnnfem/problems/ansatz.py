@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnnfem.kernels.protocol import Component
+from dnnfem.kernels.components import Component, Laplacian, squares
 from dnnfem.quadrature import row_blocks
 from dnnfem.records import Array
 
@@ -69,9 +69,20 @@ class AffineAnsatz:
         """Map points (m, d) to reference coordinates."""
         return np.asarray((points - self.input_shift) / self.input_scale)
 
+    def reads(self, components: Sequence[Component]) -> tuple[Component, ...]:
+        """Return the components of the reference jet: the same, but that the chain rule is in the weights of a sum."""
+        scaled = [
+            Laplacian(c.axes, tuple(float(w / self.input_scale[i] ** 2) for w, (i, _) in squares(c)))
+            if isinstance(c, Laplacian)
+            else c
+            for c in components
+        ]
+        return tuple(scaled)
+
     def _factors(self, components: Sequence[Component]) -> Array:
         """Chain rule: one factor per component and output, shape (components, outputs, 1)."""
-        chain = np.array([1.0 / np.prod(self.input_scale[list(c)]) for c in components])
+        scales = self.input_scale
+        chain = np.array([1.0 if isinstance(c, Laplacian) else 1.0 / np.prod(scales[list(c)]) for c in components])
         return chain[:, None, None] * self.output_scale[None, :, None]
 
     def jet(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:

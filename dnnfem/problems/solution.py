@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dnnfem import kernels
+from dnnfem.kernels.components import Component
 from dnnfem.kernels.laws import Misfit
-from dnnfem.kernels.protocol import Component
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array
@@ -28,7 +28,7 @@ class Solution:
     ansatz : AffineAnsatz
         Coordinates and units.
     backend : str
-        Kernels for values; derivatives come from the reference kernels.
+        Kernels.
 
     Raises
     ------
@@ -46,22 +46,22 @@ class Solution:
         x.setflags(write=False)
         object.__setattr__(self, "x", x)
 
-    def _jet(self, points: Any, components: tuple[Component, ...], backend: str) -> Array:
+    def _jet(self, points: Any, components: tuple[Component, ...]) -> Array:
         checked = as_finite("points", points, 2)
         if checked.shape[1] != self.space.inputs:
             raise ValueError(f"points: got shape {np.shape(points)}, expected (m, {self.space.inputs})")
         if len(checked) == 0:
             return np.empty((len(components), self.space.outputs, 0))
         place = Quadrature(checked[:1], np.ones(1), np.zeros((1, self.space.outputs)))
-        evaluator = kernels.load(backend).place(self.space.program, place, self.ansatz, Misfit())
+        evaluator = kernels.load(self.backend).place(self.space.program, place, self.ansatz, Misfit())
         # A copy, as kernels would be compiled once more for a vector that is read-only.
         return evaluator.jet(self.x.copy(), checked, components)
 
     def __call__(self, points: Any) -> Array:
         """Return the values at points (m, d), shape (m, outputs)."""
-        return np.asarray(self._jet(points, ((),), self.backend)[0].T)
+        return np.asarray(self._jet(points, ((),))[0].T)
 
     def gradient(self, points: Any) -> Array:
         """Return the gradients at points (m, d) in the user's coordinates, shape (m, outputs, d)."""
         components: tuple[Component, ...] = tuple((axis,) for axis in range(self.space.inputs))
-        return np.transpose(self._jet(points, components, "reference"), (2, 1, 0))
+        return np.transpose(self._jet(points, components), (2, 1, 0))

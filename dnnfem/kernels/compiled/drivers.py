@@ -16,8 +16,8 @@ points : array, shape (tiles, inputs * tile)
     Input registers of the tiles of the call.
 kept, lam : array
     What `dnnfem.kernels.compiled.sweeps.forward` keeps of a tile, and the cotangents of its registers, tile by tile.
-seeds : array, shape (k, outputs, samples of the tiles)
-    Cotangents of the outputs.
+seeds : array, shape (k, reads * outputs, samples of the tiles)
+    Cotangents of the components that the law reads.
 sums : array, shape (groups, k, sums)
     Panels that derivatives in the weights are added to.
 work : array
@@ -46,7 +46,6 @@ from dnnfem.kernels.compiled.tables import (
     INTERNAL,
     KEPT,
     MATRIX,
-    OPEN,
     OUT,
     READY,
     ROWS,
@@ -103,22 +102,35 @@ def run(
 def work_size(code: Code) -> int:
     """Return how many numbers a thread works on: registers of a tile, and work for single registers besides."""
     widest = int(code.stages[:, (ROWS, COLUMNS)].max())
-    return code.tile * (BLOCKS * code.rows + SINGLES * WIDTH * -(-widest // WIDTH))
+    return code.tile * code.components * (BLOCKS * code.rows + SINGLES * WIDTH * -(-widest // WIDTH)) + code.work
 
 
 @njit(**INTERNAL)
 def _block(work, code, number):  # type: ignore[no-untyped-def]
     """Return a block of registers of the work of a thread."""
-    size = code.rows * code.tile
+    size = code.components * code.rows * code.tile
     return work[number * size : (number + 1) * size]
 
 
 @njit(**INTERNAL)
 def _single(work, code, number):  # type: ignore[no-untyped-def]
     """Return a block for a single register, or its panels."""
-    begin = BLOCKS * code.rows * code.tile
-    size = (work.size - begin) // SINGLES
+    begin = BLOCKS * code.components * code.rows * code.tile
+    size = (work.size - code.work - begin) // SINGLES
     return work[begin + number * size : begin + (number + 1) * size]
+
+
+@njit(**INTERNAL)
+def _rest(work, code):  # type: ignore[no-untyped-def]
+    """Return what `dnnfem.kernels.compiled.pointwise.apply` works on."""
+    return work[work.size - code.work :]
+
+
+@njit(**INTERNAL)
+def _place(code, count, n):  # type: ignore[no-untyped-def]
+    """Return where number n of `count` outputs begins among the registers of a tile, one component after another."""
+    outputs = count // len(code.reads)
+    return (code.reads[n // outputs] * code.rows + code.rows - outputs + n % outputs) * code.tile
 
 
 @njit(**INTERNAL)
@@ -131,23 +143,24 @@ def _start(first, group, groups):  # type: ignore[no-untyped-def]
 def _seed(code, lam, l0, seeds, k, column):  # type: ignore[no-untyped-def]
     """Set the cotangents of the output register, the last one, to the seeds of a tile."""
     sweeps.seed(code, lam, l0)
-    tile = code.tile
-    begin = l0 + (code.rows - seeds.shape[1]) * tile
-    for o in range(seeds.shape[1]):
+    tile, count = code.tile, seeds.shape[1]
+    for n in range(count):
+        begin = l0 + _place(code, count, n)
         for s in range(tile):
-            lam[begin + o * tile + s] = seeds[k, o, column + s]
+            lam[begin + s] = seeds[k, n, column + s]
 
 
 @njit(**INTERNAL)
 def _bend(code, lam, rdot, law, column):  # type: ignore[no-untyped-def]
     """Set the cotangents of the output register to the second derivative of the law along `rdot`."""
     sweeps.seed(code, lam, 0)
-    outputs, tile = len(law), code.tile
-    begin = (code.rows - outputs) * tile
-    for o in range(outputs):
-        row = lam[begin + o * tile : begin + (o + 1) * tile]
-        for i in range(outputs):
-            direction, matrix = rdot[begin + i * tile : begin + (i + 1) * tile], law[o, i, column : column + tile]
+    count, tile = len(law), code.tile
+    for n in range(count):
+        begin = _place(code, count, n)
+        row = lam[begin : begin + tile]
+        for i in range(count):
+            other = _place(code, count, i)
+            direction, matrix = rdot[other : other + tile], law[n, i, column : column + tile]
             if i == 0:
                 for s in range(tile):
                     row[s] = matrix[s] * direction[s]
@@ -157,45 +170,42 @@ def _bend(code, lam, rdot, law, column):  # type: ignore[no-untyped-def]
 
 
 @njit(**INTERNAL)
-def _output(r, begin, out, k, column, tile):  # type: ignore[no-untyped-def]
-    """Copy the output register, which begins at `begin`, to the columns of a tile."""
-    for o in range(out.shape[1]):
+def _output(code, r, out, k, column):  # type: ignore[no-untyped-def]
+    """Copy what is read of the output register to the columns of a tile."""
+    count, tile = out.shape[1], code.tile
+    for n in range(count):
+        begin = _place(code, count, n)
         for s in range(tile):
-            out[k, o, column + s] = r[begin + o * tile + s]
+            out[k, n, column + s] = r[begin + s]
 
 
 @njit(**DRIVER)
 def forward(code, w, points, kept, work, first, last, groups, part, parts, out, keep):  # type: ignore[no-untyped-def]
-    """Run the forward sweep, and keep it if `keep`; `out` (1, outputs, samples of the tiles)."""
+    """Run the forward sweep, and keep it if `keep`; `out` (1, reads * outputs, samples of the tiles)."""
     tile, size = code.tile, code.kept * code.tile
-    r, d, b = _block(work, code, 0), _single(work, code, 0), _single(work, code, 1)
+    r, d, b, rest = _block(work, code, 0), _single(work, code, 0), _single(work, code, 1), _rest(work, code)
     # Three blocks have room for what is kept, whatever the activations are.
     target = kept if keep else work[r.size :]
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
-            r[: points.shape[1]] = points[t - first]
             k0 = (t - first) * size if keep else 0
-            sweeps.forward(code, w[0], r, target, k0, d, b)
-            begin = k0 + size - (out.shape[1] * tile) * (3 if code.stages[-1, OPEN] else 1)
-            source, begin = (target, begin) if code.stages[-1, READY] else (r, r.size - out.shape[1] * tile)
-            _output(source, begin, out, 0, (t - first) * tile, tile)
-
-
-@njit(**INTERNAL)
-def _registers(code, points, kept, k0, r):  # type: ignore[no-untyped-def]
-    """Compute the registers of a tile that are not kept themselves."""
-    r[: points.size] = points
-    sweeps.registers(code, kept, k0, r)
+            sweeps.forward(code, w[0], points[t - first], r, target, k0, d, b, rest)
+            if code.stages[-1, READY]:
+                begin = (code.stages[-1, OUT]) * tile
+                at = k0 + code.stages[-1, KEPT] * tile
+                r[begin:] = target[at : at + r.size - begin]
+            _output(code, r, out, 0, (t - first) * tile)
 
 
 @njit(**DRIVER)
 def registers(code, w, points, kept, work, first, last, groups, part, parts, out):  # type: ignore[no-untyped-def]
-    """Compute all registers, `out` (tiles, rows, tile)."""
-    size, tile = code.kept * code.tile, code.tile
+    """Compute all registers, `out` (tiles, rows, tile): their values."""
+    size, tile, block, rest = code.kept * code.tile, code.tile, _block(work, code, 0), _rest(work, code)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0, r = (t - first) * size, out[t - first].reshape(code.rows * tile)
-            _registers(code, points[t - first], kept, k0, r)
+            sweeps.registers(code, points[t - first], kept, k0, block, rest)
+            r[:] = block[: r.size]
             for s in range(len(code.stages)):
                 if code.stages[s, READY]:
                     begin, length, at = code.stages[s, OUT], code.stages[s, ROWS] * tile, code.stages[s, KEPT]
@@ -205,36 +215,37 @@ def registers(code, w, points, kept, work, first, last, groups, part, parts, out
 @njit(**DRIVER)
 def reverse(code, w, points, kept, work, first, last, groups, part, parts, lam, seeds, sums, record):  # type: ignore[no-untyped-def]
     """Run the reverse sweep for all `seeds`; with `record`, for a single one, the cotangents are left in `lam`."""
-    tile, size, block = code.tile, code.kept * code.tile, code.rows * code.tile
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     flat, count = sums.reshape(sums.size), len(seeds)
     r, mu = _block(work, code, 0), _block(work, code, 3)
     d, b, m, panel = _single(work, code, 0), _single(work, code, 1), _single(work, code, 2), _single(work, code, 4)
+    rest = _rest(work, code)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size
-            _registers(code, points[t - first], kept, k0, r)
+            sweeps.registers(code, points[t - first], kept, k0, r, rest)
             for k in range(count):
                 target, begin = (lam, (t - first) * block) if record else (mu, 0)
                 _seed(code, target, begin, seeds, k, (t - first) * tile)
                 sweeps.reverse(
                     code, w[1], r, kept, k0, target, begin, flat, (group * count + k) * code.sums,
-                    w[1], mu, mu, mu, 0, d, b, m, m, panel, panel, False,
+                    w[1], mu, mu, mu, 0, d, b, m, m, panel, panel, rest, False,
                 )  # fmt: skip
 
 
 @njit(**DRIVER)
 def tangent(code, w, points, kept, work, first, last, groups, part, parts, v, out):  # type: ignore[no-untyped-def]
-    """Differentiate the outputs along all directions `v`; `out` (k, outputs, samples of the tiles)."""
+    """Differentiate the outputs along all directions `v`; `out` (k, reads * outputs, samples of the tiles)."""
     tile, size = code.tile, code.kept * code.tile
     r, rdot, q = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2)
-    d, b = _single(work, code, 0), _single(work, code, 1)
+    d, b, rest = _single(work, code, 0), _single(work, code, 1), _rest(work, code)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size
-            _registers(code, points[t - first], kept, k0, r)
+            sweeps.registers(code, points[t - first], kept, k0, r, rest)
             for k in range(len(v)):
-                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, kept, 0, rdot, q, d, b, False)
-                _output(rdot, rdot.size - out.shape[1] * tile, out, k, (t - first) * tile, tile)
+                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, kept, 0, rdot, q, d, b, rest, False)
+                _output(code, rdot, out, k, (t - first) * tile)
 
 
 @njit(**DRIVER)
@@ -243,29 +254,30 @@ def second(code, w, points, kept, work, first, last, groups, part, parts, lam, v
 
     Parameters
     ----------
-    law : array, shape (outputs, outputs, samples of the tiles)
-        Second derivatives in the outputs; not read if there are `seeds`.
+    law : array, shape (reads * outputs, reads * outputs, samples of the tiles)
+        Second derivatives in what the law reads; not read if there are `seeds`.
     exact : bool
         If not, the network is taken as linear: products with the curvature.  `lam` is not read then.
     """
-    tile, size, block = code.tile, code.kept * code.tile, code.rows * code.tile
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     flat, count = sums.reshape(sums.size), len(v)
     r, rdot, q, mu = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2), _block(work, code, 3)
     d, b, m = _single(work, code, 0), _single(work, code, 1), _single(work, code, 2)
     delta, panel, other = _single(work, code, 3), _single(work, code, 4), _single(work, code, 5)
+    rest = _rest(work, code)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0, l0 = (t - first) * size, (t - first) * block
-            _registers(code, points[t - first], kept, k0, r)
+            sweeps.registers(code, points[t - first], kept, k0, r, rest)
             for k in range(count):
-                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, lam, l0, rdot, q, d, b, exact)
+                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, lam, l0, rdot, q, d, b, rest, exact)
                 if len(seeds) > 0:
                     _seed(code, mu, 0, seeds, k, (t - first) * tile)
                 else:
                     _bend(code, mu, rdot, law, (t - first) * tile)
                 sweeps.reverse(
                     code, w[1], r, kept, k0, mu, 0, flat, (group * count + k) * code.sums,
-                    v[k, 1], rdot, q, lam, l0, d, b, m, delta, panel, other, exact,
+                    v[k, 1], rdot, q, lam, l0, d, b, m, delta, panel, other, rest, exact,
                 )  # fmt: skip
 
 
@@ -340,18 +352,18 @@ def system(  # type: ignore[no-untyped-def]
     tile, size = code.tile, code.kept * code.tile
     stride = seeds.shape[0] * samples
     r, lam = _block(work, code, 0), _block(work, code, 3)
-    d, b, delta = _single(work, code, 0), _single(work, code, 1), _single(work, code, 3)
+    d, b, delta, rest = _single(work, code, 0), _single(work, code, 1), _single(work, code, 3), _rest(work, code)
     buffer, ones = np.empty(buffered * tile), np.ones(tile)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             count, k0 = min(tile, samples - t * tile), (t - first) * size
-            _registers(code, points[t - first], kept, k0, r)
+            sweeps.registers(code, points[t - first], kept, k0, r, rest)
             for k in range(seeds.shape[0]):
                 _seed(code, lam, 0, seeds, k, (t - first) * tile)
                 begin = k * samples + t * tile
                 buffer[:] = 0.0
                 sweeps.write_rows(
-                    code, w[1], r, kept, k0, lam, d, b, delta, needs, stop, position,
+                    code, w[1], r, kept, k0, lam, d, b, delta, rest, needs, stop, position,
                     matrix if direct else buffer, begin if direct else 0, stride if direct else tile,
                     count if direct else tile, not direct, ones,
                 )  # fmt: skip

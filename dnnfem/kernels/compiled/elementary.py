@@ -1,4 +1,4 @@
-"""Activations with two derivatives in a form that compilers vectorize.
+"""Activations and their derivatives in a form that compilers vectorize.
 
 No branches, no calls into the mathematical library, except where the comments say so: range reduction after
 Cody and Waite, a Taylor polynomial on the reduced range, powers of two by their bits.  Every selection is
@@ -252,3 +252,78 @@ def slopes(kind, h, y, d, b):  # type: ignore[no-untyped-def]
     else:
         for k in range(y.size):
             d[k], b[k] = h, 0.0
+
+
+@njit(**OPTIONS)
+def opened(kind, h, z, out, step, top):  # type: ignore[no-untyped-def]
+    """Overwrite arguments of an activation not in `CLOSED` by ``h sigma``; fill in ``h sigma^(k)``, k = 1, ..., `top`.
+
+    Derivative k begins at ``(k - 1) step`` in `out`; there are two at least, and six at most.
+    """
+    size = z.size
+    if kind == GELU and top > 2:
+        for k in range(size):
+            x = z[k]
+            q, density = x * x, h * (GAUSS * exp_nonpositive(-0.5 * x * x))
+            out[2 * step + k] = density * (x * (q - 4.0))
+            if top > 3:
+                out[3 * step + k] = density * (q * (7.0 - q) - 4.0)
+            if top > 4:
+                out[4 * step + k] = density * (x * (q * (q - 11.0) + 18.0))
+            if top > 5:
+                out[5 * step + k] = density * (q * (q * (16.0 - q) - 51.0) + 18.0)
+    activate(kind, h, z, out[:size], out[step : step + size])
+    if kind == SINE:
+        for m in range(3, top + 1):
+            for k in range(size):
+                out[(m - 1) * step + k] = -out[(m - 3) * step + k]
+    elif kind == SOFTPLUS and top > 2:
+        for k in range(size):
+            s = out[k] / h if h != 0.0 else 0.0
+            d, t = s * (1.0 - s), 1.0 - 2.0 * s
+            out[2 * step + k] = h * (d * t)
+            if top > 3:
+                out[3 * step + k] = h * (d * (1.0 - 6.0 * d))
+            if top > 4:
+                out[4 * step + k] = h * (d * t * (1.0 - 12.0 * d))
+            if top > 5:
+                out[5 * step + k] = h * (d * (1.0 - d * (30.0 - 120.0 * d)))
+
+
+@njit(**OPTIONS)
+def higher(kind, h, y, out, step, top):  # type: ignore[no-untyped-def]
+    """Fill in ``h sigma^(k)``, k = 0, ..., `top` or a few more, from values `y` of an activation in `CLOSED`.
+
+    Derivative k, of which there are seven, begins at ``k step`` in `out`.
+    """
+    if kind == TANH:
+        for k in range(y.size):
+            q = y[k] * y[k]
+            s = h * (1.0 - q)
+            r = y[k] * s
+            out[k], out[step + k], out[2 * step + k] = h * y[k], s, -2.0 * r
+            out[3 * step + k], out[4 * step + k] = s * (6.0 * q - 2.0), r * (16.0 - 24.0 * q)
+        if top > 4:
+            for k in range(y.size):
+                q = y[k] * y[k]
+                s = h * (1.0 - q)
+                out[5 * step + k] = s * (q * (120.0 * q - 120.0) + 16.0)
+                out[6 * step + k] = y[k] * s * (q * (960.0 - 720.0 * q) - 272.0)
+    elif kind == SIGMOID:
+        for k in range(y.size):
+            s = y[k] * (1.0 - y[k])
+            d, t = h * s, h * s * (1.0 - 2.0 * y[k])
+            out[k], out[step + k], out[2 * step + k] = h * y[k], d, t
+            out[3 * step + k], out[4 * step + k] = d * (1.0 - 6.0 * s), t * (1.0 - 12.0 * s)
+        if top > 4:
+            for k in range(y.size):
+                s = y[k] * (1.0 - y[k])
+                out[5 * step + k] = h * s * (1.0 - s * (30.0 - 120.0 * s))
+                out[6 * step + k] = h * s * (1.0 - 2.0 * y[k]) * (1.0 - s * (60.0 - 360.0 * s))
+    else:
+        for k in range(y.size):
+            out[k] = h * y[k]
+            out[step + k] = h * (1.0 if kind != RELU or y[k] > 0.0 else 0.0)
+        for m in range(2, top + 1):
+            for k in range(y.size):
+                out[m * step + k] = 0.0

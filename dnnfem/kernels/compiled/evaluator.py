@@ -14,18 +14,11 @@ from dnnfem.kernels.compiled.linearization import CompiledLinearization
 from dnnfem.kernels.compiled.outputs import MOST
 from dnnfem.kernels.compiled.samples import GROUPS, Pool, Samples, Tiles, tile_sums
 from dnnfem.kernels.compiled.tables import Code, Selection, flattened
+from dnnfem.kernels.components import Component, check
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program
-from dnnfem.kernels.protocol import MEMORY, Ansatz, Component, Law, LawLinearization, PlacedPoints
+from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, LawLinearization, PlacedPoints
 from dnnfem.records import Array, Index
-
-
-def _values_only(components: Sequence[Component], what: str) -> None:
-    if tuple(components) != ((),):
-        raise ValueError(
-            f"{what}: got components {tuple(components)}, but the compiled backend evaluates values only;"
-            ' use backend="reference" for derivatives with respect to the inputs'
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +45,7 @@ class CompiledEvaluator:
     _selections: dict[bytes, Selection] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _values_only(self.law.components, "law")
+        check(self.law.components, self.program.inputs)
         if self.quadrature.points.shape[1] != self.program.inputs:
             raise ValueError(
                 f"quadrature: got points of shape {self.quadrature.points.shape}, expected (m, {self.program.inputs})"
@@ -60,36 +53,33 @@ class CompiledEvaluator:
 
     @cached_property
     def code(self) -> Code:
-        """The program in flat arrays."""
-        return flattened(self.program)
+        """The program in flat arrays, with the jet that the law reads."""
+        return flattened(self.program, self.ansatz.reads(self.law.components))
 
     @cached_property
     def tiles(self) -> Tiles:
         """The quadrature in tiles, each of which takes two sets of registers, its samples, and the law there."""
         q, program, flat = self.quadrature, self.program, self.code
-        rows = flat.kept + flat.rows + 2 * program.inputs + q.data.shape[1] + 6 * program.outputs
+        outputs = len(flat.reads) * program.outputs
+        rows = flat.kept + flat.components * flat.rows + 2 * program.inputs + q.data.shape[1] + 6 * outputs
         # The second derivatives of the law, if they are kept as matrices.
-        rows += program.outputs**2 * (program.outputs <= MOST)
+        rows += outputs**2 * (outputs <= MOST)
         return Tiles(q, self.ansatz, flat.tile, 8 * flat.tile * rows, self.memory)
 
     @property
     def tape_size(self) -> int:
         """Numbers that the largest tape keeps."""
-        return self.tiles.chunks[0][1] * self.code.tile * (self.code.kept + self.code.rows)
+        return self.tiles.chunks[0][1] * self.code.tile * (self.code.kept + self.code.components * self.code.rows)
 
     @contextmanager
-    def desk(self, work: int, groups: int) -> Iterator[Array]:
-        """Lend what the threads of a sweep with `work` products work on, shape (threads, numbers)."""
-        threads = drivers.threads(work, groups)
-        array = self._desks.take(threads * self._work_size)
+    def desk(self, code: Code, products: int, groups: int) -> Iterator[Array]:
+        """Lend what the threads of a sweep with some `products` work on, shape (threads, numbers)."""
+        threads, size = drivers.threads(products * code.components, groups), drivers.work_size(code)
+        array = self._desks.take(threads * size)
         try:
-            yield array[: threads * self._work_size].reshape(threads, -1)
+            yield array[: threads * size].reshape(threads, size)
         finally:
             self._desks.give_back(array)
-
-    @cached_property
-    def _work_size(self) -> int:
-        return drivers.work_size(self.code)
 
     def weights(self, x: Array) -> Array:
         """Return the weights that belong to coefficients, packed, shape (2, weights)."""
@@ -107,21 +97,21 @@ class CompiledEvaluator:
             self._selections[key] = Selection.of(self.program, columns)
         return self._selections[key]
 
-    def _outputs(self, samples: Samples, weights: Array, first: int, kept: Array | None) -> Array:
-        """Return the reference jet (1, outputs, samples) of the tiles from `first`; fill in `kept`, if it is given."""
-        out = np.empty((1, self.program.outputs, samples.tiles * self.code.tile))
+    def _outputs(self, code: Code, samples: Samples, weights: Array, first: int, kept: Array | None) -> Array:
+        """Return the reference jet (reads, outputs, samples) of the tiles from `first`; fill in `kept`, if given."""
+        out = np.empty((1, len(code.reads) * self.program.outputs, samples.tiles * code.tile))
         groups = min(self.tiles.count, samples.tiles, GROUPS)
-        with self.desk(samples.weights.size * weights.shape[1], groups) as work:
+        with self.desk(code, samples.weights.size * weights.shape[1], groups) as work:
             target, span = work[0] if kept is None else kept, (first, first + samples.tiles, groups)
             points, keep = samples.reference, kept is not None
-            drivers.run(drivers.forward, self.code, weights, points, target, work, span, out, keep)
-        return out
+            drivers.run(drivers.forward, code, weights, points, target, work, span, out, keep)
+        return out.reshape(len(code.reads), self.program.outputs, -1)
 
     def law_at(self, samples: Samples, weights: Array, first: int, kept: Array | None = None) -> LawLinearization:
         """Return the law at the outputs for the tiles from `first`."""
         # A trial point may be far out: infinity is an answer there, and a NaN is reported by the solver.
         with np.errstate(over="ignore", invalid="ignore"):
-            jet = self._outputs(samples, weights, first, kept)
+            jet = self._outputs(self.code, samples, weights, first, kept)
             jet = self.ansatz.jet(samples.points, jet, self.law.components)
             return self.law.linearize(samples.points, samples.data, jet)
 
@@ -151,21 +141,22 @@ class CompiledEvaluator:
         return rows.left_out(self.linearize(x), root, exact)
 
     def jet(self, x: Array, points: Array, components: Sequence[Component]) -> Array:
-        """Return the user's values at any points, shape (1, outputs, m).
+        """Return the user's jet at any points, shape (components, outputs, m).
 
         Raises
         ------
         ValueError
-            If `components` asks for derivatives.
+            If `components` asks for derivatives of too high an order or in other inputs.
         """
-        _values_only(components, "components")
+        check(components, self.program.inputs)
+        code = flattened(self.program, self.ansatz.reads(components))
         m, weights = len(points), self.weights(x)
-        jet = np.empty((1, self.program.outputs, m))
-        step = self.tiles.step * self.code.tile
+        jet = np.empty((len(components), self.program.outputs, m))
+        step = self.tiles.step * code.tile
         for start in range(0, m, step):
             part = points[start : start + step]
-            samples = Samples.of(part, np.empty((len(part), 0)), np.empty(len(part)), self.ansatz, self.code.tile)
-            outputs = self._outputs(samples, weights, 0, None)[..., : len(part)]
+            samples = Samples.of(part, np.empty((len(part), 0)), np.empty(len(part)), self.ansatz, code.tile)
+            outputs = self._outputs(code, samples, weights, 0, None)[..., : len(part)]
             jet[..., start : start + step] = self.ansatz.jet(part, outputs, components)
         return jet
 

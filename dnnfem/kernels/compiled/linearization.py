@@ -87,7 +87,7 @@ class CompiledLinearization:
         """Run a driver with `count` seeds or directions over a tape, with the threads that its size deserves."""
         e = self.evaluator
         work, tiles = tape.samples.weights.size * self.weights.shape[1] * count, (tape.first, tape.last, self.groups)
-        with e.desk(work, self.groups) as desk:
+        with e.desk(e.code, work, self.groups) as desk:
             drivers.run(driver, e.code, self.weights, tape.samples.reference, tape.kept, desk, tiles, *arguments)
 
     def _sums(self, count: int) -> Array:

@@ -15,45 +15,46 @@ if TYPE_CHECKING:
     from dnnfem.kernels.compiled.linearization import CompiledLinearization
 
 MOST = 16
-"""Most outputs of which the second derivatives of the law are kept as matrices, sample by sample."""
+"""Most numbers of a jet of which the second derivatives of the law are kept as matrices, sample by sample."""
 
 
 def pulled(evaluator: CompiledEvaluator, samples: Samples, duals: list[Array], root: bool = False) -> Array:
-    """Return ``w A^T dual`` for cotangents of the user's jet, shape (k, outputs, samples).
+    """Return ``w A^T dual`` for cotangents of the user's jet, shape (k, reads * outputs, samples).
 
     With `root`, the root of the weights takes their place.
     """
-    e, outputs = evaluator, evaluator.program.outputs
+    e, outputs, components = evaluator, evaluator.program.outputs, evaluator.law.components
     weights = np.sqrt(samples.weights) if root else samples.weights
-    result = np.empty((len(duals), outputs, weights.size))
+    result = np.empty((len(duals), len(e.code.reads), outputs, weights.size))
     with np.errstate(over="ignore", invalid="ignore"):
         for seed, dual in zip(result, duals, strict=True):
-            full = np.broadcast_to(dual, (1, outputs, weights.size))
-            np.multiply(weights, e.ansatz.cotangent(samples.points, full, e.law.components)[0], out=seed)
-    return result
+            full = np.broadcast_to(dual, (len(components), outputs, weights.size))
+            np.multiply(weights, e.ansatz.cotangent(samples.points, full, components), out=seed)
+    return result.reshape(len(duals), -1, weights.size)
 
 
 def bends(linearization: CompiledLinearization, tape: Tape, v: Array, exact: bool) -> tuple[Array, Array]:
     """Return what turns tangents of the outputs into seeds, as `dnnfem.kernels.compiled.drivers.second` takes it.
 
-    These are the second derivatives of the law in the outputs; where there are many outputs, the products of these with
-    the tangents along the directions `v`, which are then computed twice.
+    These are the second derivatives of the law in the jet that it reads; where that has many numbers, the products of
+    these with the tangents along the directions `v`, which are then computed twice.
     """
     e, none = linearization.evaluator, np.empty((0, 0, 0))
-    outputs = e.program.outputs
+    shape = (len(e.code.reads), e.program.outputs)
+    size = shape[0] * shape[1]
     if exact in tape.bends:
         return tape.bends[exact], none
-    if outputs <= MOST:
-        tangents = np.empty((outputs, outputs, tape.samples.weights.size))
-        tangents[:] = np.eye(outputs)[:, :, None]
+    if size <= MOST:
+        tangents = np.empty((size, size, tape.samples.weights.size))
+        tangents[:] = np.eye(size)[:, :, None]
     else:
-        tangents = np.empty((len(v), outputs, tape.samples.weights.size))
+        tangents = np.empty((len(v), size, tape.samples.weights.size))
         linearization.run(drivers.tangent, tape, len(v), v, tangents)
     apply = tape.law.hessian if exact else tape.law.curvature
     with np.errstate(over="ignore", invalid="ignore"):
-        jets = [e.ansatz.tangent(tape.samples.points, jet[None], e.law.components) for jet in tangents]
+        jets = (e.ansatz.tangent(tape.samples.points, jet.reshape(*shape, -1), e.law.components) for jet in tangents)
         result = pulled(e, tape.samples, [apply(jet) for jet in jets])
-    if outputs > MOST:
+    if size > MOST:
         return none, result
     tape.bends[exact] = result
     return result, none

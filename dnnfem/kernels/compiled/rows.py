@@ -187,7 +187,7 @@ def _write(
     block = e.code.kept * tile
     kept = (tape.samples.reference[start:stop], tape.kept[start * block : stop * block])
     groups = min(linearization.groups, count)
-    with e.desk(count * tile * linearization.weights.shape[1] * len(seeds), groups) as work:
+    with e.desk(e.code, count * tile * linearization.weights.shape[1] * len(seeds), groups) as work:
         span, arguments = (place, place + count, groups), (part, *chosen.arrays, target, samples)
         drivers.run(drivers.system, e.code, linearization.weights, *kept, work, span, *arguments)
 
@@ -195,8 +195,9 @@ def _write(
 def left_out(linearization: CompiledLinearization, root: Array, exact: bool) -> LeftOut:
     """Return every sample as the network without it sees it, some tiles at a time."""
     e, parts = linearization.evaluator, []
-    chosen, outputs = e.selection(None), e.program.outputs
-    units = list(np.eye(outputs)[:, None, :, None])
+    chosen, shape = e.selection(None), (len(e.law.components), e.program.outputs)
+    outputs = shape[0] * shape[1]
+    units = list(np.eye(outputs).reshape(outputs, *shape, 1))
     tile = e.code.tile
     step = max(1, ENTRIES // (chosen.size * outputs * tile))
     for tape in linearization.tapes():

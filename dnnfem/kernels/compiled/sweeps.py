@@ -8,6 +8,9 @@ the arguments z and the cotangents lambda,
     d = h sigma'(z),    delta = d lambda.
 
 What is `kept` of a register, from `k0` on, says `dnnfem.kernels.compiled.elementary.activate`.
+
+Where registers carry a jet, the affine maps act on one component after another, in blocks of all registers; the places
+where components meet are in `dnnfem.kernels.compiled.pointwise`, and ``delta`` is the adjoint of the activation there.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from typing import Any
 
 from numba import njit
 
-from dnnfem.kernels.compiled.elementary import activate, slopes
+from dnnfem.kernels.compiled.elementary import activate, opened, slopes
+from dnnfem.kernels.compiled.jets import ADJOINT, BEND, FORWARD, TANGENT
+from dnnfem.kernels.compiled.pointwise import apply
 from dnnfem.kernels.compiled.products import add_outers, add_products, transpose
 from dnnfem.kernels.compiled.tables import (
     ACTIVATION,
@@ -77,33 +82,32 @@ def _add_row_sums(a, begin, m, tile):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _operand(code, first, size, kept, k0, r):  # type: ignore[no-untyped-def]
-    """Return the register that begins with row `first`: what is kept, if that is the register, or a part of `r`."""
+def _operand(code, c, first, size, kept, k0, r):  # type: ignore[no-untyped-def]
+    """Return component c of the register that begins with row `first`: what is kept, or a part of `r`."""
     if code.places[first] >= 0:
         begin = k0 + code.places[first] * code.tile
         return kept[begin : begin + size]
-    return r[first * code.tile : first * code.tile + size]
+    begin = (c * code.rows + first) * code.tile
+    return r[begin : begin + size]
 
 
 @njit(**OPTIONS)
-def _register(code, s, kept, k0, r):  # type: ignore[no-untyped-def]
+def _register(code, s, kept, k0, r, work):  # type: ignore[no-untyped-def]
     """Compute the output register of stage `s` from what is kept, unless that is the register."""
     stage, tile = code.stages[s], code.tile
     if stage[READY]:
         return
-    begin, size, at = stage[OUT] * tile, stage[ROWS] * tile, k0 + stage[KEPT] * tile
-    y, factor = r[begin : begin + size], 1.0 if stage[OPEN] else code.scales[s]
-    for k in range(size):
-        y[k] = factor * kept[at + k]
-    for c in range(stage[CARRY], stage[CARRY_END]):
-        _add_scaled(y, code.factors[c], _operand(code, code.carry[c], size, kept, k0, r))
-
-
-@njit(**OPTIONS)
-def registers(code, kept, k0, r):  # type: ignore[no-untyped-def]
-    """Compute the registers that are not kept themselves; the input register is there."""
-    for s in range(len(code.stages)):
-        _register(code, s, kept, k0, r)
+    begin, size, at, stride = stage[OUT] * tile, stage[ROWS] * tile, k0 + stage[KEPT] * tile, code.rows * tile
+    if code.components > 1:
+        apply(code, FORWARD, s, kept, k0, r, r, 0, r, begin, stride, work)
+    else:
+        y, factor = r[begin : begin + size], 1.0 if stage[OPEN] else code.scales[s]
+        for k in range(size):
+            y[k] = factor * kept[at + k]
+    for c in range(code.components):
+        y = r[c * stride + begin : c * stride + begin + size]
+        for j in range(stage[CARRY], stage[CARRY_END]):
+            _add_scaled(y, code.factors[j], _operand(code, c, code.carry[j], size, kept, k0, r))
 
 
 @njit(**OPTIONS)
@@ -118,57 +122,103 @@ def _slopes(code, s, kept, k0, d, b):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def forward(code, w, r, kept, k0, d, b):  # type: ignore[no-untyped-def]
-    """Compute all registers from the input register, and what is kept of them from `k0` on; `d` and `b` are work."""
+def _place(code, points, r):  # type: ignore[no-untyped-def]
+    """Set the input register to the points of a tile: they are their own values, with the units as derivatives."""
     tile = code.tile
-    for s in range(len(code.stages)):
-        stage = code.stages[s]
-        rows, columns, size, at = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile, k0 + stage[KEPT] * tile
-        z, x, matrix = kept[at : at + size], _operand(code, stage[IN], columns * tile, kept, k0, r), stage[MATRIX]
-        _fill(z, tile, w, stage[BIAS])
-        add_products(z, 0, rows, tile, w, matrix, x, 0, columns, w, matrix, x, 0, 0)
-        if stage[OPEN]:
-            slope, bend = kept[at + size : at + 2 * size], kept[at + 2 * size : at + 3 * size]
-        else:
-            slope, bend = d[:size], b[:size]
-        activate(stage[ACTIVATION], code.scales[s], z, slope, bend)
-        _register(code, s, kept, k0, r)
+    r[: points.size] = points
+    for c in range(1, code.components):
+        for i in range(code.inputs):
+            begin = (c * code.rows + i) * tile
+            r[begin : begin + tile] = 1.0 if code.axes[c] == i else 0.0
 
 
 @njit(**OPTIONS)
-def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, d, b, exact):  # type: ignore[no-untyped-def]
+def registers(code, points, kept, k0, r, work):  # type: ignore[no-untyped-def]
+    """Compute the registers that are not kept themselves."""
+    _place(code, points, r)
+    for s in range(len(code.stages)):
+        _register(code, s, kept, k0, r, work)
+
+
+@njit(**OPTIONS)
+def forward(code, w, points, r, kept, k0, d, b, work):  # type: ignore[no-untyped-def]
+    """Compute all registers from the points of a tile, and what is kept of them from `k0` on; `d` and `b` are work."""
+    tile = code.tile
+    _place(code, points, r)
+    for s in range(len(code.stages)):
+        stage = code.stages[s]
+        rows, columns, size, at = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile, k0 + stage[KEPT] * tile
+        matrix, jets = stage[MATRIX], k0 + (code.kept - code.components * code.rows + stage[OUT]) * tile
+        for c in range(code.components):
+            begin = at if c == 0 else jets + c * code.rows * tile
+            z, x = kept[begin : begin + size], _operand(code, c, stage[IN], columns * tile, kept, k0, r)
+            _fill(z, tile, w, stage[BIAS] if c == 0 else -1)
+            add_products(z, 0, rows, tile, w, matrix, x, 0, columns, w, matrix, x, 0, 0)
+        z = kept[at : at + size]
+        if stage[OPEN]:
+            top = code.order + 2
+            opened(stage[ACTIVATION], code.scales[s], z, kept[at + size : at + (top + 1) * size], size, top)
+        else:
+            activate(stage[ACTIVATION], code.scales[s], z, d[:size], b[:size])
+        _register(code, s, kept, k0, r, work)
+
+
+@njit(**OPTIONS)
+def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, d, b, work, exact):  # type: ignore[no-untyped-def]
     """Differentiate the registers along a direction `v` of weights.
 
     If `exact`, ``q`` receives ``h sigma'' lambda zdot``, with the cotangents `lam`; `d` and `b` are work.
     """
-    tile = code.tile
+    tile, stride = code.tile, code.rows * code.tile
     for s in range(len(code.stages)):
         stage = code.stages[s]
         rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile
         source, begin, matrix = stage[IN] * tile, stage[OUT] * tile, stage[MATRIX]
-        zdot, ydot = q[begin : begin + size], rdot[begin : begin + size]
-        x = _operand(code, stage[IN], columns * tile, kept, k0, r)
-        _fill(zdot, tile, v, stage[BIAS])
-        add_products(zdot, 0, rows, tile, v, matrix, x, 0, columns, w, matrix, rdot, source, stage[INNER])
-        slope, bend = _slopes(code, s, kept, k0, d, b)
-        _multiply(ydot, slope, zdot)
-        if exact:
-            cotangent = lam[l0 + begin : l0 + begin + size]
-            for k in range(size):
-                zdot[k] *= bend[k] * cotangent[k]
-        for c in range(stage[CARRY], stage[CARRY_END]):
-            other = code.carry[c] * tile
+        for c in range(code.components):
+            zdot = q[c * stride + begin : c * stride + begin + size]
+            x = _operand(code, c, stage[IN], columns * tile, kept, k0, r)
+            _fill(zdot, tile, v, stage[BIAS] if c == 0 else -1)
+            place = c * stride + source
+            add_products(zdot, 0, rows, tile, v, matrix, x, 0, columns, w, matrix, rdot, place, stage[INNER])
+        if code.components > 1:
+            apply(code, BEND if exact else TANGENT, s, kept, k0, q, lam, l0, rdot, begin, stride, work)
+        else:
+            zdot, ydot = q[begin : begin + size], rdot[begin : begin + size]
+            slope, bend = _slopes(code, s, kept, k0, d, b)
+            _multiply(ydot, slope, zdot)
+            if exact:
+                cotangent = lam[l0 + begin : l0 + begin + size]
+                for k in range(size):
+                    zdot[k] *= bend[k] * cotangent[k]
+        for j in range(stage[CARRY], stage[CARRY_END]):
             # The derivative of the input register is zero, and not stored.
-            if other > 0:
-                _add_scaled(ydot, code.factors[c], rdot[other : other + size])
+            if code.carry[j] > 0:
+                _carry(code, rdot, 0, begin, code.carry[j] * tile, size, code.factors[j])
+
+
+@njit(**OPTIONS)
+def _carry(code, r, r0, target, source, size, factor):  # type: ignore[no-untyped-def]
+    """Add a multiple of one register to another, for all components."""
+    for c in range(code.components):
+        at = r0 + c * code.rows * code.tile
+        _add_scaled(r[at + target : at + target + size], factor, r[at + source : at + source + size])
+
+
+@njit(**OPTIONS)
+def _clear(code, lam, l0, begin, end):  # type: ignore[no-untyped-def]
+    """Set the cotangents in some rows to zero, for all components."""
+    for c in range(code.components):
+        at = l0 + c * code.rows * code.tile
+        lam[at + begin * code.tile : at + end * code.tile] = 0.0
 
 
 @njit(**OPTIONS)
 def seed(code, lam, l0):  # type: ignore[no-untyped-def]
-    """Set the cotangents of registers that no stage reads to zero, but those of the output."""
+    """Set the cotangents of registers that no stage reads to zero, the output among them."""
     if len(code.stages) > 0:
         for f in range(code.stages[-1, FRESH_END], len(code.fresh)):
-            lam[l0 + code.fresh[f, 0] * code.tile : l0 + code.fresh[f, 1] * code.tile] = 0.0
+            _clear(code, lam, l0, code.fresh[f, 0], code.fresh[f, 1])
+        _clear(code, lam, l0, code.stages[-1, OUT], code.rows)
 
 
 @njit(**OPTIONS)
@@ -179,19 +229,32 @@ def _pull_back(code, s, inner, w, lam, l0, m, v, delta, more):  # type: ignore[n
     """
     stage, tile = code.stages[s], code.tile
     for f in range(stage[FRESH], stage[FRESH_END]):
-        lam[l0 + code.fresh[f, 0] * tile : l0 + code.fresh[f, 1] * tile] = 0.0
+        _clear(code, lam, l0, code.fresh[f, 0], code.fresh[f, 1])
     if inner:
-        rows, columns, matrix = stage[ROWS], stage[COLUMNS], stage[MATRIX]
-        add_products(lam, l0 + stage[IN] * tile, columns, tile, w, matrix, m, 0, rows, v, matrix, delta, 0, more)
-    begin, size = l0 + stage[OUT] * tile, stage[ROWS] * tile
-    for c in range(stage[CARRY], stage[CARRY_END]):
-        other = l0 + code.carry[c] * tile
-        _add_scaled(lam[other : other + size], code.factors[c], lam[begin : begin + size])
+        rows, columns, matrix, step = stage[ROWS], stage[COLUMNS], stage[MATRIX], m.size // code.components
+        for c in range(code.components):
+            place = l0 + (c * code.rows + stage[IN]) * tile
+            add_products(
+                lam, place, columns, tile, w, matrix, m, c * step, rows, v, matrix, delta, c * step, more
+            )  # fmt: skip
+    for j in range(stage[CARRY], stage[CARRY_END]):
+        _carry(code, lam, l0, code.carry[j] * tile, stage[OUT] * tile, stage[ROWS] * tile, code.factors[j])
+
+
+@njit(**OPTIONS)
+def _adjoint(code, s, kept, k0, lam, l0, d, b, delta, work):  # type: ignore[no-untyped-def]
+    """Set `delta` to the cotangents of the arguments of stage `s`; its components have equal shares of the array."""
+    begin, size = code.stages[s, OUT] * code.tile, code.stages[s, ROWS] * code.tile
+    if code.components > 1:
+        apply(code, ADJOINT, s, kept, k0, lam, lam, l0, delta, 0, delta.size // code.components, work)
+    else:
+        slope, _ = _slopes(code, s, kept, k0, d, b)
+        _multiply(delta[:size], slope, lam[l0 + begin : l0 + begin + size])
 
 
 @njit(**OPTIONS)
 def reverse(  # type: ignore[no-untyped-def]
-    code, w, r, kept, k0, mu, m0, a, a0, v, rdot, q, lam, l0, d, b, m, delta, panel, second, exact
+    code, w, r, kept, k0, mu, m0, a, a0, v, rdot, q, lam, l0, d, b, m, delta, panel, second, work, exact
 ):  # fmt: skip
     """Add the derivative in the weights to the panels of `a`, from the cotangents of the registers.
 
@@ -202,27 +265,29 @@ def reverse(  # type: ignore[no-untyped-def]
     v, rdot, q, lam : array
         If `exact`, ``mu`` are the derivatives of the cotangents ``lam``, which begin at `l0`, along the direction `v`;
         ``rdot`` and ``q`` are what `tangent` left.
-    d, b, m, delta, panel, second : array
+    d, b, m, delta, panel, second, work : array
         Work for single registers.
     """
-    tile = code.tile
+    tile, stride, step = code.tile, code.rows * code.tile, m.size // code.components
     for s in range(len(code.stages) - 1, -1, -1):
         stage = code.stages[s]
         rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile
         source, begin, more = stage[IN] * tile, stage[OUT] * tile, stage[INNER] if exact else 0
-        slope, _ = _slopes(code, s, kept, k0, d, b)
-        product, cotangent = m[:size], mu[m0 + begin : m0 + begin + size]
-        _multiply(product, slope, cotangent)
-        if exact:
-            _add_scaled(product, 1.0, q[begin : begin + size])
-        transpose(_operand(code, stage[IN], columns * tile, kept, k0, r), 0, columns, tile, panel, 0)
+        _adjoint(code, s, kept, k0, mu, m0, d, b, m, work)
         if more:
-            _multiply(delta[:size], slope, lam[l0 + begin : l0 + begin + size])
-            transpose(rdot, source, columns, tile, second, 0)
+            _adjoint(code, s, kept, k0, lam, l0, d, b, delta, work)
         sums = a0 + stage[SUMS]
-        add_outers(a, sums, rows, columns, tile, m, 0, panel, 0, delta, 0, second, 0, more)
+        for c in range(code.components):
+            if exact:
+                _add_scaled(m[c * step : c * step + size], 1.0, q[c * stride + begin : c * stride + begin + size])
+            transpose(_operand(code, c, stage[IN], columns * tile, kept, k0, r), 0, columns, tile, panel, 0)
+            if more:
+                transpose(rdot, c * stride + source, columns, tile, second, 0)
+            add_outers(
+                a, sums, rows, columns, tile, m, c * step, panel, 0, delta, c * step, second, 0, more
+            )  # fmt: skip
         if stage[BIAS] >= 0:
-            _add_row_sums(a, sums + rows * WIDTH * (-(-columns // WIDTH)), product, tile)
+            _add_row_sums(a, sums + rows * WIDTH * (-(-columns // WIDTH)), m[:size], tile)
         _pull_back(code, s, stage[INNER], w, mu, m0, m, v, delta, more)
 
 
@@ -239,14 +304,16 @@ def _write(target, begin, x, y, count, add):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def write_rows(code, w, r, kept, k0, lam, d, b, delta, needs, first, position, target, begin, stride, count, add, ones):  # type: ignore[no-untyped-def]
+def write_rows(  # type: ignore[no-untyped-def]
+    code, w, r, kept, k0, lam, d, b, delta, work, needs, first, position, target, begin, stride, count, add, ones
+):  # fmt: skip
     """Write the derivative of one residual in each weight, one row of samples per weight.
 
     Parameters
     ----------
-    lam : array, shape (rows * tile,)
+    lam : array, shape (components * rows * tile,)
         The seed in the output register, after `seed`; overwritten.
-    d, b, delta : array
+    d, b, delta, work : array
         Work for single registers.
     needs, first, position
         See `dnnfem.kernels.compiled.tables.Selection`.
@@ -257,21 +324,24 @@ def write_rows(code, w, r, kept, k0, lam, d, b, delta, needs, first, position, t
     ones : array, shape (tile,)
         What a bias is multiplied by.
     """
-    tile = code.tile
+    tile, step = code.tile, delta.size // code.components
     for s in range(len(code.stages) - 1, first - 1, -1):
         stage = code.stages[s]
         rows, columns = stage[ROWS], stage[COLUMNS]
-        out, size = stage[OUT] * tile, stage[ROWS] * tile
-        slope, _ = _slopes(code, s, kept, k0, d, b)
-        _multiply(delta[:size], slope, lam[out : out + size])
-        input_ = _operand(code, stage[IN], columns * tile, kept, k0, r)
+        _adjoint(code, s, kept, k0, lam, 0, d, b, delta, work)
+        values = _operand(code, 0, stage[IN], columns * tile, kept, k0, r)
         if needs[s, 0]:
             for o in range(rows):
                 x = delta[o * tile : (o + 1) * tile]
                 for i in range(columns):
                     p = position[stage[MATRIX] + o * columns + i]
                     if p >= 0:
-                        _write(target, begin + p * stride, x, input_[i * tile : (i + 1) * tile], count, add)
+                        at = begin + p * stride
+                        _write(target, at, x, values[i * tile : (i + 1) * tile], count, add)
+                        for c in range(1, code.components):
+                            y = delta[c * step + o * tile : c * step + (o + 1) * tile]
+                            place = (c * code.rows + stage[IN] + i) * tile
+                            _write(target, at, y, r[place : place + tile], count, True)
                 if stage[BIAS] >= 0:
                     p = position[stage[BIAS] + o]
                     if p >= 0:

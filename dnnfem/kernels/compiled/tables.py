@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import binding
 
+from dnnfem.kernels.compiled import jets
+from dnnfem.kernels.components import Component
 from dnnfem.kernels.program import ACTIVATIONS, Program
 from dnnfem.records import Array, Index
 
@@ -48,6 +50,8 @@ IN, OUT, COLUMNS, ROWS, MATRIX, BIAS, ACTIVATION, CARRY, CARRY_END, FRESH, FRESH
 class Code(NamedTuple):
     """A program for the sweeps; registers are addressed by their first row in the block of all registers.
 
+    Where a register carries several components of a jet there is a block of all registers for each.
+
     Attributes
     ----------
     stages : int array, shape (stages, 16)
@@ -70,12 +74,21 @@ class Code(NamedTuple):
     places : int array, shape (rows,)
         For the first row of a register that is READY: where it is kept; for others -1.
     inputs, rows, kept : int
-        Rows of register 0, of all registers together, and of what is kept.
+        Rows of register 0, of all registers together, and of what is kept: that of the values, then a block of all
+        registers for each other component.
     tile : int
         Samples of a tile; a register of a tile is a contiguous block (width, tile).
     sums : int
         Numbers in the sums of derivatives in the weights.  Those of a stage are panels (rows, WIDTH) of columns, the
         last of them filled up, then the biases.
+    components, order : int
+        Number of components of the jet, and the highest order among them.
+    reads : int array
+        The components that the law reads.
+    axes : int array, shape (components,)
+        The input with respect to which a component is the first derivative, -1 for others.
+    operations, coefficients, lists, strip, work
+        See `dnnfem.kernels.compiled.jets.Rules`; numbers that these work on.
     """
 
     stages: Index
@@ -89,11 +102,25 @@ class Code(NamedTuple):
     kept: int
     tile: int
     sums: int
+    components: int
+    order: int
+    reads: Index
+    axes: Index
+    operations: Index
+    coefficients: Array
+    lists: Index
+    strip: int
+    work: int
 
 
 @lru_cache(maxsize=8)
-def flattened(program: Program) -> Code:
-    """Flatten a program; the last few are remembered, as small batches are placed one after another."""
+def flattened(program: Program, components: tuple[Component, ...] = ((),)) -> Code:
+    """Flatten a program that carries jets from which some components are read.
+
+    The last few are remembered, as small batches are placed one after another.
+    """
+    rules = jets.rules(components, TILE)
+    several = len(rules.components) > 1
     first = np.concatenate([[0], np.cumsum(program.widths)])
     stages = np.zeros((len(program.stages), READY + 1), dtype=np.int64)
     places = np.full(int(first[-1]), -1, dtype=np.int64)
@@ -111,12 +138,12 @@ def flattened(program: Program) -> Code:
         carry += [int(first[j]) for j, _ in stage.carry]
         factors += [a for _, a in stage.carry]
         row[INNER], row[SUMS], row[KEPT] = stage.input != 0, sums, kept
-        row[READY] = not stage.carry and (is_open or stage.scale == 1.0)
+        row[READY] = not several and not stage.carry and (is_open or stage.scale == 1.0)
         if row[READY]:
             places[row[OUT]] = kept
         # The biases take whole vectors too, so that all sums begin with a cache line.
         sums += block.rows * WIDTH * -(-block.columns // WIDTH) + LANES * -(-block.rows // LANES)
-        kept += block.rows * (3 if is_open else 1)
+        kept += block.rows * (rules.order + 3 if is_open else 1)
         for j in (stage.input, *(j for j, _ in stage.carry)):
             readers[j].append(number)
     fresh = [[j for j, found in enumerate(readers[:-1]) if found[-1] == s] for s in [*range(len(stages)), -1]]
@@ -131,9 +158,18 @@ def flattened(program: Program) -> Code:
         places,
         program.inputs,
         int(first[-1]),
-        kept,
+        kept + (len(rules.components) - 1) * int(first[-1]),
         TILE,
         sums,
+        len(rules.components),
+        rules.order,
+        rules.reads,
+        np.array([c[0] if isinstance(c, tuple) and len(c) == 1 else -1 for c in rules.components], dtype=np.int64),
+        rules.operations,
+        rules.coefficients,
+        rules.lists,
+        rules.strip,
+        rules.rows * (rules.strip + 2) if several else 0,
     )
 
 
