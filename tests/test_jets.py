@@ -7,6 +7,7 @@ import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from test_kernels import check_parity, close, flow, plain, results
 
 from dnnfem import kernels
 from dnnfem.kernels.compiled import CompiledEvaluator, drivers
@@ -15,7 +16,6 @@ from dnnfem.kernels.program import ACTIVATIONS, SMOOTH_ACTIVATIONS
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.quadrature import Quadrature
 from dnnfem.testing import convergence_order
-from test_kernels import check_parity, close, flow, plain, results
 
 COMPONENTS = {
     "value and gradient": ((), (0,), (1,)),
