@@ -41,6 +41,7 @@ UNRESTRICTED = {"", "testing", "plotting", "learn", "__main__"}  # "" is dnnfem/
 
 # Packages beside numpy, scipy and the standard library, and the modules that may import them.
 FOREIGN = {
+    "array_api_compat": ("kernels", "problems.ansatz"),
     "torch": ("kernels.device",),
     "numba": ("kernels.compiled",),
     "llvmlite": ("kernels.compiled",),

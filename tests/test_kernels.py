@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import mpmath
@@ -115,14 +116,19 @@ def problem(program, law="misfit", m=150, seed=0):
     return *both, 0.6 * random.standard_normal(program.dim), random.standard_normal((program.dim, 3))
 
 
-def close(a, b, tolerance=1e-12):
+def agree(a, b, tolerance):
     a, b = np.asarray(a), np.asarray(b)
     assert a.shape == b.shape and a.dtype == b.dtype
     assert np.abs(a - b).max(initial=0.0) <= tolerance * max(np.abs(b).max(initial=0.0), 1e-300)
 
 
-def check_parity(oracle, fast, x, v):
+def close(a, b, tolerance=1e-12):
+    agree(a, b, tolerance)
+
+
+def check_parity(oracle, fast, x, v, tolerance=1e-12):
     """Compare every operation of two evaluators."""
+    close = partial(agree, tolerance=tolerance)
     a, b = oracle.linearize(x), fast.linearize(x)
     close(fast.value(x), oracle.value(x))
     close(b.value, a.value)
@@ -154,8 +160,8 @@ def check_parity(oracle, fast, x, v):
         close(t.matrix, s.matrix)
         close(t.residual, s.residual)
         part = slice(None) if columns is None else columns
-        close(t.derivative, b.derivative[part], 1e-11)
-        close(t.curvature(np.eye(t.shape[1])), b.gram()[part][:, part], 1e-11)
+        close(t.derivative, b.derivative[part], tolerance=10 * tolerance)
+        close(t.curvature(np.eye(t.shape[1])), b.gram()[part][:, part], tolerance=10 * tolerance)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -334,7 +340,7 @@ def test_a_linearization_does_not_follow_its_argument():
     assert here.value == expected
 
 
-@pytest.mark.parametrize("backend", kernels.BACKENDS)
+@pytest.mark.parametrize("backend", ["reference", "compiled"])
 @pytest.mark.parametrize("activation", SMOOTH_ACTIVATIONS)
 @pytest.mark.parametrize("law", LAWS)
 def test_taylor_orders(backend, activation, law):

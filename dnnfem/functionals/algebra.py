@@ -15,6 +15,7 @@ import numpy as np
 from dnnfem.functionals.penalty import TikhonovLinearization
 from dnnfem.functionals.protocols import Functional
 from dnnfem.kernels.protocol import Linearization
+from dnnfem.kernels.reduction import stacked
 from dnnfem.kernels.system import LeastSquaresSystem
 from dnnfem.records import Array, Index
 from dnnfem.spaces import Coordinates, Space, Transfer
@@ -70,7 +71,8 @@ class CombinedLinearization:
         if self.shift is not None or min(self.factors) < 0.0 or any(part is None for part in parts):
             return None
         roots = np.sqrt(self.factors)
-        return np.concatenate([root * part for root, part in zip(roots, parts, strict=True) if part is not None])
+        rows: Array = stacked([float(a) * part for a, part in zip(roots, parts, strict=True) if part is not None])
+        return rows
 
     def mixed(self, other: CombinedLinearization) -> Array | None:
         """Sum of what the terms have; None if a term has none, or if there is a shift."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from dnnfem.functionals.protocols import Functional
 from dnnfem.kernels.protocol import Linearization
+from dnnfem.kernels.reduction import stacked
 from dnnfem.kernels.system import LeastSquaresSystem
 from dnnfem.records import Array, Index
 from dnnfem.spaces import Coordinates
@@ -108,7 +109,8 @@ class CondensedLinearization:
         """The residual at ``(c(y), y)``, and that of the tiny penalty."""
         residual = self.full.residual()
         assert residual is not None
-        return np.concatenate([residual, np.sqrt(self.condensed.ridge) * self._eliminated[0]])
+        rows: Array = stacked([residual, np.sqrt(self.condensed.ridge) * self._eliminated[0]])
+        return rows
 
     @cached_property
     def full(self) -> Linearization:

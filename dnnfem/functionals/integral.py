@@ -17,8 +17,10 @@ from dnnfem.spaces import Transfer
 from dnnfem.spaces.layout import NetworkSpace, check_coefficients
 
 
-def budget(memory: int | None, quadrature: Quadrature) -> int:
+def budget(memory: int | None, quadrature: Quadrature, device: str | None = None) -> int | None:
     """Return a memory budget in bytes: default half of what the samples take, at least 128 MB.
+
+    None on a `device`, which is asked how much is free when something is placed there.
 
     Raises
     ------
@@ -26,7 +28,7 @@ def budget(memory: int | None, quadrature: Quadrature) -> int:
         If it is no integer, or negative.
     """
     if memory is None:
-        return max(MEMORY, quadrature.nbytes // 2)
+        return None if device is not None else max(MEMORY, quadrature.nbytes // 2)
     if isinstance(memory, bool) or not isinstance(memory, int | np.integer) or memory < 0:
         raise ValueError(f"memory: got {memory!r}, expected a number of bytes that is not negative")
     return int(memory)
@@ -48,9 +50,11 @@ class Integral:
         The pointwise law.
     backend : str
         Name of the kernels, see `dnnfem.kernels.load`.
-    memory : int
+    memory : int, optional
         Bytes that a linearization may keep of what it computed at the points; results do not depend on it, only what
         has to be computed again does.
+    device, precision : str, optional
+        See `dnnfem.kernels.place`.
 
     Raises
     ------
@@ -63,7 +67,9 @@ class Integral:
     ansatz: Ansatz
     law: Law
     backend: str = "compiled"
-    memory: int = MEMORY
+    memory: int | None = MEMORY
+    device: str | None = None
+    precision: str = "double"
 
     def __post_init__(self) -> None:
         budget(self.memory, self.quadrature)
@@ -76,8 +82,8 @@ class Integral:
     @cached_property
     def evaluator(self) -> Evaluator:
         """The placed program; built at first use."""
-        program, backend = self.space.program, kernels.load(self.backend)
-        return backend.place(program, self.quadrature, self.ansatz, self.law, self.memory)
+        where = (self.backend, self.device, self.precision)
+        return kernels.place(self.space.program, self.quadrature, self.ansatz, self.law, self.memory, *where)
 
     @property
     def condensable(self) -> Index | None:

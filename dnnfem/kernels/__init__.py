@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import importlib
-from typing import cast
+import re
+from typing import Any, cast
 
-from dnnfem.kernels.protocol import Backend
+from dnnfem.kernels.program import Program
+from dnnfem.kernels.protocol import MEMORY, Ansatz, Backend, Evaluator, Law, PlacedPoints
 
-BACKENDS = ("reference", "compiled")
+BACKENDS = ("reference", "compiled", "device")
+
+PRECISIONS = ("double", "single")
+
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
-def check(name: str) -> None:
-    """Raise a `ValueError` if there is no backend `name`."""
+def check(name: str, device: str | None = None, precision: str = "double") -> None:
+    """Raise a `ValueError` if there is no backend `name`, or if it does not compute as the other two say.
+
+    Whether there is such a device is seen when something is placed there.
+    """
     if name not in BACKENDS:
         raise ValueError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    if device is not None and not (isinstance(device, str) and DEVICE.fullmatch(device)):
+        raise ValueError(f"device: got {device!r}, expected cpu, cuda, cuda:0, cuda:1, ..., or None")
+    if device is not None and name == "reference":
+        raise ValueError(f"device: got {device!r} for the backend reference, expected None, or the backend device")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision != "double" and device is None and name != "device":
+        raise ValueError(f"precision: got {precision!r} for the backend {name}, expected double, or a device")
 
 
 def load(name: str) -> Backend:
@@ -26,3 +43,28 @@ def load(name: str) -> Backend:
     """
     check(name)
     return cast(Backend, importlib.import_module(f"dnnfem.kernels.{name}"))
+
+
+def place(
+    program: Program,
+    quadrature: PlacedPoints,
+    ansatz: Ansatz,
+    law: Law,
+    memory: int | None = MEMORY,
+    backend: str = "compiled",
+    device: str | None = None,
+    precision: str = "double",
+) -> Evaluator:
+    """Bind program, quadrature, ansatz and law with a backend; with a `device`, that of devices.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend, device or precision.
+    """
+    check(backend, device, precision)
+    if device is None and backend != "device":
+        return load(backend).place(program, quadrature, ansatz, law, MEMORY if memory is None else memory)
+    devices: Any = load("device")
+    placed: Evaluator = devices.place(program, quadrature, ansatz, law, memory, device or "cpu", precision)
+    return placed

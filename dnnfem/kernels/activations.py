@@ -1,74 +1,92 @@
-"""Activations and their derivatives to order 6, in NumPy: the reference for every backend."""
+"""Activations and their derivatives to order 6, the same formulas for every array library."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from scipy.special import erf, expit
+import scipy.special
 
 from dnnfem.records import Array
 
 ORDER = 6
 
+Formulas = list[Callable[[], Any]]
+"""What gives the value and the derivatives: only those that are wanted are computed."""
 
-def _identity(z: Array) -> list[Array]:
-    return [z, np.ones_like(z), *(np.zeros_like(z) for _ in range(2, ORDER + 1))]
+
+def _identity(z: Any, xp: Any, special: Any) -> Formulas:
+    return [lambda: z, lambda: xp.ones_like(z), *[lambda: xp.zeros_like(z)] * (ORDER - 1)]
 
 
-def _tanh(z: Array) -> list[Array]:
-    y = np.tanh(z)
-    d = 1.0 - y * y
+def _tanh(z: Any, xp: Any, special: Any) -> Formulas:
+    y = xp.tanh(z)
     q = y * y
-    higher = [d * (6.0 * q - 2.0), y * d * (16.0 - 24.0 * q)]
-    return [y, d, -2.0 * y * d, *higher, d * (16.0 - 120.0 * q * d), -y * d * (272.0 - q * (960.0 - 720.0 * q))]
-
-
-def _sin(z: Array) -> list[Array]:
-    s, c = np.sin(z), np.cos(z)
-    return [s, c, -s, -c, s, c, -s]
-
-
-def _logistic_derivatives(y: Array) -> list[Array]:
-    """Derivatives 1 to 6 of the logistic function, from its value."""
-    d = y * (1.0 - y)
-    t = 1.0 - 2.0 * y
-    higher = [d * (1.0 - d * (30.0 - 120.0 * d)), d * t * (1.0 - d * (60.0 - 360.0 * d))]
-    return [d, d * t, d * (1.0 - 6.0 * d), d * t * (1.0 - 12.0 * d), *higher]
-
-
-def _sigmoid(z: Array) -> list[Array]:
-    y = expit(z)
-    return [y, *_logistic_derivatives(y)]
-
-
-def _softplus(z: Array) -> list[Array]:
-    y = expit(z)
-    return [np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z))), y, *_logistic_derivatives(y)[:5]]
-
-
-def _gelu(z: Array) -> list[Array]:
-    density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
-    cumulative = 0.5 * (1.0 + erf(z / np.sqrt(2.0)))
-    square = z * z
+    d = 1.0 - q
     return [
-        z * cumulative,
-        cumulative + z * density,
-        density * (2.0 - square),
-        density * z * (square - 4.0),
-        density * (-4.0 + square * (7.0 - square)),
-        density * z * (18.0 - square * (11.0 - square)),
-        density * (18.0 - square * (51.0 - square * (16.0 - square))),
+        lambda: y,
+        lambda: d,
+        lambda: -2.0 * y * d,
+        lambda: d * (6.0 * q - 2.0),
+        lambda: y * d * (16.0 - 24.0 * q),
+        lambda: d * (16.0 - 120.0 * q * d),
+        lambda: -y * d * (272.0 - q * (960.0 - 720.0 * q)),
     ]
 
 
-def _relu(z: Array) -> list[Array]:
+def _sin(z: Any, xp: Any, special: Any) -> Formulas:
+    four: Formulas = [lambda: xp.sin(z), lambda: xp.cos(z), lambda: -xp.sin(z), lambda: -xp.cos(z)]
+    return [*four, *four[:3]]
+
+
+def _logistic_derivatives(y: Any) -> Formulas:
+    """Derivatives 1 to 6 of the logistic function, from its value."""
+    d = y * (1.0 - y)
+    t = 1.0 - 2.0 * y
+    return [
+        lambda: d,
+        lambda: d * t,
+        lambda: d * (1.0 - 6.0 * d),
+        lambda: d * t * (1.0 - 12.0 * d),
+        lambda: d * (1.0 - d * (30.0 - 120.0 * d)),
+        lambda: d * t * (1.0 - d * (60.0 - 360.0 * d)),
+    ]
+
+
+def _sigmoid(z: Any, xp: Any, special: Any) -> Formulas:
+    y = special.expit(z)
+    return [lambda: y, *_logistic_derivatives(y)]
+
+
+def _softplus(z: Any, xp: Any, special: Any) -> Formulas:
+    y = special.expit(z)
+    positive = xp.where(z > 0.0, z, xp.zeros_like(z))
+    return [lambda: positive + xp.log1p(xp.exp(-xp.abs(z))), lambda: y, *_logistic_derivatives(y)[:5]]
+
+
+def _gelu(z: Any, xp: Any, special: Any) -> Formulas:
+    square = z * z
+    density = xp.exp(-0.5 * square) / float(np.sqrt(2.0 * np.pi))
+    cumulative = 0.5 * (1.0 + special.erf(z / float(np.sqrt(2.0))))
+    return [
+        lambda: z * cumulative,
+        lambda: cumulative + z * density,
+        lambda: density * (2.0 - square),
+        lambda: density * z * (square - 4.0),
+        lambda: density * (-4.0 + square * (7.0 - square)),
+        lambda: density * z * (18.0 - square * (11.0 - square)),
+        lambda: density * (18.0 - square * (51.0 - square * (16.0 - square))),
+    ]
+
+
+def _relu(z: Any, xp: Any, special: Any) -> Formulas:
     # The derivative at the kink is 0, in every backend.
-    step = (z > 0.0).astype(np.float64)
-    return [z * step, step, *(np.zeros_like(z) for _ in range(2, ORDER + 1))]
+    step = xp.where(z > 0.0, xp.ones_like(z), xp.zeros_like(z))
+    return [lambda: z * step, lambda: step, *[lambda: xp.zeros_like(z)] * (ORDER - 1)]
 
 
-_TABLE: dict[str, Callable[[Array], list[Array]]] = {
+_TABLE: dict[str, Callable[[Any, Any, Any], Formulas]] = {
     "identity": _identity,
     "tanh": _tanh,
     "sin": _sin,
@@ -79,6 +97,14 @@ _TABLE: dict[str, Callable[[Array], list[Array]]] = {
 }
 
 
+def formulas(name: str, z: Any, xp: Any, special: Any) -> Formulas:
+    """Return what gives ``sigma(z)`` and its derivatives to order 6, each of the shape of `z`.
+
+    `xp` and `special` are the modules of the library that `z` belongs to.
+    """
+    return _TABLE[name](z, xp, special)
+
+
 def derivatives(name: str, z: Array, order: int) -> list[Array]:
-    """Return ``[sigma(z), sigma'(z), ..., sigma^(order)(z)]``, each of the shape of `z`; `order` at most 6."""
-    return _TABLE[name](z)[: order + 1]
+    """Return ``[sigma(z), sigma'(z), ..., sigma^(order)(z)]`` in NumPy, each of the shape of `z`; `order` at most 6."""
+    return [formula() for formula in formulas(name, z, np, scipy.special)[: order + 1]]

@@ -9,8 +9,10 @@ the part ``T^T L'' T`` is taken.  For a residual that is affine in the jet, ``r 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device
 
 from dnnfem.kernels.protocol import Law
 from dnnfem.records import Array
@@ -59,20 +61,30 @@ def left_out(law: Law, points: Array, data: Array, jet: Array, rows: Array, exac
     exact : bool
         Whether ``L''`` is that of the law, or only its positive semidefinite part.
     """
-    shape, size = jet.shape, jet.shape[0] * jet.shape[1]
+    return LeftOut(*moved(law, points, data, jet, np.einsum("imk,jmk->mij", rows, rows, optimize=True), exact))
+
+
+def moved(law: Law, points: Any, data: Any, jet: Any, influence: Any, exact: bool) -> tuple[Any, Any, Any]:
+    """Return losses, leverages and margins, in the array library of the arguments.
+
+    `influence` are the products ``G``, shape (m, components * outputs, components * outputs); the others are as for
+    `left_out`.
+    """
+    xp, shape, size = array_namespace(jet), jet.shape, jet.shape[0] * jet.shape[1]
     here = law.linearize(points, data, jet)
-    influence = np.einsum("imk,jmk->mij", rows, rows, optimize=True)
     apply = here.hessian if exact else here.curvature
-    units = np.broadcast_to(np.eye(size).reshape(size, *shape[:2], 1), (size, *shape))
-    bend = np.stack([np.broadcast_to(apply(unit), shape).reshape(size, -1).T for unit in units], axis=2)
+    identity = xp.eye(size, dtype=jet.dtype, device=device(jet))
+    units = xp.broadcast_to(identity.reshape(size, *shape[:2], 1), (size, *shape))
+    bend = xp.stack([xp.broadcast_to(apply(units[k]), shape).reshape(size, -1).T for k in range(size)], axis=2)
     product = influence @ bend
-    squares, basis = np.linalg.eigh(influence)
-    half = basis * np.sqrt(np.maximum(squares, 0.0))[:, None, :]
-    symmetric = np.swapaxes(half, 1, 2) @ bend @ half
-    margin = 1.0 - np.linalg.eigvalsh(0.5 * (symmetric + np.swapaxes(symmetric, 1, 2)))[:, -1]
+    squares, basis = xp.linalg.eigh(influence)
+    half = basis * xp.sqrt(xp.where(squares > 0.0, squares, xp.zeros_like(squares)))[:, None, :]
+    symmetric = xp.matrix_transpose(half) @ bend @ half
+    margin = 1.0 - xp.linalg.eigvalsh(0.5 * (symmetric + xp.matrix_transpose(symmetric)))[:, -1]
     safe = margin > NEAR
-    matrix = np.eye(size) - np.where(safe[:, None, None], product, 0.0)
-    force = influence @ np.broadcast_to(here.derivative, shape).reshape(size, -1).T[..., None]
-    moved = jet + np.linalg.solve(matrix, force)[..., 0].T.reshape(shape)
-    losses = np.where(safe, law.linearize(points, data, moved).density, np.inf)
-    return LeftOut(losses, np.trace(product, axis1=1, axis2=2), margin)
+    matrix = identity - xp.where(safe[:, None, None], product, xp.zeros_like(product))
+    force = influence @ xp.broadcast_to(here.derivative, shape).reshape(size, -1).T[..., None]
+    there = jet + xp.linalg.solve(matrix, force)[..., 0].T.reshape(shape)
+    losses = law.linearize(points, data, there).density
+    leverage = xp.linalg.trace(product)
+    return xp.where(safe, losses, xp.full_like(losses, float("inf"))), leverage, margin

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from array_api_compat import array_namespace, device
 
 from dnnfem.kernels.components import Component
 from dnnfem.records import Array
@@ -21,7 +22,9 @@ class MisfitLinearization:
     @property
     def density(self) -> Array:
         """``|r|^2 / 2`` per point, shape (m,)."""
-        return np.asarray(0.5 * np.sum(self.residual * self.residual, axis=0))
+        xp = array_namespace(self.residual)
+        density: Array = 0.5 * xp.sum(self.residual * self.residual, axis=0)
+        return density
 
     @property
     def derivative(self) -> Array:
@@ -32,7 +35,7 @@ class MisfitLinearization:
     def slopes(self) -> Array:
         """The identity, shape (outputs, 1, outputs, 1)."""
         outputs = self.residual.shape[0]
-        return np.eye(outputs).reshape(outputs, 1, outputs, 1)
+        return _identity(outputs, self.residual).reshape(outputs, 1, outputs, 1)
 
     def hessian(self, jet: Array) -> Array:
         """``L''`` is the identity."""
@@ -60,6 +63,12 @@ class Misfit:
     def linearize(self, points: Array, data: Array, jet: Array) -> MisfitLinearization:
         """Return the law at jet (1, outputs, m) with targets `data` (m, outputs)."""
         return MisfitLinearization(jet[0] - ((data - self.shift) / self.scale).T)
+
+
+def _identity(size: int, like: Array) -> Array:
+    """Return the identity matrix where another array is."""
+    identity: Array = array_namespace(like).eye(size, dtype=like.dtype, device=device(like))
+    return identity
 
 
 FLOOR = float(np.sqrt(np.finfo(float).eps))
@@ -91,23 +100,27 @@ class CrossEntropyLinearization:
 
     @cached_property
     def _roots(self) -> Array:
-        return np.maximum(np.sqrt(self.probabilities), FLOOR)
+        p = self.probabilities
+        xp = array_namespace(p)
+        roots: Array = xp.maximum(xp.sqrt(p), xp.full((), FLOOR, dtype=p.dtype, device=device(p)))
+        return roots
 
     @property
     def residual(self) -> Array:
         """``(p - e_y) / sqrt p``, shape (classes, m): ``slopes^T residual = L'``."""
-        return np.asarray(self.difference / self._roots)
+        return self.difference / self._roots
 
     @property
     def slopes(self) -> Array:
         """``diag(sqrt p) (I - 1 p^T)``, a root of ``L'' = diag p - p p^T``, shape (classes, 1, classes, m)."""
-        identity = np.eye(len(self.probabilities))[:, :, None]
-        return np.asarray((self._roots[:, None] * (identity - self.probabilities))[:, None])
+        identity = _identity(len(self.probabilities), self.probabilities)[:, :, None]
+        return (self._roots[:, None] * (identity - self.probabilities))[:, None]
 
     def hessian(self, jet: Array) -> Array:
         """Apply ``L'' = diag p - p p^T``."""
         p = self.probabilities
-        return np.asarray(p * (jet - np.sum(p * jet[0], axis=0)))
+        product: Array = p * (jet - array_namespace(p).sum(p * jet[0], axis=0))
+        return product
 
     curvature = hessian
 
@@ -126,16 +139,17 @@ class CrossEntropy:
 
     def linearize(self, points: Array, data: Array, jet: Array) -> CrossEntropyLinearization:
         """Return the law at jet (1, classes, m) with numbers of classes `data` (m, 1)."""
-        logits, own = jet[0], (data[:, 0].astype(np.int64), np.arange(len(data)))
+        xp, logits = array_namespace(jet), jet[0]
+        own = (xp.astype(data[:, 0], xp.int64), xp.arange(len(data), device=device(jet)))
         # The largest power is one, so that nothing overflows; a trial point may have logits that are not finite.
         with np.errstate(over="ignore", invalid="ignore"):
-            shifted = logits - logits.max(axis=0)
-            powers = np.exp(shifted)
-            total = powers.sum(axis=0)
+            shifted = logits - xp.max(logits, axis=0)
+            powers = xp.exp(shifted)
+            total = xp.sum(powers, axis=0)
             probabilities = powers / total
-            density = np.log(total) - shifted[own]
+            density = xp.log(total) - shifted[own]
         # That of the own class is the sum of the others, which keeps its digits where the probability is near one.
-        difference = probabilities.copy()
+        difference = xp.asarray(probabilities, copy=True)
         difference[own] = 0.0
-        difference[own] = -difference.sum(axis=0)
+        difference[own] = -xp.sum(difference, axis=0)
         return CrossEntropyLinearization(probabilities, density, difference)

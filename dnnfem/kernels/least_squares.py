@@ -80,6 +80,8 @@ class DenseLeastSquares:
         return np.asarray(np.linalg.norm(self.matrix, axis=0))
 
     def __add__(self, other: DenseLeastSquares) -> DenseLeastSquares:
+        if not isinstance(other, DenseLeastSquares):
+            return NotImplemented
         # Columns stay contiguous: kernels write them so, and LAPACK reads them so.
         matrix = np.empty((self.shape[0] + other.shape[0], self.shape[1]), order="F")
         matrix[: self.shape[0]], matrix[self.shape[0] :] = self.matrix, other.matrix

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device
 
 from dnnfem.kernels.orthogonal import Factor
 from dnnfem.records import Array
+
+
+def stacked(parts: list[Any]) -> Any:
+    """Return residual vectors one below the other, where the first lives that is not one of NumPy's."""
+    home = next((part for part in parts if not isinstance(part, np.ndarray)), None)
+    if home is None:
+        return np.concatenate(parts)
+    xp = array_namespace(home)
+    return xp.concat([xp.asarray(part, dtype=home.dtype, device=device(home)) for part in parts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +73,10 @@ class Reduction:
 
     def __call__(self, values: Array) -> Array:
         """Return the vector of the present rows for one of the original rows."""
-        ends = np.cumsum([count for count, _ in self.blocks])
-        parts = zip(np.split(values, ends[:-1]), self.blocks, strict=True)
-        return np.concatenate([part if compress is None else compress(part) for part, (_, compress) in parts])
+        parts, start = [], 0
+        for count, compress in self.blocks:
+            part = values[start : start + count]
+            parts.append(part if compress is None else compress(part))
+            start += count
+        result: Array = stacked(parts)
+        return result

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device
 
 from dnnfem.kernels.components import Component, Laplacian, squares
 from dnnfem.quadrature import row_blocks
@@ -26,6 +28,8 @@ def _bounds(array: Array) -> tuple[Array, Array]:
 @dataclass(frozen=True, eq=False)
 class AffineAnsatz:
     """``u(p) = output_shift + output_scale * N((p - input_shift) / input_scale)``.
+
+    The arrays may be those of any library; a backend replaces them by its own.
 
     Parameters
     ----------
@@ -67,7 +71,7 @@ class AffineAnsatz:
 
     def reference(self, points: Array) -> Array:
         """Map points (m, d) to reference coordinates."""
-        return np.asarray((points - self.input_shift) / self.input_scale)
+        return (points - self.input_shift) / self.input_scale
 
     def reads(self, components: Sequence[Component]) -> tuple[Component, ...]:
         """Return the components of the reference jet: the same, but that the chain rule is in the weights of a sum."""
@@ -81,9 +85,17 @@ class AffineAnsatz:
 
     def _factors(self, components: Sequence[Component]) -> Array:
         """Chain rule: one factor per component and output, shape (components, outputs, 1)."""
-        scales = self.input_scale
-        chain = np.array([1.0 if isinstance(c, Laplacian) else 1.0 / np.prod(scales[list(c)]) for c in components])
-        return chain[:, None, None] * self.output_scale[None, :, None]
+        scales, xp = self.output_scale, array_namespace(self.output_scale)
+        one = xp.ones((), dtype=scales.dtype, device=device(scales))
+        chain = xp.stack([1.0 / self._product(() if isinstance(c, Laplacian) else c, one) for c in components])
+        factors: Array = chain[:, None, None] * scales[None, :, None]
+        return factors
+
+    def _product(self, component: tuple[int, ...], one: Any) -> Any:
+        """Return the product of the scales of some inputs."""
+        for axis in component:
+            one = one * self.input_scale[axis]
+        return one
 
     def jet(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
         """Return the user's jet, shape (components, outputs, m)."""

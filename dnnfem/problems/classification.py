@@ -39,9 +39,16 @@ class Classification:
         Factors for the weights of the samples of each class, 1 for those that are not named; ``"balanced"`` gives all
         classes the same sum of weights.  Probabilities then are those of a population with these shares.
     backend : str, optional
-        ``"compiled"`` or ``"reference"``.
+        ``"compiled"``, ``"reference"`` or ``"device"``.
     memory : int, optional
-        Bytes that a linearization may keep besides the samples; default half of what they take, at least 128 MB.
+        Bytes that a linearization may keep besides the samples; default half of what they take, at least 128 MB; on a
+        GPU half of what is free, for both.
+    device : str, optional
+        ``"cuda"``, ``"cuda:1"``, ...: kernels are those of the backend ``"device"``, on that GPU; or ``"cpu"``, for the
+        same kernels on the CPU.
+    precision : str, optional
+        ``"double"``, or ``"single"`` on a device: what is as large as samples times neurons is in float32, everything
+        that is summed in float64.
 
     Raises
     ------
@@ -56,6 +63,8 @@ class Classification:
     class_weights: str | Mapping[Any, float] | None = None
     backend: str = "compiled"
     memory: int | None = None
+    device: str | None = None
+    precision: str = "double"
     classes: Array = field(init=False)
     quadrature: Quadrature = field(init=False)
     ansatz: AffineAnsatz = field(init=False)
@@ -67,7 +76,7 @@ class Classification:
         classes, numbers = _numbered(self.labels)
         if len(numbers) != len(points):
             raise ValueError(f"labels: got {len(numbers)}, expected {len(points)} as inputs have {points.shape}")
-        kernels.check(self.backend)
+        kernels.check(self.backend, self.device, self.precision)
         quadrature = Quadrature.samples(points, numbers.astype(points.dtype), self.weights)
         if self.class_weights is not None:
             factors = _factors(self.class_weights, classes, np.bincount(numbers, quadrature.weights).astype(np.float64))
@@ -106,9 +115,8 @@ class Classification:
             raise ValueError(
                 f"space: got {space.outputs} outputs ({space}), expected {len(self.classes)}, one per class"
             )
-        return Integral(
-            space, quadrature, self.ansatz, CrossEntropy(), self.backend, budget(self.memory, self.quadrature)
-        )
+        memory, law = budget(self.memory, self.quadrature, self.device), CrossEntropy()
+        return Integral(space, quadrature, self.ansatz, law, self.backend, memory, self.device, self.precision)
 
     def solution(self, space: NetworkSpace, x: Array, temperature: float = 1.0) -> Classifier:
         """Return the classifier with coefficients `x`, in the user's coordinates.
@@ -125,7 +133,8 @@ class Classification:
         ValueError
             If `x` is no finite vector of the space, or `temperature` is not positive.
         """
-        return Classifier(Solution(space, x, self.ansatz, self.backend), self.classes, temperature)
+        network = Solution(space, x, self.ansatz, self.backend, self.device, self.precision)
+        return Classifier(network, self.classes, temperature)
 
     def numbers(self, labels: Any) -> Index:
         """Return the numbers of the classes of labels, shape (m,): columns of logits and probabilities.

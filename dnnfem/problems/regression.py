@@ -35,9 +35,16 @@ class Regression:
     weights : array, shape (m,), optional
         Positive; default equal.
     backend : str, optional
-        ``"compiled"`` or ``"reference"``.
+        ``"compiled"``, ``"reference"`` or ``"device"``.
     memory : int, optional
-        Bytes that a linearization may keep besides the samples; default half of what they take, at least 128 MB.
+        Bytes that a linearization may keep besides the samples; default half of what they take, at least 128 MB; on a
+        GPU half of what is free, for both.
+    device : str, optional
+        ``"cuda"``, ``"cuda:1"``, ...: kernels are those of the backend ``"device"``, on that GPU; or ``"cpu"``, for the
+        same kernels on the CPU.
+    precision : str, optional
+        ``"double"``, or ``"single"`` on a device: what is as large as samples times neurons is in float32, everything
+        that is summed in float64.
 
     Raises
     ------
@@ -50,6 +57,8 @@ class Regression:
     weights: Array | None = None
     backend: str = "compiled"
     memory: int | None = None
+    device: str | None = None
+    precision: str = "double"
     quadrature: Quadrature = field(init=False)
     ansatz: AffineAnsatz = field(init=False)
 
@@ -64,7 +73,7 @@ class Regression:
             raise ValueError(
                 f"inputs, targets: got shapes {points.shape}, {targets.shape}, expected at least one column"
             )
-        kernels.check(self.backend)
+        kernels.check(self.backend, self.device, self.precision)
         quadrature = Quadrature.samples(points, targets, self.weights)
         ansatz = AffineAnsatz.fitted(points, targets, quadrature.weights)
         budget(self.memory, quadrature)
@@ -100,9 +109,8 @@ class Regression:
         if space.outputs != quadrature.data.shape[1]:
             raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {quadrature.data.shape[1]}")
         law = Misfit(self.ansatz.output_shift, self.ansatz.output_scale)
-        return Integral(
-            space, quadrature, self.ansatz.inputs_only, law, self.backend, budget(self.memory, self.quadrature)
-        )
+        memory, ansatz = budget(self.memory, self.quadrature, self.device), self.ansatz.inputs_only
+        return Integral(space, quadrature, ansatz, law, self.backend, memory, self.device, self.precision)
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:
         """Return the function with coefficients `x`, in the user's coordinates and units.
@@ -112,7 +120,7 @@ class Regression:
         ValueError
             If `x` is no finite vector of the space.
         """
-        return Solution(space, x, self.ansatz, self.backend)
+        return Solution(space, x, self.ansatz, self.backend, self.device, self.precision)
 
     @cached_property
     def unit(self) -> float:

@@ -27,8 +27,8 @@ class Solution:
         Coefficients; what is kept is a copy that cannot be written to.
     ansatz : AffineAnsatz
         Coordinates and units.
-    backend : str
-        Kernels.
+    backend, device, precision : str
+        Kernels, see `dnnfem.kernels.place`.
 
     Raises
     ------
@@ -40,6 +40,8 @@ class Solution:
     x: Array
     ansatz: AffineAnsatz
     backend: str = "compiled"
+    device: str | None = None
+    precision: str = "double"
 
     def __post_init__(self) -> None:
         x = check_coefficients(self.space, self.x, finite=True)
@@ -53,7 +55,8 @@ class Solution:
         if len(checked) == 0:
             return np.empty((len(components), self.space.outputs, 0))
         place = Quadrature(checked[:1], np.ones(1), np.zeros((1, self.space.outputs)))
-        evaluator = kernels.load(self.backend).place(self.space.program, place, self.ansatz, Misfit())
+        where = (self.backend, self.device, self.precision)
+        evaluator = kernels.place(self.space.program, place, self.ansatz, Misfit(), None, *where)
         # A copy, as kernels would be compiled once more for a vector that is read-only.
         return evaluator.jet(self.x.copy(), checked, components)
 

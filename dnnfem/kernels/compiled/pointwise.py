@@ -1,4 +1,4 @@
-"""Runs the operations of `dnnfem.kernels.compiled.jets` on the rows of one stage of a tile."""
+"""Runs the operations of `dnnfem.kernels.jets` on the rows of one stage of a tile."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from dnnfem.kernels.compiled.elementary import higher
-from dnnfem.kernels.compiled.jets import DIRECTION, DUAL, RESULT, SIGMAS, TEMPORARY, Z
 from dnnfem.kernels.compiled.products import DOUBLE, INTEGER, _add_multiple, _at, _loaded, _Loop, _spread, _vectors
 from dnnfem.kernels.compiled.tables import ACTIVATION, INTERNAL, KEPT, LANES, OPEN, OUT, ROWS
+from dnnfem.kernels.jets import DIRECTION, DUAL, RESULT, SIGMAS, TEMPORARY, Z
 
 VECTORS = 4
 """Vectors that are worked on at a time."""

@@ -20,7 +20,6 @@ from typing import Any
 from numba import njit
 
 from dnnfem.kernels.compiled.elementary import activate, opened, slopes
-from dnnfem.kernels.compiled.jets import ADJOINT, BEND, FORWARD, TANGENT
 from dnnfem.kernels.compiled.pointwise import apply
 from dnnfem.kernels.compiled.products import add_outers, add_products, transpose
 from dnnfem.kernels.compiled.tables import (
@@ -43,6 +42,7 @@ from dnnfem.kernels.compiled.tables import (
     SUMS,
     WIDTH,
 )
+from dnnfem.kernels.jets import ADJOINT, BEND, FORWARD, TANGENT
 
 OPTIONS: dict[str, Any] = {**INTERNAL, "fastmath": {"contract", "reassoc"}}
 """Sums may be reordered to fill vectors; this keeps NaN and infinity what they are."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import binding
 
-from dnnfem.kernels.compiled import jets
+from dnnfem.kernels import jets
 from dnnfem.kernels.components import Component
 from dnnfem.kernels.program import ACTIVATIONS, Program
 from dnnfem.records import Array, Index
@@ -88,7 +88,7 @@ class Code(NamedTuple):
     axes : int array, shape (components,)
         The input with respect to which a component is the first derivative, -1 for others.
     operations, coefficients, lists, strip, work
-        See `dnnfem.kernels.compiled.jets.Rules`; numbers that these work on.
+        See `dnnfem.kernels.jets.Rules`; numbers that these work on.
     """
 
     stages: Index

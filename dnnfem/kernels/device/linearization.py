@@ -1,0 +1,239 @@
+"""Linearization of the device backend: what runs between the sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dnnfem.kernels.device import rows
+from dnnfem.kernels.device.graphs import Captured, is_small
+from dnnfem.kernels.device.least_squares import DeviceLeastSquares
+from dnnfem.kernels.device.outputs import seeded, written
+from dnnfem.kernels.device.place import array
+from dnnfem.kernels.device.pointwise import Kept, Tensor
+from dnnfem.kernels.device.samples import Samples
+from dnnfem.kernels.device.sweeps import State, add_sums, forward, placed, reverse, second
+from dnnfem.records import Array, Index
+
+if TYPE_CHECKING:
+    from dnnfem.kernels.device.evaluator import DeviceEvaluator
+
+DIRECTIONS = 2**26
+"""Bytes that the tangents of all directions of a block may take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """The forward sweep over a chunk, and what is computed from it when it is asked for.
+
+    Attributes
+    ----------
+    samples : Samples
+    registers, bases : list of tensors
+        See `dnnfem.kernels.device.sweeps.forward`.
+    law : LawLinearization
+        At the outputs.
+    """
+
+    evaluator: DeviceEvaluator
+    weights: Tensor
+    samples: Samples
+    registers: list[Tensor]
+    bases: list[Tensor]
+    law: Any
+    _states: dict[bool, State] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def first(self) -> list[Kept]:
+        """What first derivatives of the activations need."""
+        code = self.evaluator.code
+        return [code.pointwise.first(stage, b) for stage, b in zip(code.program.stages, self.bases, strict=True)]
+
+    def sums(self, seeds: Tensor, into: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:
+        """Return the derivative in the weights for seeds (k, samples, size), shape (k, weights), in float64."""
+        code = self.evaluator.code
+        sums = torch.zeros((len(seeds), len(self.weights)), dtype=torch.float64, device=seeds.device)
+        for number, own, dual in reverse(code, self.weights, self.first, written(code, seeds)):
+            add_sums(code, self.registers, number, own, sums)
+            if into is not None:
+                into(number, own, dual)
+        return sums
+
+    @cached_property
+    def recorded(self) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+        """The derivative in the weights, and the cotangents of arguments and of registers of each stage."""
+        count = len(self.evaluator.program.stages)
+        deltas: list[Tensor | None] = [None] * count
+        duals: list[Tensor | None] = [None] * count
+
+        def record(number: int, own: Tensor, dual: Tensor) -> None:
+            deltas[number], duals[number] = own, dual
+
+        sums = self.sums(self.evaluator.outputs.pulled(self.samples, [self.law.derivative]), record)
+        return sums[0], deltas, duals
+
+    def state(self, exact: bool) -> State:
+        """Return what products with second derivatives need."""
+        if exact not in self._states:
+            e = self.evaluator
+            bend = e.outputs.bend(self.samples, self.law, exact)
+            bents: list[Kept] = []
+            deltas: list[Tensor | None] = []
+            if exact:
+                _, deltas, duals = self.recorded
+                parts = zip(e.program.stages, self.bases, self.first, deltas, duals, strict=True)
+                for stage, base, first, delta, dual in parts:
+                    if delta is None or dual is None:
+                        bents.append(())
+                    else:
+                        bents.append(e.code.pointwise.second(stage, base, first, delta[0], dual[0]))
+            self._states[exact] = State(self.weights, self.registers, self.first, bents, deltas, bend)
+        return self._states[exact]
+
+    def product(self, direction: Tensor, exact: bool) -> Tensor:
+        """Return products with second derivatives along directions (k, weights), same shape, in float64."""
+        e, state = self.evaluator, self.state(exact)
+
+        def function(state: State, direction: Tensor) -> Tensor:
+            return second(e.code, state, direction, exact, seeded(e.code, state.bend))
+
+        if state.bend.numel() == 0:
+
+            def seeds(tangents: Tensor) -> Tensor:
+                return e.outputs.bent_register(self.samples, self.law, tangents, exact)
+
+            return second(e.code, state, direction, exact, seeds)
+        if not (e.graphs and direction.is_cuda and len(direction) == 1 and e.chunks.count == 1 and is_small(state)):
+            return function(state, direction)
+        if exact not in e.captured:
+            e.captured[exact] = Captured.of(function, state, direction)
+        return e.captured[exact](self, state, direction)
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceLinearization:
+    """See `dnnfem.kernels.protocol.Linearization`.
+
+    Attributes
+    ----------
+    evaluator : DeviceEvaluator
+    x : array, shape (dim,)
+        The point, primal.
+    weights : tensor, shape (weights,)
+        The weights that belong to it.
+    """
+
+    evaluator: DeviceEvaluator
+    x: Array
+    weights: Tensor
+    _tapes: dict[int, Tape] = field(default_factory=dict, init=False, repr=False)
+
+    def tapes(self) -> Iterator[Tape]:
+        """Yield the forward sweep chunk by chunk; those that are held are computed once."""
+        for number in range(self.evaluator.chunks.count):
+            yield self._tape(number)
+
+    def _tape(self, number: int) -> Tape:
+        if number in self._tapes:
+            return self._tapes[number]
+        e, samples = self.evaluator, self.evaluator.samples(number)
+        registers, bases = forward(e.code, self.weights, placed(e.code, samples.reference))
+        tape = Tape(e, self.weights, samples, registers, bases, e.outputs.at(samples, registers[-1]))
+        if number < e.chunks.held:
+            self._tapes[number] = tape
+        return tape
+
+    @cached_property
+    def value(self) -> float:
+        """``J(x)``."""
+        with self.evaluator.place.exactly():
+            total = self.evaluator.place.zeros()
+            for tape in self.tapes():
+                total = total + torch.sum(tape.samples.weights * tape.law.density)
+            return float(total)
+
+    def _summed(self, sums: Callable[[Tape], Tensor], count: int) -> Array:
+        """Add up the sums of all chunks in their order; return dual vectors as columns, shape (dim, count)."""
+        with self.evaluator.place.exactly():
+            total = self.evaluator.place.zeros(count, len(self.weights))
+            for tape in self.tapes():
+                total += sums(tape)
+            return np.asarray(self.evaluator.program.restrict(array(total).T))
+
+    @cached_property
+    def derivative(self) -> Array:
+        """``J'(x)``, dual, shape (dim,)."""
+        return self._summed(lambda tape: tape.recorded[0], 1)[:, 0]
+
+    def _products(self, v: Array, exact: bool) -> Array:
+        """Return products with directions v (dim,) or (dim, k), dual."""
+        e, columns = self.evaluator, _as_columns(v, self.x.size)
+        result = np.empty(columns.shape)
+        each = e.chunks.bytes * min(e.chunks.step, e.chunks.size)
+        count = max(1, DIRECTIONS // each)
+        for start in range(0, columns.shape[1], count):
+            block = slice(start, start + count)
+            directions = e.place.tensor(e.program.directions(columns[:, block]).T).to(e.place.dtype)
+            result[:, block] = self._summed(partial(Tape.product, direction=directions, exact=exact), len(directions))
+        return result.reshape(np.shape(v))
+
+    def hessian(self, v: Array) -> Array:
+        """Return ``J''(x) v``, dual, for v of shape (dim,) or (dim, k)."""
+        return self._products(v, True)
+
+    def curvature(self, v: Array) -> Array:
+        """Return ``sum_q w T^T C T v``, dual, for v of shape (dim,) or (dim, k)."""
+        return self._products(v, False)
+
+    def moments(self) -> tuple[Array, ...]:
+        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
+        return rows.moments(self)
+
+    def residual(self) -> Tensor | None:
+        """Return ``sqrt(w) r``, residuals running slower than samples, on the device; None for a loss law."""
+        if self.evaluator.law.kind == "loss":
+            return None
+        with self.evaluator.place.exactly():
+            return rows.residual(self)
+
+    def pull(self, residual: Any) -> Array:
+        """Return ``A^T residual`` for a vector of the rows of `system`, dual, shape (dim,)."""
+        e = self.evaluator
+        parts = iter(rows.parts(self, e.place.tensor(residual)))
+        return self._summed(lambda tape: tape.sums(rows.cotangents(tape, next(parts)))[0], 1)[:, 0]
+
+    def mixed(self, other: DeviceLinearization) -> Array | None:
+        """Return ``A^T r(y)``, dual, with the residual of a linearization at ``y``; None for a loss law."""
+        residual = other.residual()
+        return None if residual is None else self.pull(residual)
+
+    def system(self, columns: Index | None = None) -> DeviceLeastSquares | None:
+        """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
+
+        Where there are many they are compressed, see `dnnfem.kernels.device.rows`.
+        """
+        with self.evaluator.place.exactly():
+            return rows.system(self, columns)
+
+    @cached_property
+    def _gram(self) -> Array:
+        with self.evaluator.place.exactly():
+            matrix = rows.gram(self)
+        return self.curvature(np.eye(self.x.size)) if matrix is None else matrix
+
+    def gram(self) -> Array:
+        """Return ``sum_q w T^T C T``, shape (dim, dim)."""
+        return self._gram
+
+
+def _as_columns(v: Array, dim: int) -> Array:
+    """Return directions (dim,) or (dim, k) as columns."""
+    v = np.asarray(v, dtype=np.float64)
+    if v.ndim not in (1, 2) or v.shape[0] != dim:
+        raise ValueError(f"v: got shape {v.shape}, expected {(dim,)} or ({dim}, k)")
+    return v.reshape(dim, -1) if v.size else v.reshape(dim, 0 if v.ndim == 2 else 1)

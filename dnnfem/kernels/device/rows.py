@@ -1,0 +1,232 @@
+"""Least-squares systems and Gram matrices: the derivative of every residual in every coefficient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dnnfem.kernels import influence
+from dnnfem.kernels.device.least_squares import DeviceLeastSquares
+from dnnfem.kernels.device.outputs import written
+from dnnfem.kernels.device.place import Place, array
+from dnnfem.kernels.device.pointwise import Tensor
+from dnnfem.kernels.device.sweeps import reverse
+from dnnfem.kernels.influence import LeftOut
+from dnnfem.kernels.program import Program
+from dnnfem.kernels.reduction import Compression, Reduction
+from dnnfem.records import Array, Index
+
+if TYPE_CHECKING:
+    from dnnfem.kernels.device.linearization import DeviceLinearization, Tape
+
+ENTRIES, GPU_ENTRIES = 2**20, 2**26
+"""Numbers in the rows that are worked on at a time, on a CPU and on a GPU."""
+
+DENSE, GPU_DENSE = 2**21, 2**27
+"""Numbers in the largest system whose rows are kept: factorizations copy them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Columns of a system: what the weights of each block contribute to them.
+
+    Attributes
+    ----------
+    size : int
+        Number of columns.
+    last : int
+        The earliest stage that is needed.
+    maps : tuple
+        Per block: the columns that depend on it, and either the weights that these are or, where the embedding mixes
+        weights, its part (weights of the block, columns); None if no column depends on it.
+    """
+
+    size: int
+    last: int
+    maps: tuple[tuple[Tensor | slice, Tensor | slice] | None, ...]
+
+    @classmethod
+    def of(cls, program: Program, columns: Index | None, place: Place) -> Selection:
+        """Choose `columns` (default all) of the coefficients."""
+        chosen = np.arange(program.dim) if columns is None else np.arange(program.dim)[columns]
+        part = program.embedding.tocsc()[:, chosen].tocsr()
+        maps: list[tuple[Tensor | slice, Tensor | slice] | None] = []
+        for block in program.blocks:
+            own = part[block.start : block.stop].tocsc()
+            found = np.flatnonzero(np.diff(own.indptr))
+            if found.size == 0:
+                maps.append(None)
+            elif own.nnz == found.size and (own.data == 1.0).all():
+                maps.append((_indexed(found, place), _indexed(own.indices, place)))
+            else:
+                maps.append((_indexed(found, place), place.tensor(own[:, found].toarray())))
+        needed = [number for number, stage in enumerate(program.stages) if maps[stage.block] is not None]
+        return cls(chosen.size, min(needed, default=len(program.stages)), tuple(maps))
+
+
+def _indexed(index: Index, place: Place) -> Tensor | slice:
+    """Return an index, as a slice if it is one."""
+    first = int(index[0])
+    consecutive = np.array_equal(index, np.arange(first, first + index.size))
+    return slice(first, first + index.size) if consecutive else place.index(index)
+
+
+def _write(tape: Tape, seeds: Tensor, part: slice, chosen: Selection) -> Tensor:
+    """Return the rows of some samples of a tape for seeds (k, samples, size): (k, samples, columns), in float64."""
+    code, program = tape.evaluator.code, tape.evaluator.program
+    target = torch.zeros((len(seeds), part.stop - part.start, chosen.size), dtype=torch.float64, device=seeds.device)
+    first = [tuple(kept[..., part, :] for kept in stage) for stage in tape.first]
+    for number, own, _ in reverse(code, tape.weights, first, written(code, seeds[:, part]), chosen.last):
+        stage = program.stages[number]
+        block, map_ = program.blocks[stage.block], chosen.maps[stage.block]
+        if map_ is None:
+            continue
+        y = tape.registers[stage.input][:, part]
+        product = torch.einsum("kcno,cni->knoi", own, y) if len(y) > 1 else own[:, 0, ..., None] * y[0, :, None]
+        derivative = product.flatten(2)
+        if block.bias:
+            derivative = torch.cat([derivative, own[:, 0]], dim=2)
+        columns, factor = map_
+        if isinstance(factor, slice) or factor.ndim == 1:
+            target[..., columns] += derivative[..., factor].to(torch.float64)
+        else:
+            target[..., columns] += derivative.to(torch.float64) @ factor
+    return target
+
+
+def _blocks(
+    linearization: DeviceLinearization, chosen: Selection, units: Tensor | None = None
+) -> Iterator[tuple[Tape, slice, Tensor]]:
+    """Yield rows ``sqrt(w) slopes dU/dx`` of some samples at a time, shape (k, samples, columns).
+
+    With `units`, a jet for each k, these take the place of the slopes of the law.
+    """
+    e = linearization.evaluator
+    entries = GPU_ENTRIES if e.place.is_gpu else ENTRIES
+    for tape in linearization.tapes():
+        duals = _slopes(tape) if units is None else list(units)
+        seeds, count = e.outputs.pulled(tape.samples, duals, root=True), len(tape.samples.weights)
+        # Never fewer rows than columns: a triangle of them is as large.
+        step = max(1, entries // (max(chosen.size, *e.program.widths) * len(duals)), chosen.size // len(duals))
+        for start in range(0, count, step):
+            part = slice(start, min(start + step, count))
+            yield tape, part, _write(tape, seeds, part, chosen)
+
+
+def _slopes(tape: Tape) -> list[Any]:
+    assert tape.law.slopes is not None
+    return list(tape.law.slopes)
+
+
+def _residual(tape: Tape) -> Tensor:
+    """Return ``sqrt(w) r``, shape (residuals, samples)."""
+    residual: Tensor = torch.sqrt(tape.samples.weights) * tape.law.residual
+    return residual
+
+
+def residual(linearization: DeviceLinearization) -> Tensor:
+    """Return ``sqrt(w) r``, residuals running slower than samples."""
+    return torch.cat([_residual(tape) for tape in linearization.tapes()], dim=1).flatten()
+
+
+def parts(linearization: DeviceLinearization, values: Tensor) -> Iterator[Tensor]:
+    """Yield a vector like `residual` chunk by chunk, shape (residuals, samples)."""
+    chunks = linearization.evaluator.chunks
+    rows = values.reshape(-1, chunks.size)
+    return (rows[:, chunks.rows(number)] for number in range(chunks.count))
+
+
+def cotangents(tape: Tape, values: Tensor) -> Tensor:
+    """Return seeds for the part (residuals, samples) of a vector like `residual`, shape (1, samples, size)."""
+    dual = sum(row * slope for row, slope in zip(values, _slopes(tape), strict=True))
+    return tape.evaluator.outputs.pulled(tape.samples, [dual], root=True)
+
+
+def system(linearization: DeviceLinearization, columns: Index | None) -> DeviceLeastSquares | None:
+    """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
+
+    Only what these need is computed: the reverse sweep ends at the earliest stage among them.  If all rows have more
+    than `DENSE` numbers, they are compressed to a triangle, block by block.  None if the law gives no root of its
+    curvature.
+    """
+    e = linearization.evaluator
+    law, chosen = next(linearization.tapes()).law, Selection.of(e.program, columns, e.place)
+    if law.residual is None or law.slopes is None:
+        return None
+    count, size = len(law.residual), e.chunks.size
+    dense = GPU_DENSE if e.place.is_gpu else DENSE
+    if count * size * chosen.size > dense and count * size > chosen.size:
+        return _compressed(linearization, columns, chosen, count)
+    matrix = torch.empty((count, size, chosen.size), dtype=torch.float64, device=e.place.device)
+    start = 0
+    for _, _, block in _blocks(linearization, chosen):
+        matrix[:, start : start + block.shape[1]] = block
+        start += block.shape[1]
+    return DeviceLeastSquares(e.place, matrix.flatten(0, 1), residual(linearization))
+
+
+def _compressed(
+    linearization: DeviceLinearization, columns: Index | None, chosen: Selection, count: int
+) -> DeviceLeastSquares:
+    """Return the triangle of an orthogonal factorization of all rows and the residual, block by block (TSQR)."""
+    e = linearization.evaluator
+    triangle = e.place.zeros(0, chosen.size + 1)
+    for tape, part, block in _blocks(linearization, chosen):
+        rows = torch.cat([block, _residual(tape)[:, part, None]], dim=2).flatten(0, 1)
+        triangle = torch.linalg.qr(torch.cat([triangle, rows]), mode="r").R
+
+    def pull(values: Any) -> Array:
+        full = linearization.pull(values)
+        return full if columns is None else full[columns]
+
+    matrix = triangle[:, :-1]
+    reduction = Reduction(((count * e.chunks.size, Compression(array(matrix), pull)),))
+    return DeviceLeastSquares(e.place, matrix, triangle[:, -1], reduction=reduction)
+
+
+def gram(linearization: DeviceLinearization) -> Array | None:
+    """Return ``sum_q w T^T C T``, shape (dim, dim), from rows ``sqrt(w) S T``, ``C = S^T S``, block by block.
+
+    None if the law gives no root ``S`` of its curvature.
+    """
+    e = linearization.evaluator
+    if next(linearization.tapes()).law.slopes is None:
+        return None
+    chosen = Selection.of(e.program, None, e.place)
+    total = e.place.zeros(e.program.dim, e.program.dim)
+    for _, _, block in _blocks(linearization, chosen):
+        rows = block.flatten(0, 1)
+        total.addmm_(rows.mT, rows)
+    return array(0.5 * (total + total.mT))
+
+
+def left_out(linearization: DeviceLinearization, root: Tensor, exact: bool) -> LeftOut:
+    """Return every sample as the network without it sees it."""
+    e, found = linearization.evaluator, []
+    outputs, components = e.program.outputs, len(e.law.components)
+    units = torch.eye(components * outputs, dtype=torch.float64, device=e.place.device)
+    chosen = Selection.of(e.program, None, e.place)
+    for tape, part, block in _blocks(linearization, chosen, units.reshape(-1, components, outputs, 1)):
+        reached = block @ root
+        products = torch.einsum("imk,jmk->mij", reached, reached)
+        jet = e.outputs.jet(tape.samples, tape.registers[-1], e.law.components)[..., part]
+        points, data = tape.samples.points[part], tape.samples.data[part]
+        found.append(influence.moved(e.outputs.law, points, data, jet, products, exact))
+    return LeftOut(*(array(torch.cat(parts)) for parts in zip(*found, strict=True)))
+
+
+def moments(linearization: DeviceLinearization) -> tuple[Array, ...]:
+    """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
+    e = linearization.evaluator
+    sums = [e.place.zeros(*(e.program.widths[stage.input] + 1,) * 2) for stage in e.program.stages]
+    for tape in linearization.tapes():
+        weights = tape.samples.weights[:, None]
+        for total, stage in zip(sums, e.program.stages, strict=True):
+            y = tape.registers[stage.input][0].to(torch.float64)
+            rows = torch.cat([y, torch.ones_like(weights)], dim=1)
+            total.addmm_((weights * rows).mT, rows)
+    return tuple(array(total) for total in sums)
