@@ -3,9 +3,10 @@
     python tools/bench_gpu.py --json
 
 Without a GPU it says so, and checks parity on torch's CPU device alone.  Times are medians over calls that end with the
-result on the host.  The peers, torch.func, autograd and curvlinops (if it is installed), run in the same process.  The floor of a
-product is the larger of its operations over the measured peak of matrix products and of its traffic over the measured
-bandwidth; the traffic is what is kept per neuron and sample, read once, and the tangents, written and read once.
+result on the host.  The peers are torch.func, autograd, and curvlinops if it is installed; they run in this process.
+The floor of a product is the larger of its operations over the measured peak of matrix products and of its traffic over
+the measured bandwidth; the traffic is what is kept per neuron and sample, read once, and the tangents, written and read
+once.
 
 parity_float64, parity_float32
     largest deviation from the reference backend, relative to the largest entry of a result; the goals are 1e-12 and
@@ -251,7 +252,7 @@ def products(network: Network, precision: str, rates: tuple[float, float], secon
         taken = median(call, seconds)
         result[name] = hessian / taken
         print(f"  {name} {1e3 * taken:.3f}, ratio {hessian / taken:.2f}")
-    if functional.evaluator.captured:
+    if functional.evaluator.captured.found:
         plainly = replace(functional.evaluator, graphs=False).linearize(x)
         plainly.hessian(v)
         result["graph"] = median(lambda: plainly.hessian(v), seconds) / hessian

@@ -33,7 +33,7 @@ def place(
     program, quadrature, ansatz, law
         What is placed.
     memory : int, optional
-        Bytes that a linearization may keep; default half of what is free on a GPU.
+        Bytes that a linearization may keep; default a fourth of what is free on a GPU.
     device : str
         ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, ...
     precision : str

@@ -12,7 +12,7 @@ import torch
 
 from dnnfem.kernels.components import Component, check
 from dnnfem.kernels.device import rows
-from dnnfem.kernels.device.graphs import Captured
+from dnnfem.kernels.device.graphs import Graphs
 from dnnfem.kernels.device.linearization import DeviceLinearization
 from dnnfem.kernels.device.outputs import MOST, Outputs
 from dnnfem.kernels.device.place import Place, array
@@ -22,7 +22,7 @@ from dnnfem.kernels.device.sweeps import Code, forward, placed
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, PlacedPoints
-from dnnfem.records import Array
+from dnnfem.records import Array, Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,8 @@ class DeviceEvaluator:
     place : Place
         Where, and in which type.
     memory : int or None
-        Bytes that one linearization may keep, samples among them; None: half of what is free on a GPU.  What does not
-        fit is computed again, with the same bits.
+        Bytes that one linearization may keep, samples among them; None: a fourth of what is free on a GPU, as solvers
+        compare several.  What does not fit is computed again, with the same bits.
     graphs : bool
         Whether products of small networks may be captured as CUDA graphs; on a CPU there are none.
     """
@@ -49,8 +49,9 @@ class DeviceEvaluator:
     place: Place
     memory: int | None = None
     graphs: bool = True
-    captured: dict[bool, Captured] = field(default_factory=dict, init=False, repr=False)
+    captured: Graphs = field(default_factory=Graphs, init=False, repr=False)
     _samples: dict[int, Samples] = field(default_factory=dict, init=False, repr=False)
+    _selections: dict[bytes, rows.Selection] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check(self.law.components, self.program.inputs)
@@ -80,7 +81,7 @@ class DeviceEvaluator:
         q, size = self.quadrature, self.outputs.shape[0] * self.program.outputs
         memory = self.memory
         if memory is None and self.place.is_gpu:
-            memory = torch.cuda.mem_get_info(self.place.device)[0] // 2
+            memory = torch.cuda.mem_get_info(self.place.device)[0] // 4
         elif memory is None:
             memory = max(MEMORY, (q.points.nbytes + q.data.nbytes) // 2)
         width = torch.empty(0, dtype=self.place.dtype).element_size()
@@ -104,6 +105,15 @@ class DeviceEvaluator:
             raise ValueError(f"x: got shape {x.shape}, expected {(self.program.dim,)}")
         return self.place.tensor(self.program.weights(x)).to(self.place.dtype)
 
+    def selection(self, columns: Index | None) -> rows.Selection:
+        """Return what the columns of a system depend on; the last few are remembered."""
+        key = b"all" if columns is None else np.asarray(columns).tobytes()
+        if key not in self._selections:
+            while len(self._selections) >= 4:
+                del self._selections[next(iter(self._selections))]
+            self._selections[key] = rows.Selection.of(self.program, columns, self.place)
+        return self._selections[key]
+
     def _laws(self, x: Array) -> Iterator[tuple[Samples, Any]]:
         """Yield samples and the law there, chunk by chunk."""
         weights = self.weights(x)
@@ -114,7 +124,7 @@ class DeviceEvaluator:
 
     def value(self, x: Array) -> float:
         """Return ``sum_q w_q L``."""
-        with self.place.exactly():
+        with self.place.arithmetic():
             total = self.place.zeros()
             for samples, here in self._laws(x):
                 total = total + torch.sum(samples.weights * here.density)
@@ -127,12 +137,12 @@ class DeviceEvaluator:
 
     def samplewise(self, x: Array) -> Array:
         """Return ``w L`` at every point."""
-        with self.place.exactly():
+        with self.place.arithmetic():
             return array(torch.cat([samples.weights * here.density for samples, here in self._laws(x)]))
 
     def left_out(self, x: Array, root: Array, exact: bool) -> LeftOut:
         """Return every sample as the network without it sees it."""
-        with self.place.exactly():
+        with self.place.arithmetic():
             return rows.left_out(self.linearize(x), self.place.tensor(root), exact)
 
     def jet(self, x: Array, points: Array, components: Sequence[Component]) -> Array:
@@ -145,7 +155,7 @@ class DeviceEvaluator:
         """
         check(components, self.program.inputs)
         outputs, weights, parts = self.read_by(components), self.weights(x), []
-        with self.place.exactly():
+        with self.place.arithmetic():
             for start in range(0, len(points), self.chunks.step):
                 part = self.place.tensor(points[start : start + self.chunks.step])
                 samples = self.chunks.of(part, part[:, :0], part[:, 0])

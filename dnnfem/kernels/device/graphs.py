@@ -20,6 +20,10 @@ from dnnfem.kernels.device.sweeps import State
 SMALL = 2**26
 """Bytes of the largest state that is copied."""
 
+FIRST = 8
+"""Products that are launched kernel by kernel before there is a graph: a capture takes as long as some dozens, and the
+functional on a small batch is asked for few."""
+
 WARMUPS = 3
 """Runs before the capture, in which libraries take what memory they need."""
 
@@ -89,3 +93,27 @@ class Captured:
         self.direction.copy_(direction)
         self.graph.replay()
         return self.result.clone()
+
+
+@dataclass(frozen=True, eq=False)
+class Graphs:
+    """The graphs of an evaluator, that of the Hessian and that of the curvature, once there are enough products."""
+
+    found: dict[bool, Captured] = field(default_factory=dict)
+    _asked: dict[bool, int] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        exact: bool,
+        function: Callable[[State, Tensor], Tensor],
+        owner: object,
+        state: State,
+        direction: Tensor,
+    ) -> Tensor:
+        """Return ``function(state, direction)``; `owner` is what the state belongs to."""
+        if exact not in self.found:
+            self._asked[exact] = self._asked.get(exact, 0) + 1
+            if self._asked[exact] <= FIRST:
+                return function(state, direction)
+            self.found[exact] = Captured.of(function, state, direction)
+        return self.found[exact](owner, state, direction)

@@ -159,10 +159,9 @@ class DeviceLeastSquares:
     @cached_property
     def _triangle(self) -> DenseLeastSquares:
         """The system with its rows compressed to a triangle, on the host."""
-        if 0 in self.shape:
-            return DenseLeastSquares(array(self.matrix), array(self.residual))
-        basis, triangle = torch.linalg.qr(self.matrix)
-        return DenseLeastSquares(array(triangle), array(basis.mT @ self.residual))
+        both, n = torch.cat([self.matrix, self.residual[:, None]], dim=1), self.shape[1]
+        triangle = array(torch.linalg.qr(both, mode="r").R if both.numel() else both)[:n]
+        return DenseLeastSquares(triangle[:, :n], triangle[:, n])
 
     def steps(self, norm: Norm) -> SpectralSteps:
         """Factorize once; see `SpectralSteps`."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dnnfem.kernels.device import rows
-from dnnfem.kernels.device.graphs import Captured, is_small
+from dnnfem.kernels.device.graphs import is_small
 from dnnfem.kernels.device.least_squares import DeviceLeastSquares
 from dnnfem.kernels.device.outputs import seeded, written
 from dnnfem.kernels.device.place import array
@@ -59,7 +59,7 @@ class Tape:
         code = self.evaluator.code
         sums = torch.zeros((len(seeds), len(self.weights)), dtype=torch.float64, device=seeds.device)
         for number, own, dual in reverse(code, self.weights, self.first, written(code, seeds)):
-            add_sums(code, self.registers, number, own, sums)
+            add_sums(code, number, self.registers[code.program.stages[number].input], own, sums)
             if into is not None:
                 into(number, own, dual)
         return sums
@@ -110,9 +110,7 @@ class Tape:
             return second(e.code, state, direction, exact, seeds)
         if not (e.graphs and direction.is_cuda and len(direction) == 1 and e.chunks.count == 1 and is_small(state)):
             return function(state, direction)
-        if exact not in e.captured:
-            e.captured[exact] = Captured.of(function, state, direction)
-        return e.captured[exact](self, state, direction)
+        return e.captured(exact, function, self, state, direction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +149,7 @@ class DeviceLinearization:
     @cached_property
     def value(self) -> float:
         """``J(x)``."""
-        with self.evaluator.place.exactly():
+        with self.evaluator.place.arithmetic():
             total = self.evaluator.place.zeros()
             for tape in self.tapes():
                 total = total + torch.sum(tape.samples.weights * tape.law.density)
@@ -159,7 +157,7 @@ class DeviceLinearization:
 
     def _summed(self, sums: Callable[[Tape], Tensor], count: int) -> Array:
         """Add up the sums of all chunks in their order; return dual vectors as columns, shape (dim, count)."""
-        with self.evaluator.place.exactly():
+        with self.evaluator.place.arithmetic():
             total = self.evaluator.place.zeros(count, len(self.weights))
             for tape in self.tapes():
                 total += sums(tape)
@@ -198,7 +196,7 @@ class DeviceLinearization:
         """Return ``sqrt(w) r``, residuals running slower than samples, on the device; None for a loss law."""
         if self.evaluator.law.kind == "loss":
             return None
-        with self.evaluator.place.exactly():
+        with self.evaluator.place.arithmetic():
             return rows.residual(self)
 
     def pull(self, residual: Any) -> Array:
@@ -217,12 +215,12 @@ class DeviceLinearization:
 
         Where there are many they are compressed, see `dnnfem.kernels.device.rows`.
         """
-        with self.evaluator.place.exactly():
+        with self.evaluator.place.arithmetic():
             return rows.system(self, columns)
 
     @cached_property
     def _gram(self) -> Array:
-        with self.evaluator.place.exactly():
+        with self.evaluator.place.arithmetic():
             matrix = rows.gram(self)
         return self.curvature(np.eye(self.x.size)) if matrix is None else matrix
 

@@ -102,7 +102,7 @@ class DeviceElimination:
     @classmethod
     def of(cls, place: Place, matrix: Tensor, columns: Index) -> DeviceElimination:
         """Eliminate `columns`, shape (f,) or, for groups that may share their matrix, (groups, f)."""
-        if columns.ndim == 2 and len(columns) > 1:
+        if columns.ndim == 2 and len(columns) > 1 and len(matrix):
             groups = [matrix[:, place.index(group)] for group in columns]
             touched = torch.stack([group.ne(0.0).any(dim=1) for group in groups])
             rows = [torch.nonzero(mask)[:, 0] for mask in touched]

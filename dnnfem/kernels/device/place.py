@@ -73,18 +73,19 @@ class Place:
         return replace(thing, **arrays)
 
     @contextmanager
-    def exactly(self) -> Iterator[None]:
-        """Multiply float32 in float32: TF32 and bfloat16 are off inside, whatever the user allows elsewhere."""
-        if self.dtype == torch.float64:
-            yield
-            return
+    def arithmetic(self) -> Iterator[None]:
+        """Compute inside: nothing is recorded for automatic differentiation, and float32 is multiplied in float32.
+
+        TF32 and bfloat16 are off, whatever the user allows elsewhere.
+        """
         backends: Any = torch.backends
-        settings = (backends.cuda.matmul, backends.mkldnn.matmul)
+        settings = () if self.dtype == torch.float64 else (backends.cuda.matmul, backends.mkldnn.matmul)
         before = [setting.fp32_precision for setting in settings]
         try:
             for setting in settings:
                 setting.fp32_precision = "ieee"
-            yield
+            with torch.no_grad():
+                yield
         finally:
             for setting, value in zip(settings, before, strict=True):
                 setting.fp32_precision = value

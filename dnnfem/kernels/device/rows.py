@@ -16,7 +16,7 @@ from dnnfem.kernels.device.place import Place, array
 from dnnfem.kernels.device.pointwise import Tensor
 from dnnfem.kernels.device.sweeps import reverse
 from dnnfem.kernels.influence import LeftOut
-from dnnfem.kernels.program import Program
+from dnnfem.kernels.program import Block, Program
 from dnnfem.kernels.reduction import Compression, Reduction
 from dnnfem.records import Array, Index
 
@@ -75,6 +75,18 @@ def _indexed(index: Index, place: Place) -> Tensor | slice:
     return slice(first, first + index.size) if consecutive else place.index(index)
 
 
+def _add_derivative(onto: Tensor, block: Block, own: Tensor, y: Tensor) -> None:
+    """Add the derivative in the weights of a block, sample by sample, to a tensor (k, samples, weights)."""
+    count = block.rows * block.columns
+    matrix = onto[..., :count].unflatten(-1, (block.rows, block.columns))
+    if len(y) > 1:
+        matrix += torch.einsum("kcno,cni->knoi", own, y)
+    else:
+        matrix.addcmul_(own[:, 0, ..., None], y[0, :, None])
+    if block.bias:
+        onto[..., count:] += own[:, 0]
+
+
 def _write(tape: Tape, seeds: Tensor, part: slice, chosen: Selection) -> Tensor:
     """Return the rows of some samples of a tape for seeds (k, samples, size): (k, samples, columns), in float64."""
     code, program = tape.evaluator.code, tape.evaluator.program
@@ -85,16 +97,16 @@ def _write(tape: Tape, seeds: Tensor, part: slice, chosen: Selection) -> Tensor:
         block, map_ = program.blocks[stage.block], chosen.maps[stage.block]
         if map_ is None:
             continue
-        y = tape.registers[stage.input][:, part]
-        product = torch.einsum("kcno,cni->knoi", own, y) if len(y) > 1 else own[:, 0, ..., None] * y[0, :, None]
-        derivative = product.flatten(2)
-        if block.bias:
-            derivative = torch.cat([derivative, own[:, 0]], dim=2)
-        columns, factor = map_
+        y, (columns, factor) = tape.registers[stage.input][:, part], map_
+        if isinstance(columns, slice) and factor == slice(0, block.stop - block.start):
+            _add_derivative(target[..., columns], block, own, y)
+            continue
+        derivative = target.new_zeros((*target.shape[:2], block.stop - block.start))
+        _add_derivative(derivative, block, own, y)
         if isinstance(factor, slice) or factor.ndim == 1:
-            target[..., columns] += derivative[..., factor].to(torch.float64)
+            target[..., columns] += derivative[..., factor]
         else:
-            target[..., columns] += derivative.to(torch.float64) @ factor
+            target[..., columns] += derivative @ factor
     return target
 
 
@@ -154,7 +166,7 @@ def system(linearization: DeviceLinearization, columns: Index | None) -> DeviceL
     curvature.
     """
     e = linearization.evaluator
-    law, chosen = next(linearization.tapes()).law, Selection.of(e.program, columns, e.place)
+    law, chosen = next(linearization.tapes()).law, e.selection(columns)
     if law.residual is None or law.slopes is None:
         return None
     count, size = len(law.residual), e.chunks.size
@@ -196,7 +208,7 @@ def gram(linearization: DeviceLinearization) -> Array | None:
     e = linearization.evaluator
     if next(linearization.tapes()).law.slopes is None:
         return None
-    chosen = Selection.of(e.program, None, e.place)
+    chosen = e.selection(None)
     total = e.place.zeros(e.program.dim, e.program.dim)
     for _, _, block in _blocks(linearization, chosen):
         rows = block.flatten(0, 1)
@@ -209,7 +221,7 @@ def left_out(linearization: DeviceLinearization, root: Tensor, exact: bool) -> L
     e, found = linearization.evaluator, []
     outputs, components = e.program.outputs, len(e.law.components)
     units = torch.eye(components * outputs, dtype=torch.float64, device=e.place.device)
-    chosen = Selection.of(e.program, None, e.place)
+    chosen = e.selection(None)
     for tape, part, block in _blocks(linearization, chosen, units.reshape(-1, components, outputs, 1)):
         reached = block @ root
         products = torch.einsum("imk,jmk->mij", reached, reached)

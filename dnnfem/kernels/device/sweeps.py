@@ -234,16 +234,13 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a.expand(k, *a.shape[1:]).mT, b.expand(k, *b.shape[1:]))
 
 
-def add_sums(
-    code: Code, state_registers: list[Tensor], number: int, own: Tensor, sums: Tensor, more: Tensor | None = None
-) -> None:
-    """Add what a stage contributes to the derivative in the weights to `sums` (k, weights), in float64.
+def add_sums(code: Code, number: int, y: Tensor, own: Tensor, sums: Tensor, more: Tensor | None = None) -> None:
+    """Add what a stage with input y contributes to the derivative in the weights to `sums` (k, weights), in float64.
 
-    `more` is a product that the matrix receives besides.
+    `own` are the cotangents of its argument, `more` a product that the matrix receives besides.
     """
-    stage = code.program.stages[number]
-    block = code.program.blocks[stage.block]
-    product = outer(own, state_registers[stage.input][None])
+    block = code.program.blocks[code.program.stages[number].block]
+    product = outer(own, y[None])
     if more is not None:
         product = product + more
     sums[:, block.start : block.bias_start] += product.flatten(1)
@@ -268,7 +265,8 @@ def second(code: Code, state: State, direction: Tensor, exact: bool, seeds: Call
     for number, own, _ in reverse(
         code, state.weights, state.first, seeds(output), 0, bends if exact else (), deltas, direction if exact else None
     ):
-        inner, delta = registers[code.program.stages[number].input], deltas[number] if exact else None
+        source = code.program.stages[number].input
+        inner, delta = registers[source], deltas[number] if exact else None
         more = None if inner is None or delta is None else outer(delta, inner)
-        add_sums(code, state.registers, number, own, sums, more)
+        add_sums(code, number, state.registers[source], own, sums, more)
     return sums
