@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import given, settings, strategies as st
 from test_jets import COMPONENTS, laplacians, multi_indices
 from test_kernels import LAWS, check_parity, close, flow, identity, plain
 from test_least_squares import candidates, subset, systems
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dnnfem as fem
 from dnnfem import kernels
@@ -384,7 +386,69 @@ def test_systems_without_rows_or_columns_have_nothing_to_offer():
         assert system.condensed(columns[:1]).value == system.value
 
 
-# ---- graphs
+# ---- what a product does, and graphs
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations of matrix products, and refuses what waits for the device or brings it something."""
+
+    WAITS = ("_local_scalar_dense", "lift_fresh", "nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.operations = 0.0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in self.WAITS, f"{name} inside of a product"
+        result = function(*args, **(kwargs or {}))
+        if name.strip("_") in ("mm", "addmm"):
+            self.operations += 2.0 * result.numel() * args[-1].shape[0]
+        return result
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("law", ["misfit", "cross entropy"])
+@pytest.mark.parametrize("outputs", [2, 18])
+def test_a_product_does_not_wait_for_the_device(law, outputs, exact):
+    for program in (plain((3, 6, outputs), "tanh"), flow(2, 5, outputs, 2, "gelu")):
+        _, fast, x, v = problem(program, law)
+        tape = next(fast.linearize(x).tapes())
+        direction = CPU.tensor(program.directions(v).T)
+        expected = tape.product(direction, exact)
+        with Launches():
+            found = tape.product(direction, exact)
+        assert torch.equal(found, expected)
+    with pytest.raises(AssertionError, match="inside of a product"), Launches():
+        float(direction[0, 0])
+
+
+def test_a_jet_does_not_wait_for_the_device():
+    program = plain((2, 6, 5, 2), "sin")
+    _, fast, x, v = jets(program, COMPONENTS["heat"])
+    tape = next(fast.linearize(x).tapes())
+    direction = CPU.tensor(program.directions(v[:, :1]).T)
+    expected = tape.product(direction, True)
+    with Launches():
+        found = tape.product(direction, True)
+    assert torch.equal(found, expected)
+
+
+def test_a_hessian_product_takes_twice_the_operations_of_a_derivative():
+    """Six products of matrices per layer, against one forwards and two backwards; two against two in the first."""
+    widths, m = (2, 64, 64, 64, 1), 100
+    _, fast, x, v = problem(plain(widths, "tanh"), m=m)
+    products = [2.0 * m * a * b for a, b in pairwise(widths)]
+    tape, direction = next(fast.linearize(x).tapes()), CPU.tensor(v[:, :1].T)
+    expected = tape.product(direction, True)
+    with Launches() as hessian:
+        found = tape.product(direction, True)
+    assert torch.equal(found, expected)
+    here = fast.linearize(x)
+    with Launches() as derivative:
+        _ = next(here.tapes()).recorded
+    assert hessian.operations == 2 * products[0] + 6 * sum(products[1:])
+    assert derivative.operations == 2 * products[0] + 3 * sum(products[1:])
 
 
 def test_a_product_reads_its_state_alone():
@@ -485,6 +549,35 @@ def test_estimates_are_those_of_the_compiled_backend():
     for theirs, ours in zip(*found, strict=True):
         assert ours.total == pytest.approx(theirs.total, rel=1e-7)
         assert ours.indicators == pytest.approx(theirs.indicators, rel=1e-5, abs=1e-10)
+
+
+def test_estimates_at_unseen_samples_are_those_of_the_compiled_backend():
+    points, targets = wave(150)
+    space, found = fem.FeedforwardSpace(2, (4,), 2), []
+    for problem in both(fem.Classification, points, targets[:, 0] > 0.1):
+        J = fem.Sum(problem.on(space), fem.Tikhonov(space, Euclidean, 1e-2))
+        x = fem.trust_region(J, space.initial(seed=0), tolerance=1e-9).x
+        found.append([fem.leave_one_out(J, x), fem.insertion_sensitivity(J, x)])
+    for theirs, ours in zip(*found, strict=True):
+        assert ours.total == pytest.approx(theirs.total, rel=1e-6)
+        assert ours.indicators == pytest.approx(theirs.indicators, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [fem.Regression, fem.Classification])
+def test_functionals_of_a_device_keep_their_contract(kind):
+    points, targets = wave(60)
+    space = fem.FeedforwardSpace(2, (4, 3), 2)
+    J = kind(points, targets if kind is fem.Regression else targets[:, 0] > 0.1, device="cpu").on(space)
+    fem.testing.check_functional(J, space.initial(seed=0))
+
+
+def test_stochastic_steps_are_those_of_the_compiled_backend():
+    points, targets = wave(4000)
+    space, found = fem.FeedforwardSpace(2, (6,), 2), []
+    for problem in both(fem.Classification, points, targets[:, 0] > 0.1):
+        found.append(fem.stochastic(problem.on(space), space.initial(seed=0), max_steps=6))
+    assert len(found[0].steps) == len(found[1].steps)
+    assert found[1].x == pytest.approx(found[0].x, rel=1e-6, abs=1e-8)
 
 
 def test_functionals_of_a_device_combine_with_others():
