@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dnnfem as fem
 from dnnfem import kernels
 from dnnfem.functionals.algebra import Composed
-from dnnfem.kernels.device import DeviceEvaluator, graphs, linearization, rows, samples
+from dnnfem.kernels.device import DeviceEvaluator, graphs, linearization, outputs, rows, samples
 from dnnfem.kernels.device.least_squares import DeviceLeastSquares
 from dnnfem.kernels.device.place import Place, array
 from dnnfem.kernels.device.sweeps import second
@@ -409,9 +409,9 @@ class Launches(TorchDispatchMode):
 
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("law", ["misfit", "cross entropy"])
-@pytest.mark.parametrize("outputs", [2, 18])
-def test_a_product_does_not_wait_for_the_device(law, outputs, exact):
-    for program in (plain((3, 6, outputs), "tanh"), flow(2, 5, outputs, 2, "gelu")):
+@pytest.mark.parametrize("count", [2, 18])
+def test_a_product_does_not_wait_for_the_device(law, count, exact):
+    for program in (plain((3, 6, count), "tanh"), flow(2, 5, count, 2, "gelu")):
         _, fast, x, v = problem(program, law)
         tape = next(fast.linearize(x).tapes())
         direction = CPU.tensor(program.directions(v).T)
@@ -451,20 +451,40 @@ def test_a_hessian_product_takes_twice_the_operations_of_a_derivative():
     assert derivative.operations == 2 * products[0] + 3 * sum(products[1:])
 
 
-def test_a_product_reads_its_state_alone():
-    """What a graph copies is all that a product reads."""
+@dataclass(frozen=True, eq=False)
+class Again:
+    """Stands for a graph: replays a function on tensors that it was given once."""
+
+    function: Any
+    state: Any
+    direction: Any
+    result: Any
+
+    def replay(self):
+        self.result.copy_(self.function(self.state, self.direction))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_graph_serves_linearizations_in_turn(exact):
+    """What a graph owns is all that a product reads, and it is copied when another linearization asks."""
     _, fast, x, v = problem(flow(2, 5, 2, 3, "gelu"), "cross entropy")
-    here, other = fast.linearize(x), fast.linearize(x + 1.0)
-    direction = CPU.tensor(fast.program.directions(v[:, :1]).T)
-    for exact in (True, False):
-        state = next(here.tapes()).state(exact)
-        own = graphs._copied(state)
-        assert not {leaf.data_ptr() for leaf in graphs.leaves(own)} & {leaf.data_ptr() for leaf in graphs.leaves(state)}
-        there = next(other.tapes()).state(exact)
-        for copy, leaf in zip(graphs.leaves(own), graphs.leaves(there), strict=True):
-            copy.copy_(leaf)
-        product = second(fast.code, own, direction, exact, linearization.seeded(fast.code, own.bend))
-        close(fast.program.restrict(array(product).T), other._products(v[:, :1], exact))
+
+    def function(state, direction):
+        return second(fast.code, state, direction, exact, outputs.seeded(fast.code, state.bend))
+
+    tapes = [next(fast.linearize(point).tapes()) for point in (x, x + 0.3)]
+    directions = [CPU.tensor(fast.program.directions(v[:, k : k + 1]).T) for k in range(3)]
+    expected = [[tape.product(direction, exact) for direction in directions] for tape in tapes]
+    state = graphs._copied(tapes[0].state(exact))
+    assert len(graphs.leaves(state)) == len(graphs.leaves(tapes[1].state(exact)))
+    for leaf in graphs.leaves(state):
+        leaf.zero_()
+    place = directions[0].clone(), expected[0][0].clone()
+    captured = graphs.Captured(Again(function, state, *place), state, *place)
+    found = []
+    for n, k in ((0, 0), (1, 1), (1, 2), (0, 1)):
+        found.append((captured(tapes[n], tapes[n].state(exact), directions[k]), expected[n][k]))
+    assert all(torch.equal(product, value) for product, value in found)
 
 
 @GPU
@@ -473,7 +493,7 @@ def test_a_product_reads_its_state_alone():
 def test_graphs_change_nothing(monkeypatch, law, precision):
     monkeypatch.setattr(graphs, "FIRST", 0)
     oracle, fast, x, v = problem(flow(2, 5, 2, 3, "gelu"), law, device="cuda", precision=precision)
-    plainly = DeviceEvaluator(oracle.program, oracle.quadrature, oracle.ansatz, oracle.law, fast.place, graphs=False)
+    plainly = DeviceEvaluator(oracle.program, oracle.quadrature, oracle.ansatz, oracle.law, fast.place, capture=False)
     tolerance = 1e-13 if precision == "double" else 1e-6
     here, there = fast.linearize(x), fast.linearize(x + 0.1)
     for k in (0, 1, 2):
@@ -481,7 +501,7 @@ def test_graphs_change_nothing(monkeypatch, law, precision):
             expected = plainly.linearize(point)
             close(evaluated.hessian(v[:, k]), expected.hessian(v[:, k]), tolerance)
             close(evaluated.curvature(v[:, k]), expected.curvature(v[:, k]), tolerance)
-    assert set(fast.captured.found) == {True, False} and not plainly.captured.found
+    assert set(fast.graphs.found) == {True, False} and not plainly.graphs.found
 
 
 @GPU

@@ -252,8 +252,8 @@ def products(network: Network, precision: str, rates: tuple[float, float], secon
         taken = median(call, seconds)
         result[name] = hessian / taken
         print(f"  {name} {1e3 * taken:.3f}, ratio {hessian / taken:.2f}")
-    if functional.evaluator.captured.found:
-        plainly = replace(functional.evaluator, graphs=False).linearize(x)
+    if functional.evaluator.graphs.found:
+        plainly = replace(functional.evaluator, capture=False).linearize(x)
         plainly.hessian(v)
         result["graph"] = median(lambda: plainly.hessian(v), seconds) / hessian
         print(f"  without a graph {result['graph']:.2f} times as long")

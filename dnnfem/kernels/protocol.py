@@ -120,7 +120,10 @@ class Law(Protocol):
         ...
 
     def linearize(self, points: Array, data: Array, jet: Array) -> LawLinearization:
-        """Evaluate at points (m, d), data (m, k) and jet (components, outputs, m)."""
+        """Evaluate at points (m, d), data (m, k) and jet (components, outputs, m).
+
+        These belong to the array library of the backend, NumPy or torch, and so do the arrays that are returned.
+        """
         ...
 
 

@@ -38,7 +38,7 @@ class DeviceEvaluator:
     memory : int or None
         Bytes that one linearization may keep, samples among them; None: a fourth of what is free on a GPU, as solvers
         compare several.  What does not fit is computed again, with the same bits.
-    graphs : bool
+    capture : bool
         Whether products of small networks may be captured as CUDA graphs; on a CPU there are none.
     """
 
@@ -48,8 +48,8 @@ class DeviceEvaluator:
     law: Law
     place: Place
     memory: int | None = None
-    graphs: bool = True
-    captured: Graphs = field(default_factory=Graphs, init=False, repr=False)
+    capture: bool = True
+    graphs: Graphs = field(default_factory=Graphs, init=False, repr=False)
     _samples: dict[int, Samples] = field(default_factory=dict, init=False, repr=False)
     _selections: dict[bytes, rows.Selection] = field(default_factory=dict, init=False, repr=False)
 

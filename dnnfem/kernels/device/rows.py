@@ -21,7 +21,8 @@ from dnnfem.kernels.reduction import Compression, Reduction
 from dnnfem.records import Array, Index
 
 if TYPE_CHECKING:
-    from dnnfem.kernels.device.linearization import DeviceLinearization, Tape
+    from dnnfem.kernels.device.linearization import DeviceLinearization
+    from dnnfem.kernels.device.tape import Tape
 
 ENTRIES, GPU_ENTRIES = 2**20, 2**26
 """Numbers in the rows that are worked on at a time, on a CPU and on a GPU."""
