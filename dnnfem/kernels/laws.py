@@ -22,8 +22,7 @@ class MisfitLinearization:
     @property
     def density(self) -> Array:
         """``|r|^2 / 2`` per point, shape (m,)."""
-        xp = array_namespace(self.residual)
-        density: Array = 0.5 * xp.sum(self.residual * self.residual, axis=0)
+        density: Array = 0.5 * (self.residual * self.residual).sum(axis=0)
         return density
 
     @property
@@ -100,9 +99,7 @@ class CrossEntropyLinearization:
 
     @cached_property
     def _roots(self) -> Array:
-        p = self.probabilities
-        xp = array_namespace(p)
-        roots: Array = xp.maximum(xp.sqrt(p), xp.full((), FLOOR, dtype=p.dtype, device=device(p)))
+        roots: Array = array_namespace(self.probabilities).sqrt(self.probabilities).clip(min=FLOOR)
         return roots
 
     @property
@@ -119,7 +116,7 @@ class CrossEntropyLinearization:
     def hessian(self, jet: Array) -> Array:
         """Apply ``L'' = diag p - p p^T``."""
         p = self.probabilities
-        product: Array = p * (jet - array_namespace(p).sum(p * jet[0], axis=0))
+        product: Array = p * (jet - (p * jet[0]).sum(axis=0))
         return product
 
     curvature = hessian
@@ -145,11 +142,11 @@ class CrossEntropy:
         with np.errstate(over="ignore", invalid="ignore"):
             shifted = logits - xp.max(logits, axis=0)
             powers = xp.exp(shifted)
-            total = xp.sum(powers, axis=0)
+            total = powers.sum(axis=0)
             probabilities = powers / total
             density = xp.log(total) - shifted[own]
         # That of the own class is the sum of the others, which keeps its digits where the probability is near one.
         difference = xp.asarray(probabilities, copy=True)
         difference[own] = 0.0
-        difference[own] = -xp.sum(difference, axis=0)
+        difference[own] = -difference.sum(axis=0)
         return CrossEntropyLinearization(probabilities, density, difference)
