@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from test_kernels import check_parity, close, flow, plain, results
+from test_kernels import branched, check_parity, close, flow, plain, results
 
 from dnnfem import kernels
 from dnnfem.kernels.compiled import CompiledEvaluator, drivers
@@ -84,6 +84,16 @@ def test_every_activation_and_jet(name, activation):
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_shared_blocks_carry_and_embedding(name, embedded):
     check_parity(*problem(flow(2, 4, 2, 2, "tanh", embedded), COMPONENTS[name], m=129))
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_registers_that_nobody_reads_and_an_output_that_is_activated(name):
+    check_parity(*problem(branched("tanh"), COMPONENTS[name], m=70))
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_network_without_hidden_layers(name):
+    check_parity(*problem(plain((2, 2), "tanh"), COMPONENTS[name], m=70))
 
 
 multi_indices = st.lists(st.integers(0, 2), max_size=4).map(tuple)

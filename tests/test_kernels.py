@@ -98,6 +98,18 @@ def flow(inputs, width, outputs, steps, activation, embedded=True, seed=0):
     return Program(widths, tuple(stages), tuple(blocks), embedding, offset)
 
 
+def branched(activation):
+    """A register that nobody reads, a carry term, and an output that is activated."""
+    blocks = (Block(4, 2, 0), Block(3, 4, 12), Block(4, 4, 27), Block(2, 4, 47, False))
+    stages = (
+        Stage(1, 0, 0, "tanh"),
+        Stage(2, 1, 1, activation),
+        Stage(3, 1, 2, activation, 0.5, ((1, -0.3),)),
+        Stage(4, 3, 3, activation, 2.0),
+    )
+    return Program((2, 4, 3, 4, 2), stages, blocks, *identity(55))
+
+
 def problem(program, law="misfit", m=150, seed=0):
     """Place a program with both backends; return them, a point and directions."""
     random = np.random.default_rng(seed)
@@ -202,14 +214,7 @@ def test_widths_beyond_a_panel_and_outputs_beyond_matrices(widths, law):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_registers_that_nobody_reads_and_an_output_that_is_activated(activation):
-    blocks = (Block(4, 2, 0), Block(3, 4, 12), Block(4, 4, 27), Block(2, 4, 47, False))
-    stages = (
-        Stage(1, 0, 0, "tanh"),
-        Stage(2, 1, 1, activation),
-        Stage(3, 1, 2, activation, 0.5, ((1, -0.3),)),
-        Stage(4, 3, 3, activation, 2.0),
-    )
-    check_parity(*problem(Program((2, 4, 3, 4, 2), stages, blocks, *identity(55)), m=70))
+    check_parity(*problem(branched(activation), m=70))
 
 
 def test_columns_that_no_stage_uses():
