@@ -1,4 +1,10 @@
-"""Activations and their derivatives, on arrays."""
+"""Activations and their derivatives, on arrays.
+
+Values are right to two units in the last place for every argument, limits are exact, and a NaN stays one.  Derivatives
+are right to ``4e-15 max |sigma^(k)|``: in sums over neurons and samples this is a relative change of a few roundings in
+the largest terms.  Where they follow from a rounded value they have fewer digits in their tails: ``1 - y^2`` has seven
+at ``tanh(10)`` and none at ``tanh(20)``.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,18 @@ import math
 
 from numba import njit
 
-from dnnfem.kernels.compiled.scalar import GAUSS, GAUSS_LIMIT, OPTIONS, SINE_LIMIT, exp_nonpositive
-from dnnfem.kernels.compiled.scalar import gelu, sigmoid, sine_cosine, softplus, tanh
+from dnnfem.kernels.compiled.scalar import (
+    GAUSS,
+    GAUSS_LIMIT,
+    OPTIONS,
+    SINE_LIMIT,
+    exp_nonpositive,
+    gelu,
+    sigmoid,
+    sine_cosine,
+    softplus,
+    tanh,
+)
 from dnnfem.kernels.program import ACTIVATIONS
 
 TANH, SINE, SOFTPLUS, GELU, RELU, SIGMOID = (

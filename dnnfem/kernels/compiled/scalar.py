@@ -1,7 +1,8 @@
 """Functions of one number to a unit in the last place, in a form that compilers vectorize.
 
-No branches and no calls into the mathematical library: range reduction after Cody and Waite, a polynomial on the reduced
-range, powers of two by their bits.  Every selection is written such that a NaN falls through to the result.
+No branches and no calls into the mathematical library: range reduction after Cody and Waite, a polynomial on the
+reduced range, powers of two by their bits.  Every selection is written such that a NaN falls through to the result, and
+only selects: what it selects from is computed before, as a compiler may else branch.
 
 Results are off by one rounding of their own and little else: where a rounding would count for as much as the last one,
 it is computed and carried along, ``hi + lo``.  For a sum it is ``lo = b - ((a + b) - a)`` if ``|a| >= |b|`` (Dekker
@@ -44,11 +45,12 @@ GAUSS = 1.0 / math.sqrt(2.0 * math.pi)
 GAUSS_LIMIT = 39.0
 """Beyond this the normal distribution and its density underflow, however they are multiplied."""
 
-# Polynomials that interpolate in the points of Chebyshev, constant term first; errors are less than a tenth of a unit in
-# the last place of the result.
+# Polynomials that interpolate in the points of Chebyshev, constant term first; their errors are at most a fifth of a
+# unit in the last place of the result.
 EXPONENTIAL = (
     0.5, 0.1666666666666667, 0.04166666666666668, 0.008333333333326134, 0.0013888888888879073, 0.00019841269874822307,
-    2.4801587336443602e-05, 2.755725539833871e-06, 2.7557263277791584e-07, 2.5105217695684516e-08, 2.091813816945801e-09,
+    2.4801587336443602e-05, 2.755725539833871e-06, 2.7557263277791584e-07, 2.5105217695684516e-08,
+    2.091813816945801e-09,
 )  # fmt: skip
 """``(exp(r) - 1 - r) / r^2`` for ``|r| <= log(2)/2``."""
 
@@ -135,7 +137,7 @@ def _fused(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 @njit(**INLINED)
 def _reduced(x, low):  # type: ignore[no-untyped-def]
-    """Return ``(n, r, p)`` with ``exp(x + low) = 2^n (1 + r + p)``, ``|r| <= log(2)/2``, ``|p| <= r^2``; |x| below 1e5."""
+    """Return ``(n, r, p)``, ``exp(x + low) = 2^n (1 + r + p)``, ``|r| <= log(2)/2``, ``|p| <= r^2``; |x| below 1e5."""
     t = x * LOG2_E + ROUND
     k = t - ROUND
     high = x - k * LN2_HIGH
