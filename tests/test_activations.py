@@ -89,8 +89,8 @@ def samples():
         multiples = [float(int(n) * mpmath.pi / 2) for n in multiples]
     return np.concatenate(
         [
-            random.uniform(-1, 1, 300),
-            random.uniform(-9, 9, 400),
+            random.uniform(-1, 1, 1000),
+            random.uniform(-9, 9, 3000),
             random.uniform(-40, 40, 150),
             signed(random, random.uniform(17, 23, 50)),
             random.uniform(-39, -36, 50),
