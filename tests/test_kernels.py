@@ -7,7 +7,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-import mpmath
 import numba
 import numpy as np
 import pytest
@@ -18,9 +17,7 @@ from scipy import special
 
 from dnnfem import kernels
 from dnnfem.kernels import reference
-from dnnfem.kernels.activations import derivatives
-from dnnfem.kernels.compiled import CompiledEvaluator, drivers, elementary
-from dnnfem.kernels.compiled.tables import CLOSED
+from dnnfem.kernels.compiled import CompiledEvaluator, drivers
 from dnnfem.kernels.laws import CrossEntropy, Misfit
 from dnnfem.kernels.program import ACTIVATIONS, SMOOTH_ACTIVATIONS, Block, Program, Stage
 from dnnfem.problems.ansatz import AffineAnsatz
@@ -472,57 +469,3 @@ def test_what_the_backend_does_not_do():
         fast.linearize(x).hessian(np.zeros(3))
     assert fast.jet(x, np.zeros((0, 2)), VALUES).shape == (1, 1, 0)
     assert fast.linearize(x).hessian(np.zeros((13, 0))).shape == (13, 0)
-
-
-@numba.njit(error_model="numpy")
-def _activated(kind, closed, z, d, b):
-    elementary.activate(kind, 1.0, z, d, b)
-    if closed:
-        elementary.slopes(kind, 1.0, z, d, b)
-
-
-def apply(name, z):
-    y, d, b = np.array(z, dtype=float), np.empty(len(z)), np.empty(len(z))
-    _activated(ACTIVATIONS.index(name), name in CLOSED, y, d, b)
-    return y, d, b
-
-
-EXACT = {
-    "tanh": mpmath.tanh,
-    "sigmoid": lambda z: 1 / (1 + mpmath.exp(-z)),
-    "softplus": lambda z: mpmath.log1p(mpmath.exp(z)),
-    "sin": mpmath.sin,
-}
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_activations_to_four_units_in_the_last_place(name):
-    random = np.random.default_rng(6)
-    z = np.concatenate(
-        [
-            random.uniform(-30, 30, 400),
-            random.uniform(-1, 1, 200),
-            random.choice([-1, 1], 200) * 10.0 ** random.uniform(-300, 2.8, 200),
-            np.pi / 2 * np.arange(-50, 50),
-            random.uniform(-1e5, 1e5, 100),
-            [0.0, -0.0, 5e-324, -5e-324],
-        ]
-    )
-    with mpmath.workdps(60):
-        # log1p of something tiny needs more digits than it has.
-        exact = [EXACT[name](mpmath.mpf(t)) if abs(t) < 700 or name == "sin" else None for t in z]
-        y = apply(name, z)[0]
-        for t, value, expected in zip(z, y, exact, strict=True):
-            if expected is not None and abs(expected) > 1e-300:
-                assert abs(mpmath.mpf(value) - expected) <= 4 * np.spacing(abs(float(expected))), (t, value)
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_against_the_reference(name):
-    z = np.concatenate([np.linspace(-40, 40, 4001), [-1e70, 1e70, 1e8, -1e5, 3e5]])
-    for value, expected in zip(apply(name, z), derivatives(name, z, 2), strict=True):
-        assert np.allclose(value, expected, rtol=1e-13, atol=1e-14)
-    assert np.isnan(apply(name, [np.nan])[0]).all()
-    limits = {"tanh": (-1, 1), "sigmoid": (0, 1), "softplus": (0, np.inf)}.get(name)
-    if limits:
-        assert tuple(apply(name, [-np.inf, np.inf])[0]) == limits

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import erf, expit
+from scipy.special import expit, ndtr
 
 from dnnfem.records import Array
 
@@ -25,7 +25,9 @@ def _tanh(z: Array) -> list[Array]:
 
 
 def _sin(z: Array) -> list[Array]:
-    s, c = np.sin(z), np.cos(z)
+    # The sine of infinity is no number, which is all there is to say.
+    with np.errstate(invalid="ignore"):
+        s, c = np.sin(z), np.cos(z)
     return [s, c, -s, -c, s, c, -s]
 
 
@@ -48,16 +50,18 @@ def _softplus(z: Array) -> list[Array]:
 
 
 def _gelu(z: Array) -> list[Array]:
-    density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
-    cumulative = 0.5 * (1.0 + erf(z / np.sqrt(2.0)))
-    square = z * z
+    # Beyond 40 the density underflows, and its products with powers of infinity would be no numbers.
+    inner = np.clip(z, -40.0, 40.0)
+    square = inner * inner
+    density = np.exp(-0.5 * square) / np.sqrt(2.0 * np.pi)
+    cumulative = ndtr(z)
     return [
-        z * cumulative,
-        cumulative + z * density,
+        np.maximum(z, -40.0) * cumulative,
+        cumulative + inner * density,
         density * (2.0 - square),
-        density * z * (square - 4.0),
+        density * inner * (square - 4.0),
         density * (-4.0 + square * (7.0 - square)),
-        density * z * (18.0 - square * (11.0 - square)),
+        density * inner * (18.0 - square * (11.0 - square)),
         density * (18.0 - square * (51.0 - square * (16.0 - square))),
     ]
 
@@ -65,7 +69,7 @@ def _gelu(z: Array) -> list[Array]:
 def _relu(z: Array) -> list[Array]:
     # The derivative at the kink is 0, in every backend.
     step = (z > 0.0).astype(np.float64)
-    return [z * step, step, *(np.zeros_like(z) for _ in range(2, ORDER + 1))]
+    return [np.where(z < 0.0, 0.0, z), step, *(np.zeros_like(z) for _ in range(2, ORDER + 1))]
 
 
 _TABLE: dict[str, Callable[[Array], list[Array]]] = {
