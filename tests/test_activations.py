@@ -1,5 +1,6 @@
 """Activations: values to two units in the last place, derivatives to rounding, limits, no warnings."""
 
+import ctypes
 from functools import cache
 
 import mpmath
@@ -11,8 +12,10 @@ from numpy.polynomial import Polynomial
 
 from dnnfem.kernels.activations import ORDER, derivatives
 from dnnfem.kernels.compiled import elementary
+from dnnfem.kernels.compiled.jets import RESULT, SIGMAS, Operation
+from dnnfem.kernels.compiled.pointwise import machine_code
 from dnnfem.kernels.compiled.scalar import SINE_LIMIT
-from dnnfem.kernels.compiled.tables import CLOSED
+from dnnfem.kernels.compiled.tables import CLOSED, LANES
 from dnnfem.kernels.program import ACTIVATIONS, SMOOTH_ACTIVATIONS
 
 HUGE = 1e300
@@ -26,14 +29,17 @@ def _activated(kind, closed, z, d, b):
 
 
 @numba.njit(error_model="numpy")
-def _all(kind, closed, h, z, out):
-    n = z.size
-    if closed:
-        elementary.activate(kind, h, z, out[:n], out[n : 2 * n])
-        elementary.higher(kind, h, z, out, n, 6)
-    else:
-        elementary.opened(kind, h, z, out[n:], n, 6)
-        out[:n] = z
+def _opened(kind, h, z, out, top):
+    elementary.opened(kind, h, z, out, z.size, top)
+
+
+@cache
+def closed_code(name):
+    """Return the machine code that copies ``h sigma^(k)``, k = 0, ..., 6, from the value of ``sigma``."""
+    count = ORDER + 1
+    copies = tuple(Operation(SIGMAS + RESULT * count + k, k, None, 1.0, True) for k in range(count))
+    types = [ctypes.c_void_p, ctypes.c_int64] * 5 + [ctypes.c_int64, ctypes.c_double]
+    return ctypes.CFUNCTYPE(None, *types)(machine_code(copies, count, name))
 
 
 def apply(name, z):
@@ -45,9 +51,16 @@ def apply(name, z):
 
 def apply_all(name, z, h=1.0):
     """Return values and derivatives to order 6, with the factor h."""
-    out = np.empty((ORDER + 1, len(z)))
-    _all(ACTIVATIONS.index(name), name in CLOSED, h, np.array(z, dtype=float), out.reshape(-1))
-    return out
+    n, kind = len(z), ACTIVATIONS.index(name)
+    y = np.resize(np.array(z, dtype=float), -(-n // LANES) * LANES)
+    out = np.empty((ORDER + 1, y.size))
+    if name in CLOSED:
+        _activated(kind, False, y, out[0], out[1])
+        closed_code(name)(y.ctypes.data, 0, *[None, 0] * 3, out.ctypes.data, y.size, y.size, h)
+    else:
+        _opened(kind, h, y, out[1:].reshape(-1), ORDER)
+        out[0] = y
+    return out[:, :n]
 
 
 EXACT = {

@@ -124,7 +124,12 @@ _engines: list[Any] = []
 
 @lru_cache(maxsize=256)
 def function(carried: tuple[Component, ...], kind: int, duals: frozenset[int], activation: str) -> int:
-    """Return the address of the machine code for one list of operations, of type `SIGNATURE`."""
+    """Return the address of the machine code for one list of operations; see `dnnfem.kernels.compiled.jets`."""
+    return machine_code(operations(carried, kind, duals), len(carried), activation)
+
+
+def machine_code(list_: tuple[Operation, ...], count: int, activation: str) -> int:
+    """Return the address of a function of type `SIGNATURE` that runs operations on groups of `count` numbers."""
     module = ir.Module("pointwise")
     module.triple = binding.get_process_triple()
     function_ = ir.Function(module, SIGNATURE, "run")
@@ -134,7 +139,7 @@ def function(carried: tuple[Component, ...], kind: int, duals: frozenset[int], a
     factor = spread(builder, h)
     loop = Loop(builder, builder.udiv(size, INTEGER(LANES)), [])
     at = builder.mul(loop.index, INTEGER(LANES))
-    _body(_Code(builder), activation, operations(carried, kind, duals), len(carried), arrays, at, factor)
+    _body(_Code(builder), activation, list_, count, arrays, at, factor)
     loop.close([])
     builder.ret_void()
     features = binding.get_host_cpu_features().flatten()

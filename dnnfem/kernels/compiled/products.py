@@ -11,9 +11,9 @@ Both products multiply a number by a vector of neighbours: of samples in the fir
 right factors `transpose` brings into panels, ``WIDTH`` columns wide, sample by sample.  The sums of `add_outers` are
 stored in panels too, see `dnnfem.kernels.compiled.tables`.
 
-The inner loops are written as vector instructions, since a compiler does not keep a block of sums in registers over a
-loop of unknown length; how wide vectors are is asked of the processor.  Rows of samples must begin at multiples of a
-cache line: a vector in two lines takes twice the time.
+The inner loops are made of `dnnfem.kernels.compiled.vectors`; how wide vectors are is asked of the processor.  Rows of
+samples must begin at multiples of a cache line: a vector in two lines takes twice the time.  Rows of a system are
+products of single entries, `row_products`.
 """
 
 from __future__ import annotations
