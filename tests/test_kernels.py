@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -469,3 +470,26 @@ def test_what_the_backend_does_not_do():
         fast.linearize(x).hessian(np.zeros(3))
     assert fast.jet(x, np.zeros((0, 2)), VALUES).shape == (1, 1, 0)
     assert fast.linearize(x).hessian(np.zeros((13, 0))).shape == (13, 0)
+
+
+def test_kernels_older_than_their_sources_are_discarded(tmp_path):
+    script = "from dnnfem.kernels.compiled import drivers\nimport numpy\ndrivers.mirror(numpy.eye(2))\n"
+    script += "print(sum(drivers.mirror.stats.cache_hits.values()), drivers.mirror.stats.cache_path)"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def hits():
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, check=True, timeout=120.0, env=environment, capture_output=True, text=True)
+        count, path = done.stdout.split(maxsplit=1)
+        return int(count), Path(path.strip())
+
+    assert hits()[0] == 0
+    count, path = hits()
+    assert count == 1
+    (index,) = path.glob("drivers.mirror-*.nbi")
+    other = path / "foreign.function-1.py311.nbi"
+    other.touch()
+    for file in (index, other):
+        os.utime(file, (0, 0))
+    assert hits()[0] == 0 and other.exists()
+    assert hits()[0] == 1

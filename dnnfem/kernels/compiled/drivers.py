@@ -106,18 +106,17 @@ def work_size(code: Code) -> int:
 
 
 @njit(**INTERNAL)
-def _block(work, code, number):  # type: ignore[no-untyped-def]
-    """Return a block of registers of the work of a thread."""
-    size = code.components * code.rows * code.tile
+def _block(work, size, number):  # type: ignore[no-untyped-def]
+    """Return a block of `size` numbers of the work of a thread: all registers of a tile."""
     return work[number * size : (number + 1) * size]
 
 
 @njit(**INTERNAL)
-def _single(work, code, number):  # type: ignore[no-untyped-def]
-    """Return a block for a single register, or its panels."""
-    begin = BLOCKS * code.components * code.rows * code.tile
-    size = (work.size - begin) // SINGLES
-    return work[begin + number * size : begin + (number + 1) * size]
+def _single(work, size, number):  # type: ignore[no-untyped-def]
+    """Return a block for a single register, or its panels, behind the `BLOCKS` of `size` numbers."""
+    length = (work.size - BLOCKS * size) // SINGLES
+    begin = BLOCKS * size + number * length
+    return work[begin : begin + length]
 
 
 @njit(**INTERNAL)
@@ -176,8 +175,8 @@ def _output(code, r, out, k, column):  # type: ignore[no-untyped-def]
 @njit(**DRIVER)
 def forward(code, w, points, kept, work, first, last, groups, part, parts, out, keep):  # type: ignore[no-untyped-def]
     """Run the forward sweep, and keep it if `keep`; `out` (1, reads * outputs, samples of the tiles)."""
-    tile, size = code.tile, code.kept * code.tile
-    r, d, b = _block(work, code, 0), _single(work, code, 0), _single(work, code, 1)
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
+    r, d, b = _block(work, block, 0), _single(work, block, 0), _single(work, block, 1)
     # Three blocks have room for what is kept, whatever the activations are.
     target = kept if keep else work[r.size :]
     for group in range(part, groups, parts):
@@ -187,23 +186,24 @@ def forward(code, w, points, kept, work, first, last, groups, part, parts, out, 
             if code.stages[-1, READY]:
                 begin = (code.stages[-1, OUT]) * tile
                 at = k0 + code.stages[-1, KEPT] * tile
-                r[begin:] = target[at : at + r.size - begin]
+                sweeps.copy(r[begin:], target[at : at + r.size - begin])
             _output(code, r, out, 0, (t - first) * tile)
 
 
 @njit(**DRIVER)
 def registers(code, w, points, kept, work, first, last, groups, part, parts, out):  # type: ignore[no-untyped-def]
     """Compute all registers, `out` (tiles, rows, tile): their values."""
-    size, tile, block = code.kept * code.tile, code.tile, _block(work, code, 0)
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
+    every = _block(work, block, 0)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0, r = (t - first) * size, out[t - first].reshape(code.rows * tile)
-            sweeps.registers(code, points[t - first], kept, k0, block)
-            r[:] = block[: r.size]
+            sweeps.registers(code, points[t - first], kept, k0, every)
+            sweeps.copy(r, every)
             for s in range(len(code.stages)):
                 if code.stages[s, READY]:
                     begin, length, at = code.stages[s, OUT], code.stages[s, ROWS] * tile, code.stages[s, KEPT]
-                    r[begin * tile : begin * tile + length] = kept[k0 + at * tile : k0 + at * tile + length]
+                    sweeps.copy(r[begin * tile : begin * tile + length], kept[k0 + at * tile :])
 
 
 @njit(**DRIVER)
@@ -211,8 +211,8 @@ def reverse(code, w, points, kept, work, first, last, groups, part, parts, lam, 
     """Run the reverse sweep for all `seeds`; with `record`, for a single one, the cotangents are left in `lam`."""
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     flat, count = sums.reshape(sums.size), len(seeds)
-    r, mu = _block(work, code, 0), _block(work, code, 3)
-    d, b, m, panel = _single(work, code, 0), _single(work, code, 1), _single(work, code, 2), _single(work, code, 4)
+    r, mu = _block(work, block, 0), _block(work, block, 3)
+    d, b, m, panel = _single(work, block, 0), _single(work, block, 1), _single(work, block, 2), _single(work, block, 4)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size
@@ -229,9 +229,9 @@ def reverse(code, w, points, kept, work, first, last, groups, part, parts, lam, 
 @njit(**DRIVER)
 def tangent(code, w, points, kept, work, first, last, groups, part, parts, v, out):  # type: ignore[no-untyped-def]
     """Differentiate the outputs along all directions `v`; `out` (k, reads * outputs, samples of the tiles)."""
-    tile, size = code.tile, code.kept * code.tile
-    r, rdot, q = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2)
-    d, b = _single(work, code, 0), _single(work, code, 1)
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
+    r, rdot, q = _block(work, block, 0), _block(work, block, 1), _block(work, block, 2)
+    d, b = _single(work, block, 0), _single(work, block, 1)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size
@@ -254,9 +254,9 @@ def second(code, w, points, kept, work, first, last, groups, part, parts, lam, v
     """
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     flat, count = sums.reshape(sums.size), len(v)
-    r, rdot, q, mu = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2), _block(work, code, 3)
-    d, b, m = _single(work, code, 0), _single(work, code, 1), _single(work, code, 2)
-    delta, panel, other = _single(work, code, 3), _single(work, code, 4), _single(work, code, 5)
+    r, rdot, q, mu = _block(work, block, 0), _block(work, block, 1), _block(work, block, 2), _block(work, block, 3)
+    d, b, m = _single(work, block, 0), _single(work, block, 1), _single(work, block, 2)
+    delta, panel, other = _single(work, block, 3), _single(work, block, 4), _single(work, block, 5)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0, l0 = (t - first) * size, (t - first) * block
@@ -341,10 +341,10 @@ def system(  # type: ignore[no-untyped-def]
     samples : int
         Number of samples without padding.
     """
-    tile, size = code.tile, code.kept * code.tile
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     stride = seeds.shape[0] * samples
-    r, lam = _block(work, code, 0), _block(work, code, 3)
-    d, b, delta = _single(work, code, 0), _single(work, code, 1), _single(work, code, 3)
+    r, lam = _block(work, block, 0), _block(work, block, 3)
+    d, b, delta = _single(work, block, 0), _single(work, block, 1), _single(work, block, 3)
     buffer, ones = np.empty(buffered * tile), np.ones(tile)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):

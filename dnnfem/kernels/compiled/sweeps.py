@@ -64,6 +64,13 @@ def _fill(z, tile, w, begin):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
+def copy(z, r):  # type: ignore[no-untyped-def]
+    """Copy as many numbers as `z` has: an assignment would compile a message for shapes that do not fit."""
+    for k in range(z.size):
+        z[k] = r[k]
+
+
+@njit(**OPTIONS)
 def _add_scaled(z, factor, r):  # type: ignore[no-untyped-def]
     for k in range(z.size):
         z[k] += factor * r[k]
@@ -130,7 +137,7 @@ def _slopes(code, s, kept, k0, d, b):  # type: ignore[no-untyped-def]
 def _place(code, points, r):  # type: ignore[no-untyped-def]
     """Set the input register to the points of a tile: they are their own values, with the units as derivatives."""
     tile = code.tile
-    r[: points.size] = points
+    copy(r[: points.size], points)
     for c in range(1, code.components):
         for i in range(code.inputs):
             begin = (c * code.rows + i) * tile
