@@ -105,9 +105,9 @@ laplacians = st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=True).ma
 @settings(max_examples=12)
 @given(
     st.lists(st.one_of(multi_indices, laplacians), min_size=1, max_size=3, unique=True).map(tuple),
-    st.lists(st.integers(1, 19), min_size=1, max_size=3),
+    st.lists(st.integers(1, 9), min_size=1, max_size=2),
     st.sampled_from(SMOOTH_ACTIVATIONS),
-    st.integers(1, 140),
+    st.integers(1, 70),
 )
 def test_any_components_and_widths(components, hidden, activation, m):
     check_parity(*problem(plain((3, *hidden, 1), activation), components, m=m))
