@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from test_kernels import check_parity, close, flow, plain, results
+from test_kernels import branched, check_parity, close, flow, plain, results
 
 from dnnfem import kernels
 from dnnfem.kernels.compiled import CompiledEvaluator, drivers
@@ -86,6 +86,16 @@ def test_shared_blocks_carry_and_embedding(name, embedded):
     check_parity(*problem(flow(2, 4, 2, 2, "tanh", embedded), COMPONENTS[name], m=129))
 
 
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_registers_that_nobody_reads_and_an_output_that_is_activated(name):
+    check_parity(*problem(branched("tanh"), COMPONENTS[name], m=70))
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_network_without_hidden_layers(name):
+    check_parity(*problem(plain((2, 2), "tanh"), COMPONENTS[name], m=70))
+
+
 multi_indices = st.lists(st.integers(0, 2), max_size=4).map(tuple)
 laplacians = st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=True).map(
     lambda axes: Laplacian(tuple(axes), tuple(1.0 + 0.5 * k for k in range(len(axes))))
@@ -95,9 +105,9 @@ laplacians = st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=True).ma
 @settings(max_examples=12)
 @given(
     st.lists(st.one_of(multi_indices, laplacians), min_size=1, max_size=3, unique=True).map(tuple),
-    st.lists(st.integers(1, 19), min_size=1, max_size=3),
+    st.lists(st.integers(1, 9), min_size=1, max_size=2),
     st.sampled_from(SMOOTH_ACTIVATIONS),
-    st.integers(1, 140),
+    st.integers(1, 70),
 )
 def test_any_components_and_widths(components, hidden, activation, m):
     check_parity(*problem(plain((3, *hidden, 1), activation), components, m=m))

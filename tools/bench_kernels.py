@@ -2,6 +2,7 @@
 
     make peers
     python tools/bench_kernels.py --json
+    python tools/bench_kernels.py --jets --json         residuals of differential equations, see tools/jets.py
 
 Six tanh networks with mean squares in float64, on one thread and on two: the derivative, Hessian products at a point
 that does not move (activations kept, where a tool can keep them), products with the Gauss-Newton curvature.  Every tool
@@ -26,36 +27,23 @@ import argparse
 import importlib
 import json
 import math
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jets
 import numpy as np
+import turns
+from turns import Products, Result, mean
 
-ROOT = Path(__file__).resolve().parent.parent
-PEERS = ROOT / ".venv-peers" / "bin" / "python"
 LARGE = 1e8
 """Operations of a Hessian product from which on the floor and the speedup by threads are judged."""
 
 SMALL_WIDTH = 128
-SECONDS = 0.05
-"""Of one measurement."""
-
-AGREE = 1e-9
-"""Relative difference of a product from the one that dnnfem returns."""
-
 DERIVATIVE, HESSIAN, CURVATURE = "derivative", "hessian", "curvature"
-PRODUCTS = (DERIVATIVE, HESSIAN, CURVATURE)
 
 Array = np.ndarray
-Products = dict[tuple[str, str], Callable[[], Any]]
-"""Functions without arguments by (method, product)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +53,8 @@ class Network:
     widths: tuple[int, ...]
     samples: int
     residual: bool = False
+    costly = HESSIAN
+    """What `floor` belongs to."""
 
     def __str__(self) -> str:
         if self.residual:
@@ -243,156 +233,7 @@ def with_curvlinops(network: Network, threads: int) -> Products:
 TOOLS = {"dnnfem": with_dnnfem, "torch": with_torch, "jax": with_jax, "curvlinops": with_curvlinops}
 
 
-def measured(call: Callable[[], Any], seconds: float) -> float:
-    """Return seconds per call, over as many as take `seconds`."""
-    count, began = 0, time.perf_counter()
-    while True:
-        call()
-        count += 1
-        spent = time.perf_counter() - began
-        if spent >= seconds:
-            return spent / count
-
-
-def gemm(threads: int) -> Callable[[], float]:
-    """Return a measurement of the rate of `dgemm`, in operations per second."""
-    limits = importlib.import_module("threadpoolctl").threadpool_limits(threads)
-    a = np.random.default_rng(0).standard_normal((1024, 1024))
-    b = a + 1.0
-
-    def rate() -> float:
-        assert limits is not None
-        return 2.0 * 1024**3 / measured(lambda: a @ b, SECONDS)
-
-    return rate
-
-
-def work(tool: str, threads: int) -> None:
-    """Answer requests, line by line: a number of a network makes it ready, `time` measures all of its products."""
-    # A pool of threads that a tool starts is as large as the set of cores that it finds.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
-    products: Products = {}
-    rate = gemm(threads) if tool == "dnnfem" else None
-    for line in sys.stdin:
-        if line.strip() == "time":
-            times = [[*key, measured(call, SECONDS)] for key, call in products.items()]
-            answer: Any = [*times, *([["dgemm", "rate", rate()]] if rate else [])]
-        else:
-            network = NETWORKS[int(line)]
-            products = TOOLS[tool](network, threads)
-            probe = np.random.default_rng(1).standard_normal(sum(b.size for b in network.draw()[2]))
-            answer = []
-            for (method, product), call in products.items():
-                value = np.asarray(call())
-                answer.append([method, product, float(value @ probe[: value.size]), float(np.linalg.norm(value))])
-        print(json.dumps(answer), flush=True)
-
-
-# ---- the driver
-
-
-@dataclass(frozen=True)
-class Worker:
-    """A process that runs one tool."""
-
-    tool: str
-    process: subprocess.Popen[str]
-
-    @classmethod
-    def start(cls, tool: str, threads: int) -> Worker | str:
-        """Start a process; return why not if it cannot."""
-        python = Path(sys.executable) if tool == "dnnfem" else PEERS
-        if not python.exists():
-            return "not installed: make peers"
-        settings = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(settings, str(threads)), "JAX_PLATFORMS": "cpu"}
-        if tool != "dnnfem":
-            command = [str(python), "-c", f"import {tool}"]
-            found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-            if found.returncode:
-                return found.stderr.strip().splitlines()[-1]
-        command = [str(python), str(Path(__file__).resolve()), "--worker", tool, "--threads", str(threads)]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-        return cls(tool, process)
-
-    def ask(self, request: object) -> list[list[Any]]:
-        """Send a line, return the answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        print(request, file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"{self.tool}: the process ended")
-        return list(json.loads(answer))
-
-
-@dataclass(frozen=True)
-class Result:
-    """Seconds of one network on some threads, by (method, product); what deviates is left out."""
-
-    network: Network
-    threads: int
-    seconds: dict[tuple[str, str], float]
-    peak: float
-
-    def ratio(self, product: str) -> float:
-        """Time over that of the fastest peer; NaN if there is none."""
-        peers = [t for (method, p), t in self.seconds.items() if p == product and method != "dnnfem"]
-        return self.seconds["dnnfem", product] / min(peers) if peers else math.nan
-
-    @property
-    def over_floor(self) -> float:
-        """Time of a Hessian product over its floor."""
-        return self.seconds["dnnfem", HESSIAN] * self.peak / self.network.floor
-
-
-def agreeing(workers: list[Worker], number: int) -> tuple[set[tuple[str, str]], list[str]]:
-    """Make a network ready everywhere; return whose products agree with dnnfem's, and remarks on the others."""
-    answers = [row for worker in workers for row in worker.ask(number)]
-    own = {product: (probe, norm) for method, product, probe, norm in answers if method == "dnnfem"}
-    right, remarks = set(), []
-    for method, product, probe, norm in answers:
-        # dnnfem stores a block as weights row by row, then biases; so do the peers.
-        wanted = own[product]
-        error = max(abs(probe - wanted[0]), abs(norm - wanted[1])) / wanted[1]
-        if error <= AGREE:
-            right.add((method, product))
-        else:
-            remarks.append(f"{method} {product} deviates by {error:.1e} and is left out")
-    return right, remarks
-
-
-def run(threads: int, numbers: list[int], rounds: int) -> Iterator[Result]:
-    """Measure all networks with some threads."""
-    started = {tool: Worker.start(tool, threads) for tool in TOOLS}
-    for tool, worker in started.items():
-        if isinstance(worker, str):
-            print(f"{tool} is missing: {worker}", file=sys.stderr)
-    workers = [worker for worker in started.values() if isinstance(worker, Worker)]
-    for number in numbers:
-        right, remarks = agreeing(workers, number)
-        rows = [row for _ in range(rounds) for worker in workers for row in worker.ask("time")]
-        times: dict[tuple[str, str], list[float]] = {}
-        for method, product, value in rows:
-            times.setdefault((method, product), []).append(value)
-        peak = float(np.max(times.pop(("dgemm", "rate"))))
-        seconds = {key: float(np.median(values)) for key, values in times.items() if key in right}
-        result = Result(NETWORKS[number], threads, seconds, peak)
-        print(f"\n{result.network}; threads: {threads}, dgemm {peak / 1e9:.0f} GFLOP/s; milliseconds")
-        for product in PRODUCTS:
-            cells = [f"{method} {1e3 * t:.3g}" for (method, p), t in seconds.items() if p == product]
-            print(f"  {product:10s} {' | '.join(cells)} | ratio {result.ratio(product):.2f}", flush=True)
-        print(f"  Hessian product over its floor: {result.over_floor:.2f}", *remarks, sep="\n  ", flush=True)
-        yield result
-    for worker in workers:
-        worker.process.kill()
-
-
-def mean(values: list[float]) -> float | None:
-    """Return the geometric mean; None without values, or without a peer."""
-    if not values or any(math.isnan(value) for value in values):
-        return None
-    return math.exp(sum(math.log(value) for value in values) / len(values))
+KERNELS = turns.Suite((str(Path(__file__).resolve()),), NETWORKS, TOOLS)
 
 
 def report(results: list[Result]) -> dict[str, float | None]:
@@ -415,6 +256,7 @@ def report(results: list[Result]) -> dict[str, float | None]:
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jets", action="store_true", help="rows and Gram matrices of Laplacian residuals")
     parser.add_argument("--networks", help="numbers of some networks, separated by commas; default all")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, help="1 or 2; default both")
@@ -422,14 +264,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON line, last")
     parser.add_argument("--worker", choices=list(TOOLS), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    suite, keys_of = (jets.SUITE, jets.report) if options.jets else (KERNELS, report)
     if options.worker:
-        work(options.worker, options.threads)
+        turns.work(suite, options.worker, options.threads)
         return
-    numbers = [int(n) for n in options.networks.split(",")] if options.networks else list(range(len(NETWORKS)))
+    numbers = [int(n) for n in options.networks.split(",")] if options.networks else list(range(len(suite.networks)))
     numbers, rounds = (numbers[:2], 2) if options.quick else (numbers, options.rounds)
     counts = [options.threads] if options.threads else [1, 2]
-    results = [result for threads in counts for result in run(threads, numbers, rounds)]
-    keys = report(results)
+    results = [result for threads in counts for result in turns.run(suite, threads, numbers, rounds)]
+    keys = keys_of(results)
     for key, value in keys.items():
         print(f"{key}: {'no peer' if value is None else f'{value:.3f}'}")
     if options.json:

@@ -35,8 +35,15 @@ def _tanh(z: Any, xp: Any, special: Any) -> Formulas:
     ]
 
 
+def _quiet(function: Callable[[Any], Any], z: Any) -> Any:
+    """Apply the sine or the cosine; that of infinity is no number, which is all there is to say."""
+    with np.errstate(invalid="ignore"):
+        return function(z)
+
+
 def _sin(z: Any, xp: Any, special: Any) -> Formulas:
-    four: Formulas = [lambda: xp.sin(z), lambda: xp.cos(z), lambda: -xp.sin(z), lambda: -xp.cos(z)]
+    two: Formulas = [lambda: _quiet(xp.sin, z), lambda: _quiet(xp.cos, z)]
+    four: Formulas = [*two, lambda: -two[0](), lambda: -two[1]()]
     return [*four, *four[:3]]
 
 
@@ -66,24 +73,29 @@ def _softplus(z: Any, xp: Any, special: Any) -> Formulas:
 
 
 def _gelu(z: Any, xp: Any, special: Any) -> Formulas:
-    square = z * z
+    # Beyond 40 the density underflows, and its products with powers of infinity would be no numbers.
+    inner = xp.clip(z, -40.0, 40.0)
+    square = inner * inner
     density = xp.exp(-0.5 * square) / float(np.sqrt(2.0 * np.pi))
-    cumulative = 0.5 * (1.0 + special.erf(z / float(np.sqrt(2.0))))
+    cumulative = special.ndtr(z)
     return [
-        lambda: z * cumulative,
-        lambda: cumulative + z * density,
+        lambda: xp.clip(z, -40.0, None) * cumulative,
+        lambda: cumulative + inner * density,
         lambda: density * (2.0 - square),
-        lambda: density * z * (square - 4.0),
+        lambda: density * inner * (square - 4.0),
         lambda: density * (-4.0 + square * (7.0 - square)),
-        lambda: density * z * (18.0 - square * (11.0 - square)),
+        lambda: density * inner * (18.0 - square * (11.0 - square)),
         lambda: density * (18.0 - square * (51.0 - square * (16.0 - square))),
     ]
 
 
 def _relu(z: Any, xp: Any, special: Any) -> Formulas:
     # The derivative at the kink is 0, in every backend.
-    step = xp.where(z > 0.0, xp.ones_like(z), xp.zeros_like(z))
-    return [lambda: z * step, lambda: step, *[lambda: xp.zeros_like(z)] * (ORDER - 1)]
+    return [
+        lambda: xp.where(z < 0.0, xp.zeros_like(z), z),
+        lambda: xp.where(z > 0.0, xp.ones_like(z), xp.zeros_like(z)),
+        *[lambda: xp.zeros_like(z)] * (ORDER - 1),
+    ]
 
 
 _TABLE: dict[str, Callable[[Any, Any, Any], Formulas]] = {

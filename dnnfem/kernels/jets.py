@@ -1,4 +1,4 @@
-"""What an activation does to a jet, and its derivatives, as straight-line code over rows of numbers.
+"""What an activation does to a jet, and its derivatives, as straight-line code.
 
 Everything that the sweeps need where components meet is a polynomial in ``S_k = h sigma^(k)(z)`` and the components of
 z, of a direction and of a cotangent: with ``y_c = sum S_k prod z_f`` from Faà di Bruno's formula,
@@ -7,9 +7,9 @@ z, of a direction and of a cotangent: with ``y_c = sum S_k prod z_f`` from Faà 
     adjoint     zeta_f = sum_c lambda_c dy_c/dz_f,
     bend        q_f = D zeta_f,
 
-where the derivative in ``z_0``, the value, turns ``S_k`` into ``S_{k+1}``.  The polynomials are written once, by
-Horner's rule in many variables, as operations ``target += coefficient a b``; a few numbers of each row at a time go
-through all operations while they stay in the first-level cache.
+where the derivative in ``z_0``, the value, turns ``S_k`` into ``S_{k+1}``.  The polynomials are written by Horner's
+rule in many variables, as operations ``target += coefficient a b`` on names of numbers, and
+`dnnfem.kernels.compiled.pointwise` makes machine code of them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-
-from dnnfem.kernels.components import MOST, Component, closure, order, places, terms
-from dnnfem.records import Array, Index
+from dnnfem.kernels.components import MOST, Component, terms
 
 FORWARD, TANGENT, BEND, ADJOINT = range(4)
 """Numbers of the lists of operations; `BEND` is the tangent, and replaces the direction by ``q``."""
@@ -31,13 +28,21 @@ SIGMAS = MOST + 3
 """Numbers of derivatives of an activation: second derivatives of a jet take two more."""
 
 Z, DIRECTION, DUAL, RESULT, TEMPORARY = range(5)
-"""Groups of rows: of one component after another, but the temporary ones."""
-
-CACHE = 3072
-"""Numbers of all rows that are worked on at a time."""
+"""Groups of names: of one component after another, but the temporary ones."""
 
 Polynomial = dict[tuple[int, ...], float]
-"""Coefficients of monomials, sorted tuples of rows."""
+"""Coefficients of monomials, sorted tuples of names."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """``target = (0 if fresh else target) + coefficient a b``, without `b` if that is None."""
+
+    target: int
+    a: int
+    b: int | None
+    coefficient: float
+    fresh: bool
 
 
 def _derived(polynomial: Polynomial, rules: dict[int, tuple[int, ...]]) -> Polynomial:
@@ -51,30 +56,29 @@ def _derived(polynomial: Polynomial, rules: dict[int, tuple[int, ...]]) -> Polyn
 
 
 class _Writer:
-    """Turns polynomials into operations (target, a, b or -1, whether to start from zero)."""
+    """Turns polynomials into operations."""
 
     def __init__(self, free: int) -> None:
-        self.operations: list[tuple[int, int, int, int]] = []
-        self.coefficients: list[float] = []
+        self.operations: list[Operation] = []
         self.free = free
         self.known: dict[frozenset[tuple[tuple[int, ...], float]], int] = {}
 
-    def _value(self, polynomial: Polynomial) -> tuple[int, float]:
-        """Return a row and a factor that give the value of a polynomial; -1 stands for one."""
+    def _value(self, polynomial: Polynomial) -> tuple[int | None, float]:
+        """Return a name and a factor that give the value of a polynomial; None stands for one."""
         if len(polynomial) == 1:
             monomial, coefficient = next(iter(polynomial.items()))
             if len(monomial) < 2:
-                return (monomial[0] if monomial else -1), coefficient
+                return (monomial[0] if monomial else None), coefficient
         scale = polynomial[min(polynomial)]
         key = frozenset((monomial, coefficient / scale) for monomial, coefficient in polynomial.items())
         if key not in self.known:
-            row, self.free = self.free, self.free + 1
-            self.write(row, dict(key))
-            self.known[key] = row
+            name, self.free = self.free, self.free + 1
+            self.write(name, dict(key))
+            self.known[key] = name
         return self.known[key], scale
 
     def write(self, target: int, polynomial: Polynomial) -> None:
-        """Set a row to a polynomial: what a factor has in common with most monomials is computed first."""
+        """Set a number to a polynomial: what a factor has in common with most monomials is computed first."""
         parts, rest = [], dict(polynomial)
         while rest:
             count = Counter(factor for monomial in rest for factor in set(monomial))
@@ -89,103 +93,56 @@ class _Writer:
             parts.append((common, *self._value(inner)))
             rest = outer
         for n, (a, b, coefficient) in enumerate(parts):
-            self.operations.append((target, a, b, n == 0))
-            self.coefficients.append(coefficient)
+            self.operations.append(Operation(target, a, b, coefficient, n == 0))
 
 
-@dataclass(frozen=True, eq=False)
-class Rules:
-    """Operations on jets with certain components.
+@lru_cache(maxsize=64)
+def operations(carried: tuple[Component, ...], kind: int, duals: frozenset[int]) -> tuple[Operation, ...]:
+    """Write one list of operations for jets with the components `carried`, closed as by `components.closure`.
 
-    Rows are numbered: ``SIGMAS`` derivatives of the activation, then `count` of each group but the last, then the
-    temporary ones.
-
-    Attributes
-    ----------
-    components : tuple
-        All that are carried along.
-    reads : int array
-        Where those are that were asked for.
-    order : int
-        Highest order.
-    operations : int array, shape (n, 4)
-        Target, two factors, the second one possibly absent (-1), and whether the target is overwritten.
-    coefficients : array, shape (n,)
-    lists : int array, shape (4, 4)
-        Per list its range among the operations, the highest derivative of the activation that it takes, and how many
-        numbers of a row go through all operations at a time.
-    rows : int
-        Numbers of rows in all.
-    strip : int
-        The largest of these numbers.
+    Only the cotangents of the components with numbers `duals` differ from zero; what is zero then is not written.
+    Names are numbers: ``SIGMAS`` derivatives of the activation, then one per component of each group but the last, then
+    the temporary ones.
     """
-
-    components: tuple[Component, ...]
-    reads: Index
-    order: int
-    operations: Index
-    coefficients: Array
-    lists: Index
-    rows: int
-    strip: int
-
-
-@lru_cache(maxsize=32)
-def rules(components: tuple[Component, ...], tile: int) -> Rules:
-    """Write the operations for jets from which some components are asked for; `strip` divides or is one of `tile`."""
-    carried = closure(components)
-    highest, count = max(map(order, carried)), len(carried)
+    count = len(carried)
     number = {component: c for c, component in enumerate(carried)}
 
-    def row(group: int, c: int) -> int:
+    def name(group: int, c: int) -> int:
         return SIGMAS + group * count + c
 
     def monomial(k: int, factors: Sequence[Component]) -> tuple[int, ...]:
-        return tuple(sorted((k, *(row(Z, number[factor]) for factor in factors))))
+        return tuple(sorted((k, *(name(Z, number[factor]) for factor in factors))))
 
     values: list[Polynomial] = [
         {monomial(k, factors): coefficient for (k, factors), coefficient in terms(component).items()}
         for component in carried
     ]
-    along: dict[int, tuple[int, ...]] = {k: (k + 1, row(DIRECTION, 0)) for k in range(SIGMAS - 1)}
-    along |= {row(Z, c): (row(DIRECTION, c),) for c in range(1, count)}
+    along: dict[int, tuple[int, ...]] = {k: (k + 1, name(DIRECTION, 0)) for k in range(SIGMAS - 1)}
+    along |= {name(Z, c): (name(DIRECTION, c),) for c in range(1, count)}
     adjoint: list[Polynomial] = []
     for f in range(count):
-        by_f: dict[int, tuple[int, ...]] = {k: (k + 1,) for k in range(SIGMAS - 1)} if f == 0 else {row(Z, f): ()}
+        by_f: dict[int, tuple[int, ...]] = {k: (k + 1,) for k in range(SIGMAS - 1)} if f == 0 else {name(Z, f): ()}
         total: Polynomial = defaultdict(float)
-        for c, value in enumerate(values):
-            for found, coefficient in _derived(value, by_f).items():
-                total[tuple(sorted((*found, row(DUAL, c))))] += coefficient
+        for c in sorted(duals):
+            for found, coefficient in _derived(values[c], by_f).items():
+                total[tuple(sorted((*found, name(DUAL, c))))] += coefficient
         adjoint.append(dict(total))
     tangent = [_derived(value, along) for value in values]
-    bend = [_derived(zeta, along) for zeta in adjoint]
+    writer = _Writer(SIGMAS + TEMPORARY * count)
+    for c, polynomial in enumerate((values, tangent, tangent, adjoint)[kind]):
+        writer.write(name(RESULT, c), polynomial)
+    if kind == BEND:
+        # The direction is overwritten when nobody reads it any more.
+        begin, writer.free = writer.free, writer.free + count
+        bends = {f: _derived(zeta, along) for f, zeta in enumerate(adjoint) if zeta}
+        for f, bend in bends.items():
+            writer.write(begin + f, bend)
+        writer.operations += [Operation(name(DIRECTION, f), begin + f, None, 1.0, True) for f in bends]
+    return tuple(writer.operations)
 
-    free = SIGMAS + TEMPORARY * count
-    writers = [_Writer(free) for _ in range(4)]
-    for kind, polynomials in ((FORWARD, values), (TANGENT, tangent), (BEND, tangent), (ADJOINT, adjoint)):
-        for c, polynomial in enumerate(polynomials):
-            writers[kind].write(row(RESULT, c), polynomial)
-    # The direction is overwritten when nobody reads it any more.
-    last, kept = writers[BEND], []
-    for polynomial in bend:
-        kept.append(last.free)
-        last.free += 1
-        last.write(kept[-1], polynomial)
-    for f, source in enumerate(kept):
-        last.operations.append((row(DIRECTION, f), source, -1, 1))
-        last.coefficients.append(1.0)
 
-    ends = np.cumsum([0, *(len(writer.operations) for writer in writers)])
-    tops = [max(a for o in w.operations for a in (*o[1:3], 0) if a < SIGMAS) for w in writers]
-    used = [len({a for operation in w.operations for a in operation[:3]}) for w in writers]
-    strips = [tile * max(1, min(4, CACHE // (n * tile))) for n in used]
-    return Rules(
-        carried,
-        np.array(places(components), dtype=np.int64),
-        highest,
-        np.array([operation for writer in writers for operation in writer.operations], dtype=np.int64),
-        np.array([c for writer in writers for c in writer.coefficients], dtype=np.float64),
-        np.column_stack([ends[:-1], ends[1:], tops, strips]).astype(np.int64),
-        max(writer.free for writer in writers),
-        max(strips),
-    )
+def live(carried: tuple[Component, ...], duals: frozenset[int]) -> frozenset[int]:
+    """Return which cotangents of an argument an activation makes of those of its value: numbers of components."""
+    number = {component: c for c, component in enumerate(carried)}
+    found = {number[f] for c in duals for _, factors in terms(carried[c]) for f in factors}
+    return frozenset(found | ({0} if duals else set()))

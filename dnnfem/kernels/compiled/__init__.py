@@ -1,4 +1,4 @@
-"""The compiled backend: values and their derivatives in the coefficients, on a CPU, with numba.
+"""The compiled backend: jets and their derivatives in the coefficients, on a CPU, with numba.
 
 Samples go through the sweeps in tiles of 64; between a forward or tangent sweep and the reverse sweep the law
 is evaluated with NumPy.  Sums run in an order that depends neither on the number of threads nor on the memory
@@ -7,6 +7,7 @@ that may be used for what the forward sweep computed.
 
 from __future__ import annotations
 
+from dnnfem.kernels.compiled import cache, drivers
 from dnnfem.kernels.compiled.evaluator import CompiledEvaluator
 from dnnfem.kernels.compiled.notice import announce
 from dnnfem.kernels.program import Program
@@ -15,6 +16,7 @@ from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, PlacedPoints
 __all__ = ["CompiledEvaluator", "place"]
 
 announce()
+cache.discard(drivers.forward)
 
 
 def place(
@@ -25,6 +27,6 @@ def place(
     Raises
     ------
     ValueError
-        If the law reads derivatives with respect to the inputs, or the points do not fit the program.
+        If the law reads derivatives that the network does not have, or the points do not fit the program.
     """
     return CompiledEvaluator(program, quadrature, ansatz, law, memory)

@@ -102,28 +102,21 @@ def run(
 def work_size(code: Code) -> int:
     """Return how many numbers a thread works on: registers of a tile, and work for single registers besides."""
     widest = int(code.stages[:, (ROWS, COLUMNS)].max())
-    return code.tile * code.components * (BLOCKS * code.rows + SINGLES * WIDTH * -(-widest // WIDTH)) + code.work
+    return code.tile * code.components * (BLOCKS * code.rows + SINGLES * WIDTH * -(-widest // WIDTH))
 
 
 @njit(**INTERNAL)
-def _block(work, code, number):  # type: ignore[no-untyped-def]
-    """Return a block of registers of the work of a thread."""
-    size = code.components * code.rows * code.tile
+def _block(work, size, number):  # type: ignore[no-untyped-def]
+    """Return a block of `size` numbers of the work of a thread: all registers of a tile."""
     return work[number * size : (number + 1) * size]
 
 
 @njit(**INTERNAL)
-def _single(work, code, number):  # type: ignore[no-untyped-def]
-    """Return a block for a single register, or its panels."""
-    begin = BLOCKS * code.components * code.rows * code.tile
-    size = (work.size - code.work - begin) // SINGLES
-    return work[begin + number * size : begin + (number + 1) * size]
-
-
-@njit(**INTERNAL)
-def _rest(work, code):  # type: ignore[no-untyped-def]
-    """Return what `dnnfem.kernels.compiled.pointwise.apply` works on."""
-    return work[work.size - code.work :]
+def _single(work, size, number):  # type: ignore[no-untyped-def]
+    """Return a block for a single register, or its panels, behind the `BLOCKS` of `size` numbers."""
+    length = (work.size - BLOCKS * size) // SINGLES
+    begin = BLOCKS * size + number * length
+    return work[begin : begin + length]
 
 
 @njit(**INTERNAL)
@@ -182,34 +175,35 @@ def _output(code, r, out, k, column):  # type: ignore[no-untyped-def]
 @njit(**DRIVER)
 def forward(code, w, points, kept, work, first, last, groups, part, parts, out, keep):  # type: ignore[no-untyped-def]
     """Run the forward sweep, and keep it if `keep`; `out` (1, reads * outputs, samples of the tiles)."""
-    tile, size = code.tile, code.kept * code.tile
-    r, d, b, rest = _block(work, code, 0), _single(work, code, 0), _single(work, code, 1), _rest(work, code)
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
+    r, d, b = _block(work, block, 0), _single(work, block, 0), _single(work, block, 1)
     # Three blocks have room for what is kept, whatever the activations are.
     target = kept if keep else work[r.size :]
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size if keep else 0
-            sweeps.forward(code, w[0], points[t - first], r, target, k0, d, b, rest)
+            sweeps.forward(code, w[0], points[t - first], r, target, k0, d, b)
             if code.stages[-1, READY]:
                 begin = (code.stages[-1, OUT]) * tile
                 at = k0 + code.stages[-1, KEPT] * tile
-                r[begin:] = target[at : at + r.size - begin]
+                sweeps.copy(r[begin:], target[at : at + r.size - begin])
             _output(code, r, out, 0, (t - first) * tile)
 
 
 @njit(**DRIVER)
 def registers(code, w, points, kept, work, first, last, groups, part, parts, out):  # type: ignore[no-untyped-def]
     """Compute all registers, `out` (tiles, rows, tile): their values."""
-    size, tile, block, rest = code.kept * code.tile, code.tile, _block(work, code, 0), _rest(work, code)
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
+    every = _block(work, block, 0)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0, r = (t - first) * size, out[t - first].reshape(code.rows * tile)
-            sweeps.registers(code, points[t - first], kept, k0, block, rest)
-            r[:] = block[: r.size]
+            sweeps.registers(code, points[t - first], kept, k0, every)
+            sweeps.copy(r, every)
             for s in range(len(code.stages)):
                 if code.stages[s, READY]:
                     begin, length, at = code.stages[s, OUT], code.stages[s, ROWS] * tile, code.stages[s, KEPT]
-                    r[begin * tile : begin * tile + length] = kept[k0 + at * tile : k0 + at * tile + length]
+                    sweeps.copy(r[begin * tile : begin * tile + length], kept[k0 + at * tile :])
 
 
 @njit(**DRIVER)
@@ -217,34 +211,33 @@ def reverse(code, w, points, kept, work, first, last, groups, part, parts, lam, 
     """Run the reverse sweep for all `seeds`; with `record`, for a single one, the cotangents are left in `lam`."""
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     flat, count = sums.reshape(sums.size), len(seeds)
-    r, mu = _block(work, code, 0), _block(work, code, 3)
-    d, b, m, panel = _single(work, code, 0), _single(work, code, 1), _single(work, code, 2), _single(work, code, 4)
-    rest = _rest(work, code)
+    r, mu = _block(work, block, 0), _block(work, block, 3)
+    d, b, m, panel = _single(work, block, 0), _single(work, block, 1), _single(work, block, 2), _single(work, block, 4)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size
-            sweeps.registers(code, points[t - first], kept, k0, r, rest)
+            sweeps.registers(code, points[t - first], kept, k0, r)
             for k in range(count):
                 target, begin = (lam, (t - first) * block) if record else (mu, 0)
                 _seed(code, target, begin, seeds, k, (t - first) * tile)
                 sweeps.reverse(
                     code, w[1], r, kept, k0, target, begin, flat, (group * count + k) * code.sums,
-                    w[1], mu, mu, mu, 0, d, b, m, m, panel, panel, rest, False,
+                    w[1], mu, mu, mu, 0, d, b, m, m, panel, panel, False,
                 )  # fmt: skip
 
 
 @njit(**DRIVER)
 def tangent(code, w, points, kept, work, first, last, groups, part, parts, v, out):  # type: ignore[no-untyped-def]
     """Differentiate the outputs along all directions `v`; `out` (k, reads * outputs, samples of the tiles)."""
-    tile, size = code.tile, code.kept * code.tile
-    r, rdot, q = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2)
-    d, b, rest = _single(work, code, 0), _single(work, code, 1), _rest(work, code)
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
+    r, rdot, q = _block(work, block, 0), _block(work, block, 1), _block(work, block, 2)
+    d, b = _single(work, block, 0), _single(work, block, 1)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size
-            sweeps.registers(code, points[t - first], kept, k0, r, rest)
+            sweeps.registers(code, points[t - first], kept, k0, r)
             for k in range(len(v)):
-                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, kept, 0, rdot, q, d, b, rest, False)
+                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, kept, 0, rdot, q, d, b, False)
                 _output(code, rdot, out, k, (t - first) * tile)
 
 
@@ -261,23 +254,22 @@ def second(code, w, points, kept, work, first, last, groups, part, parts, lam, v
     """
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     flat, count = sums.reshape(sums.size), len(v)
-    r, rdot, q, mu = _block(work, code, 0), _block(work, code, 1), _block(work, code, 2), _block(work, code, 3)
-    d, b, m = _single(work, code, 0), _single(work, code, 1), _single(work, code, 2)
-    delta, panel, other = _single(work, code, 3), _single(work, code, 4), _single(work, code, 5)
-    rest = _rest(work, code)
+    r, rdot, q, mu = _block(work, block, 0), _block(work, block, 1), _block(work, block, 2), _block(work, block, 3)
+    d, b, m = _single(work, block, 0), _single(work, block, 1), _single(work, block, 2)
+    delta, panel, other = _single(work, block, 3), _single(work, block, 4), _single(work, block, 5)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0, l0 = (t - first) * size, (t - first) * block
-            sweeps.registers(code, points[t - first], kept, k0, r, rest)
+            sweeps.registers(code, points[t - first], kept, k0, r)
             for k in range(count):
-                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, lam, l0, rdot, q, d, b, rest, exact)
+                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, lam, l0, rdot, q, d, b, exact)
                 if len(seeds) > 0:
                     _seed(code, mu, 0, seeds, k, (t - first) * tile)
                 else:
                     _bend(code, mu, rdot, law, (t - first) * tile)
                 sweeps.reverse(
                     code, w[1], r, kept, k0, mu, 0, flat, (group * count + k) * code.sums,
-                    v[k, 1], rdot, q, lam, l0, d, b, m, delta, panel, other, rest, exact,
+                    v[k, 1], rdot, q, lam, l0, d, b, m, delta, panel, other, exact,
                 )  # fmt: skip
 
 
@@ -349,21 +341,21 @@ def system(  # type: ignore[no-untyped-def]
     samples : int
         Number of samples without padding.
     """
-    tile, size = code.tile, code.kept * code.tile
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     stride = seeds.shape[0] * samples
-    r, lam = _block(work, code, 0), _block(work, code, 3)
-    d, b, delta, rest = _single(work, code, 0), _single(work, code, 1), _single(work, code, 3), _rest(work, code)
+    r, lam = _block(work, block, 0), _block(work, block, 3)
+    d, b, delta = _single(work, block, 0), _single(work, block, 1), _single(work, block, 3)
     buffer, ones = np.empty(buffered * tile), np.ones(tile)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             count, k0 = min(tile, samples - t * tile), (t - first) * size
-            sweeps.registers(code, points[t - first], kept, k0, r, rest)
+            sweeps.registers(code, points[t - first], kept, k0, r)
             for k in range(seeds.shape[0]):
                 _seed(code, lam, 0, seeds, k, (t - first) * tile)
                 begin = k * samples + t * tile
                 buffer[:] = 0.0
                 sweeps.write_rows(
-                    code, w[1], r, kept, k0, lam, d, b, delta, rest, needs, stop, position,
+                    code, w[1], r, kept, k0, lam, d, b, delta, needs, stop, position,
                     matrix if direct else buffer, begin if direct else 0, stride if direct else tile,
                     count if direct else tile, not direct, ones,
                 )  # fmt: skip

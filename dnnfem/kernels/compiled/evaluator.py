@@ -10,10 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from dnnfem.kernels.compiled import drivers, rows
+from dnnfem.kernels.compiled.flattening import flattened
 from dnnfem.kernels.compiled.linearization import CompiledLinearization
 from dnnfem.kernels.compiled.outputs import MOST
 from dnnfem.kernels.compiled.samples import GROUPS, Pool, Samples, Tiles, tile_sums
-from dnnfem.kernels.compiled.tables import Code, Selection, flattened
+from dnnfem.kernels.compiled.tables import Code, Selection
 from dnnfem.kernels.components import Component, check
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program

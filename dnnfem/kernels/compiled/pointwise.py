@@ -1,68 +1,181 @@
-"""Runs the operations of `dnnfem.kernels.jets` on the rows of one stage of a tile."""
+"""Machine code for what an activation does to a jet: the operations of `dnnfem.kernels.jets` on vectors.
+
+The drivers are the same for all jets.  What an activation does differs with the components, so a small function is made
+for those at hand, in which everything stays in vector registers between one load and one store of each number.  It is
+straight-line code, which LLVM compiles in milliseconds, and the drivers call it by its address.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
+from llvmlite import binding, ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from dnnfem.kernels.compiled.elementary import higher
-from dnnfem.kernels.compiled.products import DOUBLE, INTEGER, _add_multiple, _at, _loaded, _Loop, _spread, _vectors
-from dnnfem.kernels.compiled.tables import ACTIVATION, INTERNAL, KEPT, LANES, OPEN, OUT, ROWS
-from dnnfem.kernels.jets import DIRECTION, DUAL, RESULT, SIGMAS, TEMPORARY, Z
+from dnnfem.kernels.compiled.tables import CLOSED, INTERNAL, KEPT, LANES, OUT, ROWS
+from dnnfem.kernels.compiled.vectors import DOUBLE, INTEGER, VECTOR, Loop, entry, spread
+from dnnfem.kernels.components import Component
+from dnnfem.kernels.jets import SIGMAS, TEMPORARY, Operation, operations
 
-VECTORS = 4
-"""Vectors that are worked on at a time."""
+POINTER = DOUBLE.as_pointer()
+SIGNATURE = ir.FunctionType(ir.VoidType(), [POINTER, INTEGER] * 5 + [INTEGER, DOUBLE])
+"""Addresses and distances of ``h sigma^(k)(z)`` (or only the value of ``sigma``) and of the components of z, the
+direction, the cotangent and the result; how many numbers of each there are, and ``h``."""
+
+
+class _Code:
+    """Vector arithmetic at one place of a loop."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def constant(self, value: float) -> Any:
+        """Return a vector of equal numbers."""
+        return ir.Constant(VECTOR, [value] * LANES)
+
+    def times(self, a: Any, b: Any) -> Any:
+        """Return ``a b``; a number stands for a vector of it."""
+        if isinstance(b, float):
+            return a if b == 1.0 else self.times(a, self.constant(b))
+        return self.builder.fmul(a, b, flags=("contract",))
+
+    def plus(self, a: Any, b: Any) -> Any:
+        """Return ``a + b``, fused with the product that one of them is."""
+        return self.builder.fadd(a, self.constant(b) if isinstance(b, float) else b, flags=("contract",))
+
+    def minus(self, a: float, b: Any) -> Any:
+        """Return ``a - b``."""
+        return self.builder.fsub(self.constant(a), b, flags=("contract",))
+
+    def horner(self, x: Any, *coefficients: float) -> Any:
+        """Return ``c_0 + c_1 x + ...``."""
+        result = self.constant(coefficients[-1])
+        for c in coefficients[-2::-1]:
+            result = self.plus(self.times(result, x), c)
+        return result
+
+
+def _closed(code: _Code, activation: str, y: Any, h: Any) -> list[Any]:
+    """Return ``h sigma^(k)``, k = 0, ..., 6, from the value of ``sigma``; code that is not used costs nothing."""
+    value, zero = code.times(h, y), code.constant(0.0)
+    if activation == "tanh":
+        q = code.times(y, y)
+        s = code.times(h, code.minus(1.0, q))
+        r = code.times(s, y)
+        third, fourth = code.times(s, code.horner(q, -2.0, 6.0)), code.times(r, code.horner(q, 16.0, -24.0))
+        fifth, sixth = code.horner(q, 16.0, -120.0, 120.0), code.horner(q, -272.0, 960.0, -720.0)
+        return [value, s, code.times(r, -2.0), third, fourth, code.times(s, fifth), code.times(r, sixth)]
+    if activation == "sigmoid":
+        d, t = code.times(y, code.minus(1.0, y)), code.horner(y, 1.0, -2.0)
+        s = code.times(h, d)
+        r = code.times(s, t)
+        third, fourth = code.times(s, code.horner(d, 1.0, -6.0)), code.times(r, code.horner(d, 1.0, -12.0))
+        fifth, sixth = code.horner(d, 1.0, -30.0, 120.0), code.horner(d, 1.0, -60.0, 360.0)
+        return [value, s, r, third, fourth, code.times(s, fifth), code.times(r, sixth)]
+    if activation == "relu":
+        # The derivative at the kink is 0, in every backend.
+        positive = code.builder.fcmp_ordered(">", y, zero)
+        return [value, code.builder.select(positive, h, zero), *[zero] * 5]
+    return [value, h, *[zero] * 5]
+
+
+def _body(code: _Code, activation: str, list_: tuple[Operation, ...], count: int, arrays: Any, at: Any, h: Any) -> None:
+    """Write the code for one vector of numbers from `at` on."""
+    builder = code.builder
+
+    def place(group: int, c: int) -> Any:
+        base, step = arrays[group]
+        there = builder.add(builder.mul(step, INTEGER(c)), at)
+        return builder.bitcast(builder.gep(base, [there], inbounds=True), VECTOR.as_pointer())
+
+    def loaded(group: int, c: int) -> Any:
+        return builder.load(place(group, c), align=8)
+
+    known: dict[int, Any] = {}
+    if activation in CLOSED:
+        known |= enumerate(_closed(code, activation, loaded(0, 0), h))
+
+    def value(name: int) -> Any:
+        if name not in known:
+            group, c = divmod(name - SIGMAS, count)
+            known[name] = loaded(0, name) if name < SIGMAS else loaded(1 + group, c)
+        return known[name]
+
+    written: set[int] = set()
+    for o in list_:
+        term = value(o.a) if o.b is None else code.times(value(o.a), value(o.b))
+        if o.fresh:
+            known[o.target] = code.times(term, o.coefficient)
+        else:
+            total = known[o.target]
+            known[o.target] = code.plus(total, code.times(term, o.coefficient))
+        written.add(o.target)
+    for name in sorted(written):
+        group, c = divmod(name - SIGMAS, count)
+        if name >= SIGMAS and group < TEMPORARY:
+            builder.store(known[name], place(1 + group, c), align=8)
+
+
+_engines: list[Any] = []
+"""Machine code lives as long as its engine."""
+
+
+@lru_cache(maxsize=256)
+def function(carried: tuple[Component, ...], kind: int, duals: frozenset[int], activation: str) -> int:
+    """Return the address of the machine code for one list of operations; see `dnnfem.kernels.jets`."""
+    return machine_code(operations(carried, kind, duals), len(carried), activation)
+
+
+def machine_code(list_: tuple[Operation, ...], count: int, activation: str) -> int:
+    """Return the address of a function of type `SIGNATURE` that runs operations on groups of `count` numbers."""
+    module = ir.Module("pointwise")
+    module.triple = binding.get_process_triple()
+    function_ = ir.Function(module, SIGNATURE, "run")
+    builder = ir.IRBuilder(function_.append_basic_block())
+    *pairs, size, h = function_.args
+    arrays = list(zip(pairs[::2], pairs[1::2], strict=True))
+    factor = spread(builder, h)
+    loop = Loop(builder, builder.udiv(size, INTEGER(LANES)), [])
+    at = builder.mul(loop.index, INTEGER(LANES))
+    _body(_Code(builder), activation, list_, count, arrays, at, factor)
+    loop.close([])
+    builder.ret_void()
+    features = binding.get_host_cpu_features().flatten()
+    options = {"cpu": binding.get_host_cpu_name(), "features": features, "opt": 2}
+    machine = binding.Target.from_default_triple().create_target_machine(**options)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), machine)
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address("run"))
 
 
 @intrinsic
-def _address(typingctx: Any, array: Any, offset: Any) -> Any:
-    """Return the address of an entry of a flat array."""
+def _call(
+    typingctx: Any, address: Any, s: Any, s0: Any, z: Any, z0: Any, d: Any, d0: Any, l_: Any, l0: Any, y: Any, y0: Any,
+    steps: Any, size: Any, h: Any,
+) -> Any:  # fmt: skip
+    """Call a function by its address, with entries of five flat arrays."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ptrtoint(_at(context, builder, signature.args[0], *args), INTEGER)
+        address_, *places, steps_, size_, h_ = args
+        kinds = signature.args[1:11:2]
+        pointers = [
+            entry(context, builder, kind, array, offset)
+            for kind, array, offset in zip(kinds, places[::2], places[1::2], strict=True)
+        ]
+        distances = [builder.extract_value(steps_, n) for n in range(5)]
+        arguments = [x for pair in zip(pointers, distances, strict=True) for x in pair]
+        builder.call(builder.inttoptr(address_, SIGNATURE.as_pointer()), [*arguments, size_, h_])
+        return context.get_dummy_value()
 
-    return types.int64(array, types.int64), codegen
-
-
-def _accumulate(start: bool, factors: int) -> Any:
-    """Return the intrinsic ``target = (0 if start else target) + coefficient * a * b``, with one or two factors."""
-
-    @intrinsic
-    def operation(typingctx: Any, target: Any, a: Any, b: Any, coefficient: Any, count: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            *addresses, coefficient_, count_ = args
-            bases = [builder.inttoptr(address, DOUBLE.as_pointer()) for address in addresses]
-            scale = _spread(builder, coefficient_)
-            loop = _Loop(builder, builder.udiv(count_, INTEGER(LANES * VECTORS)), [])
-            at = builder.mul(loop.index, INTEGER(LANES * VECTORS))
-            target_, a_, b_ = (_vectors(builder, builder.gep(base, [at], inbounds=True), VECTORS) for base in bases)
-            terms = _loaded(builder, a_)
-            if factors == 2:
-                terms = [builder.fmul(x, y) for x, y in zip(terms, _loaded(builder, b_), strict=True)]
-            if start:
-                sums = [builder.fmul(scale, term) for term in terms]
-            else:
-                before = _loaded(builder, target_)
-                sums = [_add_multiple(builder, x, scale, term) for x, term in zip(before, terms, strict=True)]
-            for place, value in zip(target_, sums, strict=True):
-                builder.store(value, place, align=8)
-            loop.close([])
-            return context.get_dummy_value()
-
-        i = types.int64
-        return types.void(i, i, i, types.float64, i), codegen
-
-    return operation
-
-
-_set_one, _set_two, _add_one, _add_two = (_accumulate(start, factors) for start in (True, False) for factors in (1, 2))
+    i = types.int64
+    return types.void(i, s, i, z, i, d, i, l_, i, y, i, types.UniTuple(i, 5), i, types.float64), codegen
 
 
 @njit(**INTERNAL)
-def apply(code, kind, s, kept, k0, direction, dual, l0, result, o0, step, work):  # type: ignore[no-untyped-def]
+def apply(code, kind, s, kept, k0, direction, dual, l0, result, o0, step):  # type: ignore[no-untyped-def]
     """Run one list of operations for stage `s` on all of its rows.
 
     Parameters
@@ -73,44 +186,13 @@ def apply(code, kind, s, kept, k0, direction, dual, l0, result, o0, step, work):
         Registers: tangents of the arguments, and cotangents from `l0` on.
     result : array
         From `o0` on: component c begins at ``c * step``.
-    work : array
-        Room for rows that last for one strip, and for two numbers of each row.
     """
-    stage, tile, count = code.stages[s], code.tile, code.components
+    stage, tile = code.stages[s], code.tile
     size, at, out, stride = stage[ROWS] * tile, k0 + stage[KEPT] * tile, stage[OUT] * tile, code.rows * tile
-    begin, end, top, strip = code.lists[kind, 0], code.lists[kind, 1], code.lists[kind, 2], code.lists[kind, 3]
-    # Every row has an address, and moves on from strip to strip or is there for each of them alone.
-    rows = len(work) // (code.strip + 2)
-    addresses, moves = work[code.strip * rows :].view(np.int64), work[(code.strip + 1) * rows :].view(np.int64)
-    for row in range(rows):
-        addresses[row], moves[row] = _address(work, row * code.strip), 0
     # Components of the argument but the value follow what is kept of that.
-    jets = k0 + (code.kept - count * code.rows) * tile + out
-    for c in range(count):
-        row = SIGMAS + c
-        addresses[row + Z * count] = _address(kept, jets + c * stride) if c > 0 else 0
-        addresses[row + DIRECTION * count] = _address(direction, out + c * stride)
-        addresses[row + DUAL * count] = _address(dual, l0 + out + c * stride)
-        addresses[row + RESULT * count] = _address(result, o0 + c * step)
-    moves[SIGMAS : SIGMAS + TEMPORARY * count] = 8
-    if stage[OPEN]:
-        for k in range(top + 1):
-            addresses[k], moves[k] = _address(kept, at + k * size), 8
-    for start in range(0, size, strip):
-        length = min(strip, size - start)
-        if not stage[OPEN]:
-            higher(stage[ACTIVATION], code.scales[s], kept[at + start : at + start + length], work, code.strip, top)
-        for n in range(begin, end):
-            target, a, b = code.operations[n, 0], code.operations[n, 1], code.operations[n, 2]
-            x, y = addresses[target] + moves[target] * start, addresses[a] + moves[a] * start
-            z = addresses[b] + moves[b] * start if b >= 0 else y
-            coefficient, fresh = code.coefficients[n], code.operations[n, 3]
-            if b >= 0:
-                if fresh:
-                    _set_two(x, y, z, coefficient, length)
-                else:
-                    _add_two(x, y, z, coefficient, length)
-            elif fresh:
-                _set_one(x, y, y, coefficient, length)
-            else:
-                _add_one(x, y, y, coefficient, length)
+    jets = k0 + (code.kept - code.components * code.rows) * tile + out
+    steps = (size, stride, stride, stride, step)
+    _call(
+        code.functions[s, kind], kept, at, kept, jets, direction, out, dual, l0 + out, result, o0, steps, size,
+        code.scales[s],
+    )  # fmt: skip

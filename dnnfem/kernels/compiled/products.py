@@ -11,9 +11,9 @@ Both products multiply a number by a vector of neighbours: of samples in the fir
 right factors `transpose` brings into panels, ``WIDTH`` columns wide, sample by sample.  The sums of `add_outers` are
 stored in panels too, see `dnnfem.kernels.compiled.tables`.
 
-The inner loops are written as vector instructions, since a compiler does not keep a block of sums in registers over a
-loop of unknown length; how wide vectors are is asked of the processor.  Rows of samples must begin at multiples of a
-cache line: a vector in two lines takes twice the time.
+The inner loops are made of `dnnfem.kernels.compiled.vectors`; how wide vectors are is asked of the processor.  Rows of
+samples must begin at multiples of a cache line: a vector in two lines takes twice the time.  Rows of a system are
+products of single entries, `row_products`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,18 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from dnnfem.kernels.compiled.tables import INTERNAL, LANES, VECTORS, WIDTH
+from dnnfem.kernels.compiled.vectors import (
+    DOUBLE,
+    INTEGER,
+    VECTOR,
+    Loop,
+    add_multiple,
+    entry,
+    loaded,
+    neighbours,
+    spread,
+    strided,
+)
 
 BLOCK = 4 if LANES == 8 else 2
 """Rows of a block: with more vectors than registers, sums would be spilled to memory."""
@@ -35,73 +47,6 @@ CACHE = 40000
 CHAINS = 8
 """Sums that a processor needs to work on at a time, as one addition takes several cycles."""
 
-DOUBLE = ir.DoubleType()
-VECTOR = ir.VectorType(DOUBLE, LANES)
-INTEGER = ir.IntType(64)
-
-
-def _at(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
-    """Return the address of an entry of a flat array."""
-    data = context.make_array(array_type)(context, builder, value=array).data
-    return builder.gep(data, [offset], inbounds=True)
-
-
-def _lines(builder: Any, base: Any, step: Any, count: int) -> list[Any]:
-    """Return the addresses ``base, base + step, ...``."""
-    return [builder.gep(base, [builder.mul(step, INTEGER(n))], inbounds=True) for n in range(count)]
-
-
-def _vectors(builder: Any, base: Any, count: int) -> list[Any]:
-    """Return the addresses of neighbouring vectors."""
-    places = (builder.gep(base, [INTEGER(n * LANES)], inbounds=True) for n in range(count))
-    return [builder.bitcast(place, VECTOR.as_pointer()) for place in places]
-
-
-def _loaded(builder: Any, places: list[Any]) -> list[Any]:
-    return [builder.load(place, align=8) for place in places]
-
-
-def _spread(builder: Any, scalar: Any) -> Any:
-    """Return a vector all entries of which are `scalar`."""
-    undefined = ir.Constant(VECTOR, ir.Undefined)
-    single = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
-    return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-
-
-def _add_multiple(builder: Any, total: Any, a: Any, b: Any) -> Any:
-    """Return ``total + a b``, fused where the processor can."""
-    return builder.fadd(total, builder.fmul(a, b, flags=("contract",)), flags=("contract",))
-
-
-class _Loop:
-    """A counted loop whose body carries a list of vectors, as phi nodes."""
-
-    def __init__(self, builder: Any, count: Any, carried: list[Any]) -> None:
-        self.builder, self.count = builder, count
-        before = builder.block
-        self.head = builder.append_basic_block("head")
-        self.body = builder.append_basic_block("body")
-        self.after = builder.append_basic_block("after")
-        builder.branch(self.head)
-        builder.position_at_end(self.head)
-        self.index = builder.phi(INTEGER)
-        self.index.add_incoming(INTEGER(0), before)
-        self.values = [builder.phi(value.type) for value in carried]
-        for phi, value in zip(self.values, carried, strict=True):
-            phi.add_incoming(value, before)
-        builder.cbranch(builder.icmp_signed("<", self.index, count), self.body, self.after)
-        builder.position_at_end(self.body)
-
-    def close(self, values: list[Any]) -> list[Any]:
-        """End the body with the new values; return those after the loop."""
-        builder = self.builder
-        self.index.add_incoming(builder.add(self.index, INTEGER(1)), builder.block)
-        for phi, value in zip(self.values, values, strict=True):
-            phi.add_incoming(value, builder.block)
-        builder.branch(self.head)
-        builder.position_at_end(self.after)
-        return self.values
-
 
 def _accumulated(
     builder: Any, sums: list[Any], count: Any, lines: list[Any], step: Any, right: Any, shift: Any, ways: int = 1
@@ -111,17 +56,17 @@ def _accumulated(
     With several `ways`, neighbouring terms go to different blocks of sums.
     """
     vectors = len(sums) // (ways * len(lines))
-    loop = _Loop(builder, count, sums)
+    loop = Loop(builder, count, sums)
     result: list[Any] = []
     for way in range(ways):
         k = builder.add(builder.mul(loop.index, INTEGER(ways)), INTEGER(way))
         here = builder.gep(right, [builder.mul(k, shift)], inbounds=True)
-        operands = _loaded(builder, _vectors(builder, here, vectors))
+        operands = loaded(builder, neighbours(builder, here, vectors))
         at = builder.mul(k, step)
         for line in lines:
-            factor = _spread(builder, builder.load(builder.gep(line, [at], inbounds=True)))
+            factor = spread(builder, builder.load(builder.gep(line, [at], inbounds=True)))
             for operand in operands:
-                result.append(_add_multiple(builder, loop.values[len(result)], factor, operand))
+                result.append(add_multiple(builder, loop.values[len(result)], factor, operand))
     return loop.close(result)
 
 
@@ -148,13 +93,13 @@ def _products(rows: int, vectors: int) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             z_, z0_, length_, w_, w0_, r_, r0_, columns_, v_, v0_, s_, s0_, more_ = args
             kinds = signature.args
-            targets = _lines(builder, _at(context, builder, kinds[0], z_, z0_), length_, rows)
-            places = [place for target in targets for place in _vectors(builder, target, vectors)]
-            sums = _loaded(builder, places)
+            targets = strided(builder, entry(context, builder, kinds[0], z_, z0_), length_, rows)
+            places = [place for target in targets for place in neighbours(builder, target, vectors)]
+            sums = loaded(builder, places)
             terms = ((3, w_, w0_, 5, r_, r0_, columns_), (8, v_, v0_, 10, s_, s0_, more_))
             for left_kind, left, left0, right_kind, right, right0, count in terms:
-                lines = _lines(builder, _at(context, builder, kinds[left_kind], left, left0), INTEGER(1), rows)
-                source = _at(context, builder, kinds[right_kind], right, right0)
+                lines = strided(builder, entry(context, builder, kinds[left_kind], left, left0), INTEGER(1), rows)
+                source = entry(context, builder, kinds[right_kind], right, right0)
                 sums = _accumulated(builder, sums, count, lines, INTEGER(rows), source, length_)
             for place, value in zip(places, sums, strict=True):
                 builder.store(value, place, align=8)
@@ -189,15 +134,15 @@ def _outers(rows: int, vectors: int) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             a_, a0_, length_, m_, m0_, p_, p0_, n_, n0_, q_, q0_, more_ = args
             kinds = signature.args
-            targets = _lines(builder, _at(context, builder, kinds[0], a_, a0_), INTEGER(WIDTH), rows)
-            places = [place for target in targets for place in _vectors(builder, target, vectors)]
+            targets = strided(builder, entry(context, builder, kinds[0], a_, a0_), INTEGER(WIDTH), rows)
+            places = [place for target in targets for place in neighbours(builder, target, vectors)]
             zero = ir.Constant(VECTOR, [0.0] * LANES)
-            sums = _loaded(builder, places) + [zero] * ((ways - 1) * rows * vectors)
+            sums = loaded(builder, places) + [zero] * ((ways - 1) * rows * vectors)
             first = builder.udiv(length_, INTEGER(ways))
             terms = ((3, m_, m0_, 5, p_, p0_, first), (7, n_, n0_, 9, q_, q0_, builder.mul(first, more_)))
             for left_kind, left, left0, right_kind, right, right0, count in terms:
-                lines = _lines(builder, _at(context, builder, kinds[left_kind], left, left0), length_, rows)
-                source = _at(context, builder, kinds[right_kind], right, right0)
+                lines = strided(builder, entry(context, builder, kinds[left_kind], left, left0), length_, rows)
+                source = entry(context, builder, kinds[right_kind], right, right0)
                 sums = _accumulated(builder, sums, count, lines, INTEGER(1), source, INTEGER(WIDTH), ways)
             for number, place in enumerate(places):
                 total = sums[number] if ways == 1 else builder.fadd(sums[number], sums[number + rows * vectors])
@@ -216,13 +161,13 @@ def _transposed(typingctx: Any, r: Any, r0: Any, length: Any, valid: Any, p: Any
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         r_, r0_, length_, valid_, p_, p0_ = args
-        source = _at(context, builder, signature.args[0], r_, r0_)
-        target = _at(context, builder, signature.args[4], p_, p0_)
+        source = entry(context, builder, signature.args[0], r_, r0_)
+        target = entry(context, builder, signature.args[4], p_, p0_)
         last, vectors = builder.sub(valid_, INTEGER(1)), []
         for n in range(LANES):
             row = builder.select(builder.icmp_signed("<", INTEGER(n), valid_), INTEGER(n), last)
             line = builder.gep(source, [builder.mul(row, length_)], inbounds=True)
-            vectors += _loaded(builder, _vectors(builder, line, 1))
+            vectors += loaded(builder, neighbours(builder, line, 1))
         half = 1
         while half < LANES:
             # Swap a bit of the number of the row for the same bit of the number of the lane.
@@ -237,16 +182,44 @@ def _transposed(typingctx: Any, r: Any, r0: Any, length: Any, valid: Any, p: Any
             half *= 2
         for n, vector in enumerate(vectors):
             place = builder.gep(target, [INTEGER(n * WIDTH)], inbounds=True)
-            builder.store(vector, _vectors(builder, place, 1)[0], align=8)
+            builder.store(vector, neighbours(builder, place, 1)[0], align=8)
         return context.get_dummy_value()
 
     i = types.int64
     return types.void(r, i, i, i, p, i), codegen
 
 
+def _rows(add: bool) -> Any:
+    """Return the intrinsic behind `row_products`, for `CHAINS` vectors."""
+
+    @intrinsic
+    def block(typingctx: Any, z: Any, terms: Any, x: Any, step: Any, y: Any, stride: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            z_, terms_, x_, step_, y_, stride_ = args
+            target, left, right = (builder.inttoptr(place, DOUBLE.as_pointer()) for place in (z_, x_, y_))
+            numbers, places = builder.inttoptr(terms_, INTEGER.as_pointer()), neighbours(builder, target, CHAINS)
+            zero = ir.Constant(VECTOR, [0.0] * LANES)
+            loop = Loop(builder, builder.load(numbers), loaded(builder, places) if add else [zero] * CHAINS)
+            number = builder.load(builder.gep(numbers, [builder.add(loop.index, INTEGER(1))], inbounds=True))
+            pair = []
+            for base, distance in ((left, step_), (right, stride_)):
+                there = builder.gep(base, [builder.mul(number, distance)], inbounds=True)
+                pair.append(loaded(builder, neighbours(builder, there, CHAINS)))
+            sums = [add_multiple(builder, *three) for three in zip(loop.values, *pair, strict=True)]
+            for total, place in zip(loop.close(sums), places, strict=True):
+                builder.store(total, place, align=8)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(i, i, i, i, i, i), codegen
+
+    return block
+
+
 _products_block, _products_one = _products(BLOCK, VECTORS), _products(1, VECTORS)
 _outers_four, _outers_three, _outers_two, _outers_single = (_outers(BLOCK, count) for count in (4, 3, 2, 1))
 _outers_one = _outers(1, VECTORS)
+_rows_set, _rows_add = _rows(False), _rows(True)
 
 
 @njit(**INTERNAL)
@@ -332,3 +305,17 @@ def add_outers(a, a0, rows, columns, length, m, m0, p, p0, n, n0, q, q0, more): 
         for o in range(full, rows):
             at, first, second = target + o * WIDTH, m0 + o * length, n0 + o * length
             _outers_one(a, at, length, m, first, p, p0 + shift, n, second, q, q0 + shift, more)
+
+
+@njit(**INTERNAL)
+def row_products(z, length, terms, x, step, y, stride, add):  # type: ignore[no-untyped-def]
+    """Set `length` numbers at the address `z` to ``sum_c x_c y_c``, or add it, entry by entry.
+
+    At the address `terms` are the number of components c, and which these are; they begin ``c * step`` numbers after
+    the address `x` and ``c * stride`` after `y`.
+    """
+    for k in range(0, length, CHAINS * LANES):
+        if add:
+            _rows_add(z + 8 * k, terms, x + 8 * k, step, y + 8 * k, stride)
+        else:
+            _rows_set(z + 8 * k, terms, x + 8 * k, step, y + 8 * k, stride)

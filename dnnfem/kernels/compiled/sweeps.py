@@ -21,7 +21,7 @@ from numba import njit
 
 from dnnfem.kernels.compiled.elementary import activate, opened, slopes
 from dnnfem.kernels.compiled.pointwise import apply
-from dnnfem.kernels.compiled.products import add_outers, add_products, transpose
+from dnnfem.kernels.compiled.products import add_outers, add_products, row_products, transpose
 from dnnfem.kernels.compiled.tables import (
     ACTIVATION,
     BIAS,
@@ -42,10 +42,15 @@ from dnnfem.kernels.compiled.tables import (
     SUMS,
     WIDTH,
 )
+from dnnfem.kernels.compiled.vectors import address, prefetch
 from dnnfem.kernels.jets import ADJOINT, BEND, FORWARD, TANGENT
 
 OPTIONS: dict[str, Any] = {**INTERNAL, "fastmath": {"contract", "reassoc"}}
 """Sums may be reordered to fill vectors; this keeps NaN and infinity what they are."""
+
+
+AHEAD = 6
+"""Rows of a system that are asked for before they are written: the memory answers late."""
 
 
 @njit(**OPTIONS)
@@ -56,6 +61,13 @@ def _fill(z, tile, w, begin):  # type: ignore[no-untyped-def]
         row = z[o * tile : (o + 1) * tile]
         for s in range(tile):
             row[s] = value
+
+
+@njit(**OPTIONS)
+def copy(z, r):  # type: ignore[no-untyped-def]
+    """Copy as many numbers as `z` has: an assignment would compile a message for shapes that do not fit."""
+    for k in range(z.size):
+        z[k] = r[k]
 
 
 @njit(**OPTIONS)
@@ -92,14 +104,14 @@ def _operand(code, c, first, size, kept, k0, r):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _register(code, s, kept, k0, r, work):  # type: ignore[no-untyped-def]
+def _register(code, s, kept, k0, r):  # type: ignore[no-untyped-def]
     """Compute the output register of stage `s` from what is kept, unless that is the register."""
     stage, tile = code.stages[s], code.tile
     if stage[READY]:
         return
     begin, size, at, stride = stage[OUT] * tile, stage[ROWS] * tile, k0 + stage[KEPT] * tile, code.rows * tile
     if code.components > 1:
-        apply(code, FORWARD, s, kept, k0, r, r, 0, r, begin, stride, work)
+        apply(code, FORWARD, s, kept, k0, r, r, 0, r, begin, stride)
     else:
         y, factor = r[begin : begin + size], 1.0 if stage[OPEN] else code.scales[s]
         for k in range(size):
@@ -125,7 +137,7 @@ def _slopes(code, s, kept, k0, d, b):  # type: ignore[no-untyped-def]
 def _place(code, points, r):  # type: ignore[no-untyped-def]
     """Set the input register to the points of a tile: they are their own values, with the units as derivatives."""
     tile = code.tile
-    r[: points.size] = points
+    copy(r[: points.size], points)
     for c in range(1, code.components):
         for i in range(code.inputs):
             begin = (c * code.rows + i) * tile
@@ -133,15 +145,15 @@ def _place(code, points, r):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def registers(code, points, kept, k0, r, work):  # type: ignore[no-untyped-def]
+def registers(code, points, kept, k0, r):  # type: ignore[no-untyped-def]
     """Compute the registers that are not kept themselves."""
     _place(code, points, r)
     for s in range(len(code.stages)):
-        _register(code, s, kept, k0, r, work)
+        _register(code, s, kept, k0, r)
 
 
 @njit(**OPTIONS)
-def forward(code, w, points, r, kept, k0, d, b, work):  # type: ignore[no-untyped-def]
+def forward(code, w, points, r, kept, k0, d, b):  # type: ignore[no-untyped-def]
     """Compute all registers from the points of a tile, and what is kept of them from `k0` on; `d` and `b` are work."""
     tile = code.tile
     _place(code, points, r)
@@ -153,18 +165,19 @@ def forward(code, w, points, r, kept, k0, d, b, work):  # type: ignore[no-untype
             begin = at if c == 0 else jets + c * code.rows * tile
             z, x = kept[begin : begin + size], _operand(code, c, stage[IN], columns * tile, kept, k0, r)
             _fill(z, tile, w, stage[BIAS] if c == 0 else -1)
-            add_products(z, 0, rows, tile, w, matrix, x, 0, columns, w, matrix, x, 0, 0)
+            if code.flows[s, c, 0]:
+                add_products(z, 0, rows, tile, w, matrix, x, 0, columns, w, matrix, x, 0, 0)
         z = kept[at : at + size]
         if stage[OPEN]:
             top = code.order + 2
             opened(stage[ACTIVATION], code.scales[s], z, kept[at + size : at + (top + 1) * size], size, top)
         else:
             activate(stage[ACTIVATION], code.scales[s], z, d[:size], b[:size])
-        _register(code, s, kept, k0, r, work)
+        _register(code, s, kept, k0, r)
 
 
 @njit(**OPTIONS)
-def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, d, b, work, exact):  # type: ignore[no-untyped-def]
+def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, d, b, exact):  # type: ignore[no-untyped-def]
     """Differentiate the registers along a direction `v` of weights.
 
     If `exact`, ``q`` receives ``h sigma'' lambda zdot``, with the cotangents `lam`; `d` and `b` are work.
@@ -179,9 +192,10 @@ def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, d, b, work, exact):  # ty
             x = _operand(code, c, stage[IN], columns * tile, kept, k0, r)
             _fill(zdot, tile, v, stage[BIAS] if c == 0 else -1)
             place = c * stride + source
-            add_products(zdot, 0, rows, tile, v, matrix, x, 0, columns, w, matrix, rdot, place, stage[INNER])
+            if code.flows[s, c, 0]:
+                add_products(zdot, 0, rows, tile, v, matrix, x, 0, columns, w, matrix, rdot, place, stage[INNER])
         if code.components > 1:
-            apply(code, BEND if exact else TANGENT, s, kept, k0, q, lam, l0, rdot, begin, stride, work)
+            apply(code, BEND if exact else TANGENT, s, kept, k0, q, lam, l0, rdot, begin, stride)
         else:
             zdot, ydot = q[begin : begin + size], rdot[begin : begin + size]
             slope, bend = _slopes(code, s, kept, k0, d, b)
@@ -233,20 +247,19 @@ def _pull_back(code, s, inner, w, lam, l0, m, v, delta, more):  # type: ignore[n
     if inner:
         rows, columns, matrix, step = stage[ROWS], stage[COLUMNS], stage[MATRIX], m.size // code.components
         for c in range(code.components):
-            place = l0 + (c * code.rows + stage[IN]) * tile
-            add_products(
-                lam, place, columns, tile, w, matrix, m, c * step, rows, v, matrix, delta, c * step, more
-            )  # fmt: skip
+            place, at = l0 + (c * code.rows + stage[IN]) * tile, c * step
+            if code.flows[s, c, 1]:
+                add_products(lam, place, columns, tile, w, matrix, m, at, rows, v, matrix, delta, at, more)
     for j in range(stage[CARRY], stage[CARRY_END]):
         _carry(code, lam, l0, code.carry[j] * tile, stage[OUT] * tile, stage[ROWS] * tile, code.factors[j])
 
 
 @njit(**OPTIONS)
-def _adjoint(code, s, kept, k0, lam, l0, d, b, delta, work):  # type: ignore[no-untyped-def]
+def _adjoint(code, s, kept, k0, lam, l0, d, b, delta):  # type: ignore[no-untyped-def]
     """Set `delta` to the cotangents of the arguments of stage `s`; its components have equal shares of the array."""
     begin, size = code.stages[s, OUT] * code.tile, code.stages[s, ROWS] * code.tile
     if code.components > 1:
-        apply(code, ADJOINT, s, kept, k0, lam, lam, l0, delta, 0, delta.size // code.components, work)
+        apply(code, ADJOINT, s, kept, k0, lam, lam, l0, delta, 0, delta.size // code.components)
     else:
         slope, _ = _slopes(code, s, kept, k0, d, b)
         _multiply(delta[:size], slope, lam[l0 + begin : l0 + begin + size])
@@ -254,7 +267,7 @@ def _adjoint(code, s, kept, k0, lam, l0, d, b, delta, work):  # type: ignore[no-
 
 @njit(**OPTIONS)
 def reverse(  # type: ignore[no-untyped-def]
-    code, w, r, kept, k0, mu, m0, a, a0, v, rdot, q, lam, l0, d, b, m, delta, panel, second, work, exact
+    code, w, r, kept, k0, mu, m0, a, a0, v, rdot, q, lam, l0, d, b, m, delta, panel, second, exact
 ):  # fmt: skip
     """Add the derivative in the weights to the panels of `a`, from the cotangents of the registers.
 
@@ -265,7 +278,7 @@ def reverse(  # type: ignore[no-untyped-def]
     v, rdot, q, lam : array
         If `exact`, ``mu`` are the derivatives of the cotangents ``lam``, which begin at `l0`, along the direction `v`;
         ``rdot`` and ``q`` are what `tangent` left.
-    d, b, m, delta, panel, second, work : array
+    d, b, m, delta, panel, second : array
         Work for single registers.
     """
     tile, stride, step = code.tile, code.rows * code.tile, m.size // code.components
@@ -273,39 +286,35 @@ def reverse(  # type: ignore[no-untyped-def]
         stage = code.stages[s]
         rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile
         source, begin, more = stage[IN] * tile, stage[OUT] * tile, stage[INNER] if exact else 0
-        _adjoint(code, s, kept, k0, mu, m0, d, b, m, work)
+        _adjoint(code, s, kept, k0, mu, m0, d, b, m)
         if more:
-            _adjoint(code, s, kept, k0, lam, l0, d, b, delta, work)
+            _adjoint(code, s, kept, k0, lam, l0, d, b, delta)
         sums = a0 + stage[SUMS]
         for c in range(code.components):
+            if not code.flows[s, c, 1]:
+                continue
             if exact:
                 _add_scaled(m[c * step : c * step + size], 1.0, q[c * stride + begin : c * stride + begin + size])
-            transpose(_operand(code, c, stage[IN], columns * tile, kept, k0, r), 0, columns, tile, panel, 0)
-            if more:
-                transpose(rdot, c * stride + source, columns, tile, second, 0)
-            add_outers(
-                a, sums, rows, columns, tile, m, c * step, panel, 0, delta, c * step, second, 0, more
-            )  # fmt: skip
+            if code.flows[s, c, 0]:
+                transpose(_operand(code, c, stage[IN], columns * tile, kept, k0, r), 0, columns, tile, panel, 0)
+                if more:
+                    transpose(rdot, c * stride + source, columns, tile, second, 0)
+                add_outers(a, sums, rows, columns, tile, m, c * step, panel, 0, delta, c * step, second, 0, more)
         if stage[BIAS] >= 0:
             _add_row_sums(a, sums + rows * WIDTH * (-(-columns // WIDTH)), m[:size], tile)
         _pull_back(code, s, stage[INNER], w, mu, m0, m, v, delta, more)
 
 
 @njit(**OPTIONS)
-def _write(target, begin, x, y, count, add):  # type: ignore[no-untyped-def]
-    """Write ``x y``, or add it, to the entries of `target` from `begin`."""
-    row = target[begin : begin + count]
-    if add:
-        for s in range(count):
-            row[s] += x[s] * y[s]
-    else:
-        for s in range(count):
-            row[s] = x[s] * y[s]
+def _copy(row, target, begin, count, add):  # type: ignore[no-untyped-def]
+    """Copy the first entries of a row to those of `target` from `begin`, or add them."""
+    for s in range(count):
+        target[begin + s] = (target[begin + s] if add else 0.0) + row[s]
 
 
 @njit(**OPTIONS)
 def write_rows(  # type: ignore[no-untyped-def]
-    code, w, r, kept, k0, lam, d, b, delta, work, needs, first, position, target, begin, stride, count, add, ones
+    code, w, r, kept, k0, lam, d, b, delta, needs, first, position, target, begin, stride, count, add, ones
 ):  # fmt: skip
     """Write the derivative of one residual in each weight, one row of samples per weight.
 
@@ -313,7 +322,7 @@ def write_rows(  # type: ignore[no-untyped-def]
     ----------
     lam : array, shape (components * rows * tile,)
         The seed in the output register, after `seed`; overwritten.
-    d, b, delta, work : array
+    d, b, delta : array
         Work for single registers.
     needs, first, position
         See `dnnfem.kernels.compiled.tables.Selection`.
@@ -324,28 +333,38 @@ def write_rows(  # type: ignore[no-untyped-def]
     ones : array, shape (tile,)
         What a bias is multiplied by.
     """
-    tile, step = code.tile, delta.size // code.components
+    tile, step, distance = code.tile, delta.size // code.components, code.rows * code.tile
+    width = 8 * (code.components + 1)
+    inputs = address(code.terms, len(code.stages) * (code.components + 1))
+    bias = inputs + code.inputs * width
     for s in range(len(code.stages) - 1, first - 1, -1):
         stage = code.stages[s]
-        rows, columns = stage[ROWS], stage[COLUMNS]
-        _adjoint(code, s, kept, k0, lam, 0, d, b, delta, work)
-        values = _operand(code, 0, stage[IN], columns * tile, kept, k0, r)
+        rows, columns, own = stage[ROWS], stage[COLUMNS], address(code.terms, 0) + s * width
+        _adjoint(code, s, kept, k0, lam, 0, d, b, delta)
         if needs[s, 0]:
+            # Only values are ever kept as registers.
+            ready = code.places[stage[IN]]
+            source = address(r, stage[IN] * tile) if ready < 0 else address(kept, k0 + ready * tile)
             for o in range(rows):
-                x = delta[o * tile : (o + 1) * tile]
+                x = address(delta, o * tile)
                 for i in range(columns):
                     p = position[stage[MATRIX] + o * columns + i]
                     if p >= 0:
-                        at = begin + p * stride
-                        _write(target, at, x, values[i * tile : (i + 1) * tile], count, add)
-                        for c in range(1, code.components):
-                            y = delta[c * step + o * tile : c * step + (o + 1) * tile]
-                            place = (c * code.rows + stage[IN] + i) * tile
-                            _write(target, at, y, r[place : place + tile], count, True)
+                        place, terms = begin + p * stride, own if stage[INNER] else inputs + i * width
+                        prefetch(address(target, place + AHEAD * stride), tile // 8)
+                        row = address(target, place) if count == tile else address(b, 0)
+                        y = source + 8 * i * tile
+                        row_products(row, tile, terms, x, step, y, distance, add and count == tile)
+                        if count < tile:
+                            _copy(b, target, place, count, add)
                 if stage[BIAS] >= 0:
                     p = position[stage[BIAS] + o]
                     if p >= 0:
-                        _write(target, begin + p * stride, x, ones, count, add)
+                        place = begin + p * stride
+                        row = address(target, place) if count == tile else address(b, 0)
+                        row_products(row, tile, bias, x, step, address(ones, 0), 0, add and count == tile)
+                        if count < tile:
+                            _copy(b, target, place, count, add)
         _pull_back(code, s, needs[s, 1], w, lam, 0, delta, w, delta, 0)
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding
 
-from dnnfem.kernels import jets
-from dnnfem.kernels.components import Component
-from dnnfem.kernels.program import ACTIVATIONS, Program
+from dnnfem.kernels.program import Program
 from dnnfem.records import Array, Index
 
 LANES = 8 if binding.get_host_cpu_features().get("avx512f", False) else 4
@@ -87,8 +84,13 @@ class Code(NamedTuple):
         The components that the law reads.
     axes : int array, shape (components,)
         The input with respect to which a component is the first derivative, -1 for others.
-    operations, coefficients, lists, strip, work
-        See `dnnfem.kernels.jets.Rules`; numbers that these work on.
+    flows : int array, shape (stages, components, 2)
+        Whether a component of the input of a stage can differ from zero, and whether the cotangent of its argument can.
+    terms : int array, shape ((stages + inputs + 1) * (components + 1),)
+        For each stage, how many components of input and argument can both differ from zero, and which these are; then
+        the same for the columns of the input register, which are their own first derivatives, and for a bias.
+    functions : int array, shape (stages, 4)
+        Addresses of what the activation does to a jet, see `dnnfem.kernels.compiled.pointwise`; none for values alone.
     """
 
     stages: Index
@@ -106,71 +108,9 @@ class Code(NamedTuple):
     order: int
     reads: Index
     axes: Index
-    operations: Index
-    coefficients: Array
-    lists: Index
-    strip: int
-    work: int
-
-
-@lru_cache(maxsize=8)
-def flattened(program: Program, components: tuple[Component, ...] = ((),)) -> Code:
-    """Flatten a program that carries jets from which some components are read.
-
-    The last few are remembered, as small batches are placed one after another.
-    """
-    rules = jets.rules(components, TILE)
-    several = len(rules.components) > 1
-    first = np.concatenate([[0], np.cumsum(program.widths)])
-    stages = np.zeros((len(program.stages), READY + 1), dtype=np.int64)
-    places = np.full(int(first[-1]), -1, dtype=np.int64)
-    carry: list[int] = []
-    factors: list[float] = []
-    readers = [[-1] for _ in program.widths]
-    kept = sums = 0
-    for number, (row, stage) in enumerate(zip(stages, program.stages, strict=True)):
-        block, is_open = program.blocks[stage.block], stage.activation not in CLOSED
-        row[IN], row[OUT] = first[stage.input], first[stage.output]
-        row[COLUMNS], row[ROWS] = block.columns, block.rows
-        row[MATRIX], row[BIAS] = block.start, block.bias_start if block.bias else -1
-        row[ACTIVATION], row[OPEN] = ACTIVATIONS.index(stage.activation), is_open
-        row[CARRY], row[CARRY_END] = len(carry), len(carry) + len(stage.carry)
-        carry += [int(first[j]) for j, _ in stage.carry]
-        factors += [a for _, a in stage.carry]
-        row[INNER], row[SUMS], row[KEPT] = stage.input != 0, sums, kept
-        row[READY] = not several and not stage.carry and (is_open or stage.scale == 1.0)
-        if row[READY]:
-            places[row[OUT]] = kept
-        # The biases take whole vectors too, so that all sums begin with a cache line.
-        sums += block.rows * WIDTH * -(-block.columns // WIDTH) + LANES * -(-block.rows // LANES)
-        kept += block.rows * (rules.order + 3 if is_open else 1)
-        for j in (stage.input, *(j for j, _ in stage.carry)):
-            readers[j].append(number)
-    fresh = [[j for j, found in enumerate(readers[:-1]) if found[-1] == s] for s in [*range(len(stages)), -1]]
-    stages[:, FRESH_END] = np.cumsum([len(found) for found in fresh[:-1]])
-    stages[1:, FRESH] = stages[:-1, FRESH_END]
-    return Code(
-        stages,
-        np.array([s.scale for s in program.stages], dtype=np.float64),
-        np.array(carry, dtype=np.int64),
-        np.array(factors, dtype=np.float64),
-        np.array([(first[j], first[j + 1]) for found in fresh for j in found], dtype=np.int64).reshape(-1, 2),
-        places,
-        program.inputs,
-        int(first[-1]),
-        kept + (len(rules.components) - 1) * int(first[-1]),
-        TILE,
-        sums,
-        len(rules.components),
-        rules.order,
-        rules.reads,
-        np.array([c[0] if isinstance(c, tuple) and len(c) == 1 else -1 for c in rules.components], dtype=np.int64),
-        rules.operations,
-        rules.coefficients,
-        rules.lists,
-        rules.strip,
-        rules.rows * (rules.strip + 2) if several else 0,
-    )
+    flows: Index
+    terms: Index
+    functions: Index
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from typing import Protocol
 import torch
 
 from dnnfem.kernels.activations import formulas
-from dnnfem.kernels.jets import ADJOINT, BEND, DIRECTION, DUAL, FORWARD, RESULT, SIGMAS, TANGENT, Rules, Z
+from dnnfem.kernels.components import Component, order
+from dnnfem.kernels.jets import ADJOINT, BEND, DIRECTION, DUAL, FORWARD, RESULT, SIGMAS, TANGENT, Z, operations
 from dnnfem.kernels.program import Stage
 
 Tensor = torch.Tensor
@@ -118,45 +119,47 @@ class Values:
 class Jets:
     """Of jets with several components, by the operations of `dnnfem.kernels.jets`."""
 
-    rules: Rules
+    components: tuple[Component, ...]
 
     @property
     def _count(self) -> int:
-        return len(self.rules.components)
+        return len(self.components)
+
+    @property
+    def _order(self) -> int:
+        return max(map(order, self.components))
 
     def _run(
         self, kind: int, sigmas: Kept, z: Tensor, direction: Tensor | None, dual: Tensor | None
     ) -> dict[int, Tensor]:
-        """Run one list of operations; return all rows."""
-        rules, count = self.rules, self._count
-        rows = dict(enumerate(sigmas))
+        """Run one list of operations; return all numbers by their names."""
+        count, found = self._count, dict(enumerate(sigmas))
         for group, values in ((Z, z), (DIRECTION, direction), (DUAL, dual)):
             if values is not None:
-                rows.update({SIGMAS + group * count + c: values[..., c, :, :] for c in range(count)})
-        begin, end = rules.lists[kind, :2]
-        steps = zip(rules.operations[begin:end].tolist(), rules.coefficients[begin:end].tolist(), strict=True)
-        for (target, a, b, fresh), coefficient in steps:
-            if fresh:
-                rows[target] = _scaled(coefficient, rows[a] if b < 0 else rows[a] * rows[b])
-            elif b < 0:
-                rows[target] = torch.add(rows[target], rows[a], alpha=coefficient)
+                found.update({SIGMAS + group * count + c: values[..., c, :, :] for c in range(count)})
+        for step in operations(self.components, kind, frozenset(range(count))):
+            a, b = found[step.a], None if step.b is None else found[step.b]
+            if step.fresh:
+                found[step.target] = _scaled(step.coefficient, a if b is None else a * b)
+            elif b is None:
+                found[step.target] = torch.add(found[step.target], a, alpha=step.coefficient)
             else:
-                rows[target] = torch.addcmul(rows[target], rows[a], rows[b], value=coefficient)
-        return rows
+                found[step.target] = torch.addcmul(found[step.target], a, b, value=step.coefficient)
+        return found
 
-    def _group(self, rows: dict[int, Tensor], group: int) -> Tensor:
+    def _group(self, found: dict[int, Tensor], group: int) -> Tensor:
         """Return the components of a group as one tensor; some may not depend on the directions."""
         begin = SIGMAS + group * self._count
-        return torch.stack(torch.broadcast_tensors(*(rows[begin + c] for c in range(self._count))), dim=-3)
+        return torch.stack(torch.broadcast_tensors(*(found[begin + c] for c in range(self._count))), dim=-3)
 
     def forward(self, stage: Stage, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and z."""
-        sigmas = tuple(_derivative(stage, z[0], k) for k in range(self.rules.order + 1))
+        sigmas = tuple(_derivative(stage, z[0], k) for k in range(self._order + 1))
         return self._group(self._run(FORWARD, sigmas, z, None, None), RESULT), z
 
     def first(self, stage: Stage, base: Tensor) -> Kept:
         """Return z, ``S_0``, ..., also those that only second derivatives take."""
-        found = formulas(stage.activation, base[0], torch, torch.special)[: self.rules.order + 3]
+        found = formulas(stage.activation, base[0], torch, torch.special)[: self._order + 3]
         return (base, *(_scaled(stage.scale, formula()) for formula in found))
 
     def second(self, stage: Stage, base: Tensor, first: Kept, delta: Tensor, cotangent: Tensor) -> Kept:
@@ -177,5 +180,5 @@ class Jets:
     def bend(self, stage: Stage, first: Kept, second: Kept, direction: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the tangents of y, and of the adjoint at lambda."""
         z, *sigmas = first
-        rows = self._run(BEND, tuple(sigmas), z, direction, second[0])
-        return self._group(rows, RESULT), self._group(rows, DIRECTION)
+        found = self._run(BEND, tuple(sigmas), z, direction, second[0])
+        return self._group(found, RESULT), self._group(found, DIRECTION)

@@ -14,13 +14,9 @@ from typing import NamedTuple
 
 import torch
 
-from dnnfem.kernels.components import Component
+from dnnfem.kernels.components import Component, closure, order, places
 from dnnfem.kernels.device.pointwise import Jets, Kept, Pointwise, Tensor, Values
-from dnnfem.kernels.jets import rules
 from dnnfem.kernels.program import Program, Stage
-
-TILE = 64
-"""The operations on jets are written for tiles; here these are of no importance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +45,9 @@ class Code:
     @classmethod
     def of(cls, program: Program, components: Sequence[Component]) -> Code:
         """Prepare a program from whose jets some components are read."""
-        found = rules(tuple(components), TILE)
-        several = len(found.components) > 1
-        return cls(program, found.components, found.reads.tolist(), found.order, Jets(found) if several else Values())
+        carried = closure(components)
+        pointwise = Jets(carried) if len(carried) > 1 else Values()
+        return cls(program, carried, places(components), max(map(order, carried)), pointwise)
 
     @property
     def kept(self) -> int:
