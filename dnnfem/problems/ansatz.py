@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class AffineAnsatz:
     input_scale: Array
     output_shift: Array
     output_scale: Array
+    _known: dict[tuple[Component, ...], Array] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def fitted(cls, points: Array, targets: Array, weights: Array) -> AffineAnsatz:
@@ -85,11 +86,13 @@ class AffineAnsatz:
 
     def _factors(self, components: Sequence[Component]) -> Array:
         """Chain rule: one factor per component and output, shape (components, outputs, 1)."""
-        scales, xp = self.output_scale, array_namespace(self.output_scale)
-        one = xp.ones((), dtype=scales.dtype, device=device(scales))
-        chain = xp.stack([1.0 / self._product(() if isinstance(c, Laplacian) else c, one) for c in components])
-        factors: Array = chain[:, None, None] * scales[None, :, None]
-        return factors
+        key = tuple(components)
+        if key not in self._known:
+            scales, xp = self.output_scale, array_namespace(self.output_scale)
+            one = xp.ones((), dtype=scales.dtype, device=device(scales))
+            chain = xp.stack([1.0 / self._product(() if isinstance(c, Laplacian) else c, one) for c in components])
+            self._known[key] = chain[:, None, None] * scales[None, :, None]
+        return self._known[key]
 
     def _product(self, component: tuple[int, ...], one: Any) -> Any:
         """Return the product of the scales of some inputs."""

@@ -21,7 +21,7 @@ from dnnfem.records import Array, Index
 if TYPE_CHECKING:
     from dnnfem.kernels.compiled.linearization import CompiledLinearization
 
-ENTRIES = 2**17
+ENTRIES = 2**20
 """Numbers in the rows that are multiplied at a time: they stay in the cache between writing and reading."""
 
 FEWEST_ROWS = 512

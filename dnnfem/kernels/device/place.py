@@ -78,17 +78,36 @@ class Place:
 
         TF32 and bfloat16 are off, whatever the user allows elsewhere.
         """
-        backends: Any = torch.backends
-        settings = () if self.dtype == torch.float64 else (backends.cuda.matmul, backends.mkldnn.matmul)
-        before = [setting.fp32_precision for setting in settings]
-        try:
-            for setting in settings:
-                setting.fp32_precision = "ieee"
-            with torch.no_grad():
+        with torch.no_grad():
+            if self.dtype == torch.float64:
                 yield
+            else:
+                with _full_precision():
+                    yield
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Multiply float32 in float32 inside, and put the user's settings back."""
+    backends: Any = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):
+        # Before torch 2.9 there is one setting for all; since then the two ways must not be mixed.
+        allowed = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
         finally:
-            for setting, value in zip(settings, before, strict=True):
-                setting.fp32_precision = value
+            torch.set_float32_matmul_precision(allowed)
+        return
+    settings = (backends.cuda.matmul, backends.mkldnn.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
 
 
 def array(tensor: torch.Tensor) -> Array:
