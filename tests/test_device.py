@@ -258,6 +258,21 @@ def test_a_user_who_allows_reduced_precision_changes_nothing(setting):
         torch.set_float32_matmul_precision(before)
 
 
+def test_older_versions_of_torch_have_one_setting_for_all(monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        older = SimpleNamespace(cuda=SimpleNamespace(matmul=SimpleNamespace()))
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "backends", older)
+            with pytest.raises(KeyError), Place.of("cpu", "single").arithmetic():
+                assert torch.get_float32_matmul_precision() == "highest"
+                raise KeyError
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 # ---- least squares
 
 

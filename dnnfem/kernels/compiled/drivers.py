@@ -21,7 +21,7 @@ seeds : array, shape (k, reads * outputs, samples of the tiles)
 sums : array, shape (groups, k, sums)
     Panels that derivatives in the weights are added to.
 work : array
-    What a thread works on, see `work_size`.
+    What a thread works on, `Code.work` numbers.
 part, parts : int
     The thread does the groups ``part, part + parts, ...``.
 """
@@ -97,12 +97,6 @@ def run(
     part(0)
     for other in others:
         other.result()
-
-
-def work_size(code: Code) -> int:
-    """Return how many numbers a thread works on: registers of a tile, and work for single registers besides."""
-    widest = int(code.stages[:, (ROWS, COLUMNS)].max())
-    return code.tile * code.components * (BLOCKS * code.rows + SINGLES * WIDTH * -(-widest // WIDTH))
 
 
 @njit(**INTERNAL)

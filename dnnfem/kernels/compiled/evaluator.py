@@ -75,7 +75,7 @@ class CompiledEvaluator:
     @contextmanager
     def desk(self, code: Code, products: int, groups: int) -> Iterator[Array]:
         """Lend what the threads of a sweep with some `products` work on, shape (threads, numbers)."""
-        threads, size = drivers.threads(products * code.components, groups), drivers.work_size(code)
+        threads, size = drivers.threads(products * code.components, groups), code.work
         array = self._desks.take(threads * size)
         try:
             yield array[: threads * size].reshape(threads, size)

@@ -11,6 +11,7 @@ from dnnfem.kernels.compiled import pointwise
 from dnnfem.kernels.compiled.tables import (
     ACTIVATION,
     BIAS,
+    BLOCKS,
     CARRY,
     CARRY_END,
     CLOSED,
@@ -26,6 +27,7 @@ from dnnfem.kernels.compiled.tables import (
     OUT,
     READY,
     ROWS,
+    SINGLES,
     SUMS,
     TILE,
     WIDTH,
@@ -94,6 +96,7 @@ def flattened(program: Program, components: tuple[Component, ...] = ((),)) -> Co
         flows,
         _terms(flows, axes, program.inputs),
         _functions(program, carried, duals) if several else np.zeros((len(stages), 4), dtype=np.int64),
+        TILE * len(carried) * (BLOCKS * int(first[-1]) + SINGLES * WIDTH * -(-max(program.widths) // WIDTH)),
     )
 
 

@@ -28,7 +28,8 @@ def pulled(evaluator: CompiledEvaluator, samples: Samples, duals: list[Array], r
     result = np.empty((len(duals), len(e.code.reads), outputs, weights.size))
     with np.errstate(over="ignore", invalid="ignore"):
         for seed, dual in zip(result, duals, strict=True):
-            full = np.broadcast_to(dual, (len(components), outputs, weights.size))
+            shape = (len(components), outputs, weights.size)
+            full = dual if dual.shape == shape else np.broadcast_to(dual, shape)
             np.multiply(weights, e.ansatz.cotangent(samples.points, full, components), out=seed)
     return result.reshape(len(duals), -1, weights.size)
 

@@ -140,7 +140,7 @@ def groups(tiles: int, entries: int) -> int:
 def aligned(size: int) -> Array:
     """Return a flat array that begins with a cache line; untouched memory costs nothing."""
     array, line = np.empty(size + LANES), 8 * LANES
-    begin = (-array.ctypes.data % line) // 8
+    begin = (-array.__array_interface__["data"][0] % line) // 8
     return array[begin : begin + size]
 
 

@@ -91,6 +91,8 @@ class Code(NamedTuple):
         the same for the columns of the input register, which are their own first derivatives, and for a bias.
     functions : int array, shape (stages, 4)
         Addresses of what the activation does to a jet, see `dnnfem.kernels.compiled.pointwise`; none for values alone.
+    work : int
+        Numbers that a thread works on: registers of a tile, and work for single registers besides.
     """
 
     stages: Index
@@ -111,6 +113,7 @@ class Code(NamedTuple):
     flows: Index
     terms: Index
     functions: Index
+    work: int
 
 
 @dataclass(frozen=True, eq=False)
