@@ -22,10 +22,8 @@ HUGE = 1e300
 
 
 @numba.njit(error_model="numpy")
-def _activated(kind, closed, z, d, b):
-    elementary.activate(kind, 1.0, z, d, b)
-    if closed:
-        elementary.slopes(kind, 1.0, z, d, b)
+def _activated(kind, h, z, d, b):
+    elementary.activate(kind, h, z, d, b)
 
 
 @numba.njit(error_model="numpy")
@@ -39,14 +37,7 @@ def closed_code(name):
     count = ORDER + 1
     copies = tuple(Operation(SIGMAS + RESULT * count + k, k, None, 1.0, True) for k in range(count))
     types = [ctypes.c_void_p, ctypes.c_int64] * 5 + [ctypes.c_int64, ctypes.c_double]
-    return ctypes.CFUNCTYPE(None, *types)(machine_code(copies, count, name))
-
-
-def apply(name, z):
-    """Return values, first and second derivatives."""
-    y, d, b = np.array(z, dtype=float), np.empty(len(z)), np.empty(len(z))
-    _activated(ACTIVATIONS.index(name), name in CLOSED, y, d, b)
-    return y, d, b
+    return ctypes.CFUNCTYPE(None, *types)(machine_code([copies], count, name)[0])
 
 
 def apply_all(name, z, h=1.0):
@@ -55,12 +46,21 @@ def apply_all(name, z, h=1.0):
     y = np.resize(np.array(z, dtype=float), -(-n // LANES) * LANES)
     out = np.empty((ORDER + 1, y.size))
     if name in CLOSED:
-        _activated(kind, False, y, out[0], out[1])
+        _activated(kind, 1.0, y, y, y)
         closed_code(name)(y.ctypes.data, 0, *[None, 0] * 3, out.ctypes.data, y.size, y.size, h)
     else:
         _opened(kind, h, y, out[1:].reshape(-1), ORDER)
         out[0] = y
     return out[:, :n]
+
+
+def apply(name, z):
+    """Return values, first and second derivatives, as for networks without derivatives in the inputs."""
+    if name in CLOSED:
+        return apply_all(name, z)[:3]
+    y, d, b = np.array(z, dtype=float), np.empty(len(z)), np.empty(len(z))
+    _activated(ACTIVATIONS.index(name), 1.0, y, d, b)
+    return y, d, b
 
 
 EXACT = {

@@ -21,8 +21,9 @@ from functools import lru_cache
 
 from dnnfem.kernels.components import MOST, Component, terms
 
-FORWARD, TANGENT, BEND, ADJOINT = range(4)
-"""Numbers of the lists of operations; `BEND` is the tangent, and replaces the direction by ``q``."""
+FORWARD, TANGENT, BEND, ADJOINT, SECOND = KINDS = range(5)
+"""Numbers of the lists of operations.  `BEND` is the tangent, and replaces the direction by ``q``; `SECOND` is the
+adjoint and a direction, which is ``q`` again, added to it."""
 
 SIGMAS = MOST + 3
 """Numbers of derivatives of an activation: second derivatives of a jet take two more."""
@@ -129,7 +130,11 @@ def operations(carried: tuple[Component, ...], kind: int, duals: frozenset[int])
         adjoint.append(dict(total))
     tangent = [_derived(value, along) for value in values]
     writer = _Writer(SIGMAS + TEMPORARY * count)
-    for c, polynomial in enumerate((values, tangent, tangent, adjoint)[kind]):
+    if kind == SECOND:
+        for f, zeta in enumerate(adjoint):
+            if zeta:
+                zeta[name(DIRECTION, f),] = 1.0
+    for c, polynomial in enumerate((values, tangent, tangent, adjoint, adjoint)[kind]):
         writer.write(name(RESULT, c), polynomial)
     if kind == BEND:
         # The direction is overwritten when nobody reads it any more.

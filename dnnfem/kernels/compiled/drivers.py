@@ -170,13 +170,13 @@ def _output(code, r, out, k, column):  # type: ignore[no-untyped-def]
 def forward(code, w, points, kept, work, first, last, groups, part, parts, out, keep):  # type: ignore[no-untyped-def]
     """Run the forward sweep, and keep it if `keep`; `out` (1, reads * outputs, samples of the tiles)."""
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
-    r, d, b = _block(work, block, 0), _single(work, block, 0), _single(work, block, 1)
+    r = _block(work, block, 0)
     # Three blocks have room for what is kept, whatever the activations are.
     target = kept if keep else work[r.size :]
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size if keep else 0
-            sweeps.forward(code, w[0], points[t - first], r, target, k0, d, b)
+            sweeps.forward(code, w[0], points[t - first], r, target, k0)
             if code.stages[-1, READY]:
                 begin = (code.stages[-1, OUT]) * tile
                 at = k0 + code.stages[-1, KEPT] * tile
@@ -206,7 +206,7 @@ def reverse(code, w, points, kept, work, first, last, groups, part, parts, lam, 
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     flat, count = sums.reshape(sums.size), len(seeds)
     r, mu = _block(work, block, 0), _block(work, block, 3)
-    d, b, m, panel = _single(work, block, 0), _single(work, block, 1), _single(work, block, 2), _single(work, block, 4)
+    m, panel = _single(work, block, 0), _single(work, block, 2)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size
@@ -216,7 +216,7 @@ def reverse(code, w, points, kept, work, first, last, groups, part, parts, lam, 
                 _seed(code, target, begin, seeds, k, (t - first) * tile)
                 sweeps.reverse(
                     code, w[1], r, kept, k0, target, begin, flat, (group * count + k) * code.sums,
-                    w[1], mu, mu, mu, 0, d, b, m, m, panel, panel, False,
+                    w[1], mu, mu, mu, 0, m, m, panel, panel, False,
                 )  # fmt: skip
 
 
@@ -225,13 +225,12 @@ def tangent(code, w, points, kept, work, first, last, groups, part, parts, v, ou
     """Differentiate the outputs along all directions `v`; `out` (k, reads * outputs, samples of the tiles)."""
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     r, rdot, q = _block(work, block, 0), _block(work, block, 1), _block(work, block, 2)
-    d, b = _single(work, block, 0), _single(work, block, 1)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0 = (t - first) * size
             sweeps.registers(code, points[t - first], kept, k0, r)
             for k in range(len(v)):
-                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, kept, 0, rdot, q, d, b, False)
+                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, kept, 0, rdot, q, False)
                 _output(code, rdot, out, k, (t - first) * tile)
 
 
@@ -249,21 +248,21 @@ def second(code, w, points, kept, work, first, last, groups, part, parts, lam, v
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     flat, count = sums.reshape(sums.size), len(v)
     r, rdot, q, mu = _block(work, block, 0), _block(work, block, 1), _block(work, block, 2), _block(work, block, 3)
-    d, b, m = _single(work, block, 0), _single(work, block, 1), _single(work, block, 2)
-    delta, panel, other = _single(work, block, 3), _single(work, block, 4), _single(work, block, 5)
+    m, delta = _single(work, block, 0), _single(work, block, 1)
+    panel, other = _single(work, block, 2), _single(work, block, 3)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
             k0, l0 = (t - first) * size, (t - first) * block
             sweeps.registers(code, points[t - first], kept, k0, r)
             for k in range(count):
-                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, lam, l0, rdot, q, d, b, exact)
+                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, lam, l0, rdot, q, exact)
                 if len(seeds) > 0:
                     _seed(code, mu, 0, seeds, k, (t - first) * tile)
                 else:
                     _bend(code, mu, rdot, law, (t - first) * tile)
                 sweeps.reverse(
                     code, w[1], r, kept, k0, mu, 0, flat, (group * count + k) * code.sums,
-                    v[k, 1], rdot, q, lam, l0, d, b, m, delta, panel, other, exact,
+                    v[k, 1], rdot, q, lam, l0, m, delta, panel, other, exact,
                 )  # fmt: skip
 
 
@@ -338,7 +337,7 @@ def system(  # type: ignore[no-untyped-def]
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     stride = seeds.shape[0] * samples
     r, lam = _block(work, block, 0), _block(work, block, 3)
-    d, b, delta = _single(work, block, 0), _single(work, block, 1), _single(work, block, 3)
+    delta, spare = _single(work, block, 1), _single(work, block, 2)
     buffer, ones = np.empty(buffered * tile), np.ones(tile)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
@@ -349,7 +348,7 @@ def system(  # type: ignore[no-untyped-def]
                 begin = k * samples + t * tile
                 buffer[:] = 0.0
                 sweeps.write_rows(
-                    code, w[1], r, kept, k0, lam, d, b, delta, needs, stop, position,
+                    code, w[1], r, kept, k0, lam, delta, spare, needs, stop, position,
                     matrix if direct else buffer, begin if direct else 0, stride if direct else tile,
                     count if direct else tile, not direct, ones,
                 )  # fmt: skip

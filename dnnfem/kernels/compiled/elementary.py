@@ -50,8 +50,8 @@ def _sine(h, z, d, b):  # type: ignore[no-untyped-def]
 def activate(kind, h, z, d, b):  # type: ignore[no-untyped-def]
     """Overwrite arguments by what is kept of them.
 
-    This is ``sigma`` where derivatives follow from the value, see `slopes`.  Elsewhere it is ``h sigma``, and
-    ``h sigma'`` and ``h sigma''`` are filled in.
+    This is ``sigma`` where derivatives follow from the value, as `dnnfem.kernels.compiled.pointwise` has them.
+    Elsewhere it is ``h sigma``, and ``h sigma'`` and ``h sigma''`` are filled in.
 
     Parameters
     ----------
@@ -79,25 +79,6 @@ def activate(kind, h, z, d, b):  # type: ignore[no-untyped-def]
         for k in range(z.size):
             y, s, c = gelu(z[k])
             z[k], d[k], b[k] = h * y, h * s, h * c
-
-
-@njit(**OPTIONS)
-def slopes(kind, h, y, d, b):  # type: ignore[no-untyped-def]
-    """Fill in ``h sigma'`` and ``h sigma''`` from values `y` of an activation in `CLOSED`, each of shape (n,)."""
-    if kind == TANH:
-        for k in range(y.size):
-            s = 1.0 - y[k] * y[k]
-            d[k], b[k] = h * s, -2.0 * h * (y[k] * s)
-    elif kind == SIGMOID:
-        for k in range(y.size):
-            s = y[k] * (1.0 - y[k])
-            d[k], b[k] = h * s, h * (s * (1.0 - 2.0 * y[k]))
-    elif kind == RELU:
-        for k in range(y.size):
-            d[k], b[k] = h * (1.0 if y[k] > 0.0 else 0.0), 0.0
-    else:
-        for k in range(y.size):
-            d[k], b[k] = h, 0.0
 
 
 @njit(**OPTIONS)

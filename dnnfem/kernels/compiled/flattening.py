@@ -95,7 +95,7 @@ def flattened(program: Program, components: tuple[Component, ...] = ((),)) -> Co
         np.array(axes, dtype=np.int64),
         flows,
         _terms(flows, axes, program.inputs),
-        _functions(program, carried, duals) if several else np.zeros((len(stages), 4), dtype=np.int64),
+        _functions(program, carried, duals),
         TILE * len(carried) * (BLOCKS * int(first[-1]) + SINGLES * WIDTH * -(-max(program.widths) // WIDTH)),
     )
 
@@ -141,8 +141,6 @@ def _terms(flows: Index, axes: list[int], inputs: int) -> Index:
 
 def _functions(program: Program, carried: tuple[Component, ...], duals: list[frozenset[int]]) -> Index:
     """Return the addresses of the machine code for the activation of each stage."""
-    kinds = (jets.FORWARD, jets.TANGENT, jets.BEND, jets.ADJOINT)
     # What nobody reads has the cotangent zero, and gets it by the same code.
-    found = [(duals[stage.output] or duals[-1], stage.activation) for stage in program.stages]
-    rows = [[pointwise.function(carried, kind, *pair) for kind in kinds] for pair in found]
-    return np.array(rows, dtype=np.int64).reshape(-1, len(kinds))
+    rows = [pointwise.functions(carried, duals[s.output] or duals[-1], s.activation) for s in program.stages]
+    return np.array(rows, dtype=np.int64).reshape(-1, len(jets.KINDS))

@@ -1,12 +1,13 @@
-"""Machine code for what an activation does to a jet: the operations of `dnnfem.kernels.jets` on vectors.
+"""Machine code for what an activation does: the operations of `dnnfem.kernels.jets` on vectors.
 
-The drivers are the same for all jets.  What an activation does differs with the components, so a small function is made
-for those at hand, in which everything stays in vector registers between one load and one store of each number.  It is
-straight-line code, which LLVM compiles in milliseconds, and the drivers call it by its address.
+The drivers are the same for all jets, values alone among them.  What an activation does differs with the components, so
+small functions are made for those at hand, in which everything stays in vector registers between one load and one store
+of each number.  They are straight-line code, which LLVM compiles in milliseconds, and the drivers call them by address.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from numba.extending import intrinsic
 from dnnfem.kernels.compiled.tables import CLOSED, INTERNAL, KEPT, LANES, OUT, ROWS
 from dnnfem.kernels.compiled.vectors import DOUBLE, INTEGER, VECTOR, Loop, entry, spread
 from dnnfem.kernels.components import Component
-from dnnfem.kernels.jets import SIGMAS, TEMPORARY, Operation, operations
+from dnnfem.kernels.jets import KINDS, SIGMAS, TEMPORARY, Operation, operations
 
 POINTER = DOUBLE.as_pointer()
 SIGNATURE = ir.FunctionType(ir.VoidType(), [POINTER, INTEGER] * 5 + [INTEGER, DOUBLE])
@@ -122,33 +123,35 @@ _engines: list[Any] = []
 """Machine code lives as long as its engine."""
 
 
-@lru_cache(maxsize=256)
-def function(carried: tuple[Component, ...], kind: int, duals: frozenset[int], activation: str) -> int:
-    """Return the address of the machine code for one list of operations; see `dnnfem.kernels.jets`."""
-    return machine_code(operations(carried, kind, duals), len(carried), activation)
+@lru_cache(maxsize=64)
+def functions(carried: tuple[Component, ...], duals: frozenset[int], activation: str) -> tuple[int, ...]:
+    """Return the addresses of the machine code for all lists of operations; see `dnnfem.kernels.jets`."""
+    lists = [operations(carried, kind, duals) for kind in KINDS]
+    return machine_code(lists, len(carried), activation)
 
 
-def machine_code(list_: tuple[Operation, ...], count: int, activation: str) -> int:
-    """Return the address of a function of type `SIGNATURE` that runs operations on groups of `count` numbers."""
+def machine_code(lists: Sequence[tuple[Operation, ...]], count: int, activation: str) -> tuple[int, ...]:
+    """Return addresses of functions of type `SIGNATURE` that run operations on groups of `count` numbers."""
     module = ir.Module("pointwise")
     module.triple = binding.get_process_triple()
-    function_ = ir.Function(module, SIGNATURE, "run")
-    builder = ir.IRBuilder(function_.append_basic_block())
-    *pairs, size, h = function_.args
-    arrays = list(zip(pairs[::2], pairs[1::2], strict=True))
-    factor = spread(builder, h)
-    loop = Loop(builder, builder.udiv(size, INTEGER(LANES)), [])
-    at = builder.mul(loop.index, INTEGER(LANES))
-    _body(_Code(builder), activation, list_, count, arrays, at, factor)
-    loop.close([])
-    builder.ret_void()
+    for number, list_ in enumerate(lists):
+        function = ir.Function(module, SIGNATURE, f"run{number}")
+        builder = ir.IRBuilder(function.append_basic_block())
+        *pairs, size, h = function.args
+        arrays = list(zip(pairs[::2], pairs[1::2], strict=True))
+        factor = spread(builder, h)
+        loop = Loop(builder, builder.udiv(size, INTEGER(LANES)), [])
+        at = builder.mul(loop.index, INTEGER(LANES))
+        _body(_Code(builder), activation, list_, count, arrays, at, factor)
+        loop.close([])
+        builder.ret_void()
     features = binding.get_host_cpu_features().flatten()
     options = {"cpu": binding.get_host_cpu_name(), "features": features, "opt": 2}
     machine = binding.Target.from_default_triple().create_target_machine(**options)
     engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), machine)
     engine.finalize_object()
     _engines.append(engine)
-    return int(engine.get_function_address("run"))
+    return tuple(int(engine.get_function_address(f"run{number}")) for number in range(len(lists)))
 
 
 @intrinsic

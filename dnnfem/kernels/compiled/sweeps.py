@@ -19,7 +19,7 @@ from typing import Any
 
 from numba import njit
 
-from dnnfem.kernels.compiled.elementary import activate, opened, slopes
+from dnnfem.kernels.compiled.elementary import activate, opened
 from dnnfem.kernels.compiled.pointwise import apply
 from dnnfem.kernels.compiled.products import add_outers, add_products, row_products, transpose
 from dnnfem.kernels.compiled.tables import (
@@ -43,7 +43,7 @@ from dnnfem.kernels.compiled.tables import (
     WIDTH,
 )
 from dnnfem.kernels.compiled.vectors import address, prefetch
-from dnnfem.kernels.jets import ADJOINT, BEND, FORWARD, TANGENT
+from dnnfem.kernels.jets import ADJOINT, BEND, FORWARD, SECOND, TANGENT
 
 OPTIONS: dict[str, Any] = {**INTERNAL, "fastmath": {"contract", "reassoc"}}
 """Sums may be reordered to fill vectors; this keeps NaN and infinity what they are."""
@@ -77,12 +77,6 @@ def _add_scaled(z, factor, r):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def _multiply(z, x, y):  # type: ignore[no-untyped-def]
-    for k in range(z.size):
-        z[k] = x[k] * y[k]
-
-
-@njit(**OPTIONS)
 def _add_row_sums(a, begin, m, tile):  # type: ignore[no-untyped-def]
     """Add the sums over the samples of `m` to ``a[begin:]``."""
     for o in range(m.size // tile):
@@ -109,28 +103,12 @@ def _register(code, s, kept, k0, r):  # type: ignore[no-untyped-def]
     stage, tile = code.stages[s], code.tile
     if stage[READY]:
         return
-    begin, size, at, stride = stage[OUT] * tile, stage[ROWS] * tile, k0 + stage[KEPT] * tile, code.rows * tile
-    if code.components > 1:
-        apply(code, FORWARD, s, kept, k0, r, r, 0, r, begin, stride)
-    else:
-        y, factor = r[begin : begin + size], 1.0 if stage[OPEN] else code.scales[s]
-        for k in range(size):
-            y[k] = factor * kept[at + k]
+    begin, size, stride = stage[OUT] * tile, stage[ROWS] * tile, code.rows * tile
+    apply(code, FORWARD, s, kept, k0, r, r, 0, r, begin, stride)
     for c in range(code.components):
         y = r[c * stride + begin : c * stride + begin + size]
         for j in range(stage[CARRY], stage[CARRY_END]):
             _add_scaled(y, code.factors[j], _operand(code, c, code.carry[j], size, kept, k0, r))
-
-
-@njit(**OPTIONS)
-def _slopes(code, s, kept, k0, d, b):  # type: ignore[no-untyped-def]
-    """Return ``d = h sigma'`` and ``h sigma''`` of stage `s`: what is kept, or what is computed in `d` and `b`."""
-    stage, tile = code.stages[s], code.tile
-    size, at = stage[ROWS] * tile, k0 + stage[KEPT] * tile
-    if stage[OPEN]:
-        return kept[at + size : at + 2 * size], kept[at + 2 * size : at + 3 * size]
-    slopes(stage[ACTIVATION], code.scales[s], kept[at : at + size], d[:size], b[:size])
-    return d[:size], b[:size]
 
 
 @njit(**OPTIONS)
@@ -153,8 +131,8 @@ def registers(code, points, kept, k0, r):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def forward(code, w, points, r, kept, k0, d, b):  # type: ignore[no-untyped-def]
-    """Compute all registers from the points of a tile, and what is kept of them from `k0` on; `d` and `b` are work."""
+def forward(code, w, points, r, kept, k0):  # type: ignore[no-untyped-def]
+    """Compute all registers from the points of a tile, and what is kept of them from `k0` on."""
     tile = code.tile
     _place(code, points, r)
     for s in range(len(code.stages)):
@@ -172,15 +150,17 @@ def forward(code, w, points, r, kept, k0, d, b):  # type: ignore[no-untyped-def]
             top = code.order + 2
             opened(stage[ACTIVATION], code.scales[s], z, kept[at + size : at + (top + 1) * size], size, top)
         else:
-            activate(stage[ACTIVATION], code.scales[s], z, d[:size], b[:size])
+            # Of closed activations there is nothing to keep but the value.
+            activate(stage[ACTIVATION], 1.0, z, z, z)
         _register(code, s, kept, k0, r)
 
 
 @njit(**OPTIONS)
-def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, d, b, exact):  # type: ignore[no-untyped-def]
+def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, exact):  # type: ignore[no-untyped-def]
     """Differentiate the registers along a direction `v` of weights.
 
-    If `exact`, ``q`` receives ``h sigma'' lambda zdot``, with the cotangents `lam`; `d` and `b` are work.
+    If `exact`, ``q`` receives the derivative of the adjoint of the activation at the cotangents `lam`, for values
+    ``h sigma'' lambda zdot``.
     """
     tile, stride = code.tile, code.rows * code.tile
     for s in range(len(code.stages)):
@@ -194,16 +174,7 @@ def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, d, b, exact):  # type: ig
             place = c * stride + source
             if code.flows[s, c, 0]:
                 add_products(zdot, 0, rows, tile, v, matrix, x, 0, columns, w, matrix, rdot, place, stage[INNER])
-        if code.components > 1:
-            apply(code, BEND if exact else TANGENT, s, kept, k0, q, lam, l0, rdot, begin, stride)
-        else:
-            zdot, ydot = q[begin : begin + size], rdot[begin : begin + size]
-            slope, bend = _slopes(code, s, kept, k0, d, b)
-            _multiply(ydot, slope, zdot)
-            if exact:
-                cotangent = lam[l0 + begin : l0 + begin + size]
-                for k in range(size):
-                    zdot[k] *= bend[k] * cotangent[k]
+        apply(code, BEND if exact else TANGENT, s, kept, k0, q, lam, l0, rdot, begin, stride)
         for j in range(stage[CARRY], stage[CARRY_END]):
             # The derivative of the input register is zero, and not stored.
             if code.carry[j] > 0:
@@ -255,19 +226,8 @@ def _pull_back(code, s, inner, w, lam, l0, m, v, delta, more):  # type: ignore[n
 
 
 @njit(**OPTIONS)
-def _adjoint(code, s, kept, k0, lam, l0, d, b, delta):  # type: ignore[no-untyped-def]
-    """Set `delta` to the cotangents of the arguments of stage `s`; its components have equal shares of the array."""
-    begin, size = code.stages[s, OUT] * code.tile, code.stages[s, ROWS] * code.tile
-    if code.components > 1:
-        apply(code, ADJOINT, s, kept, k0, lam, lam, l0, delta, 0, delta.size // code.components)
-    else:
-        slope, _ = _slopes(code, s, kept, k0, d, b)
-        _multiply(delta[:size], slope, lam[l0 + begin : l0 + begin + size])
-
-
-@njit(**OPTIONS)
 def reverse(  # type: ignore[no-untyped-def]
-    code, w, r, kept, k0, mu, m0, a, a0, v, rdot, q, lam, l0, d, b, m, delta, panel, second, exact
+    code, w, r, kept, k0, mu, m0, a, a0, v, rdot, q, lam, l0, m, delta, panel, second, exact
 ):  # fmt: skip
     """Add the derivative in the weights to the panels of `a`, from the cotangents of the registers.
 
@@ -278,24 +238,20 @@ def reverse(  # type: ignore[no-untyped-def]
     v, rdot, q, lam : array
         If `exact`, ``mu`` are the derivatives of the cotangents ``lam``, which begin at `l0`, along the direction `v`;
         ``rdot`` and ``q`` are what `tangent` left.
-    d, b, m, delta, panel, second : array
-        Work for single registers.
+    m, delta, panel, second : array
+        Work for single registers; components have equal shares of it.
     """
     tile, stride, step = code.tile, code.rows * code.tile, m.size // code.components
     for s in range(len(code.stages) - 1, -1, -1):
         stage = code.stages[s]
         rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile
-        source, begin, more = stage[IN] * tile, stage[OUT] * tile, stage[INNER] if exact else 0
-        _adjoint(code, s, kept, k0, mu, m0, d, b, m)
+        source, more = stage[IN] * tile, stage[INNER] if exact else 0
+        apply(code, SECOND if exact else ADJOINT, s, kept, k0, q, mu, m0, m, 0, step)
         if more:
-            _adjoint(code, s, kept, k0, lam, l0, d, b, delta)
+            apply(code, ADJOINT, s, kept, k0, q, lam, l0, delta, 0, step)
         sums = a0 + stage[SUMS]
         for c in range(code.components):
-            if not code.flows[s, c, 1]:
-                continue
-            if exact:
-                _add_scaled(m[c * step : c * step + size], 1.0, q[c * stride + begin : c * stride + begin + size])
-            if code.flows[s, c, 0]:
+            if code.flows[s, c, 0] and code.flows[s, c, 1]:
                 transpose(_operand(code, c, stage[IN], columns * tile, kept, k0, r), 0, columns, tile, panel, 0)
                 if more:
                     transpose(rdot, c * stride + source, columns, tile, second, 0)
@@ -314,7 +270,7 @@ def _copy(row, target, begin, count, add):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def write_rows(  # type: ignore[no-untyped-def]
-    code, w, r, kept, k0, lam, d, b, delta, needs, first, position, target, begin, stride, count, add, ones
+    code, w, r, kept, k0, lam, delta, spare, needs, first, position, target, begin, stride, count, add, ones
 ):  # fmt: skip
     """Write the derivative of one residual in each weight, one row of samples per weight.
 
@@ -322,7 +278,7 @@ def write_rows(  # type: ignore[no-untyped-def]
     ----------
     lam : array, shape (components * rows * tile,)
         The seed in the output register, after `seed`; overwritten.
-    d, b, delta : array
+    delta, spare : array
         Work for single registers.
     needs, first, position
         See `dnnfem.kernels.compiled.tables.Selection`.
@@ -340,7 +296,7 @@ def write_rows(  # type: ignore[no-untyped-def]
     for s in range(len(code.stages) - 1, first - 1, -1):
         stage = code.stages[s]
         rows, columns, own = stage[ROWS], stage[COLUMNS], address(code.terms, 0) + s * width
-        _adjoint(code, s, kept, k0, lam, 0, d, b, delta)
+        apply(code, ADJOINT, s, kept, k0, lam, lam, 0, delta, 0, step)
         if needs[s, 0]:
             # Only values are ever kept as registers.
             ready = code.places[stage[IN]]
@@ -352,19 +308,19 @@ def write_rows(  # type: ignore[no-untyped-def]
                     if p >= 0:
                         place, terms = begin + p * stride, own if stage[INNER] else inputs + i * width
                         prefetch(address(target, place + AHEAD * stride), tile // 8)
-                        row = address(target, place) if count == tile else address(b, 0)
+                        row = address(target, place) if count == tile else address(spare, 0)
                         y = source + 8 * i * tile
                         row_products(row, tile, terms, x, step, y, distance, add and count == tile)
                         if count < tile:
-                            _copy(b, target, place, count, add)
+                            _copy(spare, target, place, count, add)
                 if stage[BIAS] >= 0:
                     p = position[stage[BIAS] + o]
                     if p >= 0:
                         place = begin + p * stride
-                        row = address(target, place) if count == tile else address(b, 0)
+                        row = address(target, place) if count == tile else address(spare, 0)
                         row_products(row, tile, bias, x, step, address(ones, 0), 0, add and count == tile)
                         if count < tile:
-                            _copy(b, target, place, count, add)
+                            _copy(spare, target, place, count, add)
         _pull_back(code, s, needs[s, 1], w, lam, 0, delta, w, delta, 0)
 
 

@@ -24,7 +24,7 @@ WIDTH = LANES * VECTORS
 TILE = 64
 """Samples of a tile, a multiple of `WIDTH`."""
 
-BLOCKS, SINGLES = 4, 6
+BLOCKS, SINGLES = 4, 4
 """Blocks of all registers that products with second derivatives work on, besides what is kept, and of single ones."""
 
 CLOSED = ("identity", "tanh", "relu", "sigmoid")
@@ -89,8 +89,8 @@ class Code(NamedTuple):
     terms : int array, shape ((stages + inputs + 1) * (components + 1),)
         For each stage, how many components of input and argument can both differ from zero, and which these are; then
         the same for the columns of the input register, which are their own first derivatives, and for a bias.
-    functions : int array, shape (stages, 4)
-        Addresses of what the activation does to a jet, see `dnnfem.kernels.compiled.pointwise`; none for values alone.
+    functions : int array, shape (stages, 5)
+        Addresses of what the activation does, see `dnnfem.kernels.compiled.pointwise`.
     work : int
         Numbers that a thread works on: registers of a tile, and work for single registers besides.
     """
