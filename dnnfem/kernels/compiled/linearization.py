@@ -11,7 +11,7 @@ import numpy as np
 
 from dnnfem.kernels.compiled import drivers, outputs, rows
 from dnnfem.kernels.compiled.outputs import pulled
-from dnnfem.kernels.compiled.samples import Tape, aligned, groups, tile_sums
+from dnnfem.kernels.compiled.samples import Loan, Tape, aligned, groups, tile_sums
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.protocol import LawLinearization
 from dnnfem.records import Array, Index
@@ -43,8 +43,13 @@ class CompiledLinearization:
     @cached_property
     def _kept(self) -> Tape | None:
         """The forward sweep over all tiles, or None if it does not fit into the memory."""
-        e, chunks = self.evaluator, self.evaluator.tiles.chunks
-        return self._tape(*chunks[0], e.pool.lend(e.tape_size, self)) if len(chunks) == 1 else None
+        chunks = self.evaluator.tiles.chunks
+        return self._tape(*chunks[0], self._loan.array) if len(chunks) == 1 else None
+
+    @cached_property
+    def _loan(self) -> Loan:
+        """What the forward sweep is kept in, as long as there is this linearization."""
+        return self.evaluator.pool.lend(self.evaluator.tape_size)
 
     def _tape(self, first: int, last: int, memory: Array) -> Tape:
         """Run the forward sweep over some tiles and keep it in `memory`, an array of `tape_size` numbers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -163,11 +162,20 @@ class Pool:
         self.spare.sort(key=lambda b: b.size)
         del self.spare[:-SPARE]
 
-    def lend(self, size: int, borrower: object) -> Array:
-        """Return an array that comes back when `borrower` is no longer used."""
-        array = self.take(size)
-        weakref.finalize(borrower, self.give_back, array).atexit = False
-        return array
+    def lend(self, size: int) -> Loan:
+        """Return an array that comes back by itself."""
+        return Loan(self, self.take(size))
+
+
+@dataclass(frozen=True, eq=False)
+class Loan:
+    """An array of a pool, which gets it back when the loan is forgotten."""
+
+    pool: Pool
+    array: Array
+
+    def __del__(self) -> None:
+        self.pool.give_back(self.array)
 
 
 @dataclass(frozen=True, eq=False)
