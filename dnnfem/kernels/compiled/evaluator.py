@@ -91,11 +91,12 @@ class CompiledEvaluator:
 
     def selection(self, columns: Index | None) -> Selection:
         """Return the tables for the columns of a system; the last few are remembered."""
-        key = b"all" if columns is None else np.asarray(columns).tobytes()
+        chosen = None if columns is None else np.arange(self.program.dim)[columns]
+        key = b"all" if chosen is None else chosen.tobytes()
         if key not in self._selections:
             while len(self._selections) >= 4:
                 del self._selections[next(iter(self._selections))]
-            self._selections[key] = Selection.of(self.program, columns)
+            self._selections[key] = Selection.of(self.program, chosen)
         return self._selections[key]
 
     def _outputs(self, code: Code, samples: Samples, weights: Array, first: int, kept: Array | None) -> Array:

@@ -107,11 +107,12 @@ class DeviceEvaluator:
 
     def selection(self, columns: Index | None) -> rows.Selection:
         """Return what the columns of a system depend on; the last few are remembered."""
-        key = b"all" if columns is None else np.asarray(columns).tobytes()
+        chosen = None if columns is None else np.arange(self.program.dim)[columns]
+        key = b"all" if chosen is None else chosen.tobytes()
         if key not in self._selections:
             while len(self._selections) >= 4:
                 del self._selections[next(iter(self._selections))]
-            self._selections[key] = rows.Selection.of(self.program, columns, self.place)
+            self._selections[key] = rows.Selection.of(self.program, chosen, self.place)
         return self._selections[key]
 
     def _laws(self, x: Array) -> Iterator[tuple[Samples, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -50,6 +51,11 @@ class Place:
         """Whether this is another device than the CPU."""
         return self.device.type != "cpu"
 
+    @property
+    def size(self) -> int:
+        """Memory of a GPU in bytes."""
+        return int(torch.cuda.get_device_properties(self.device).total_memory)
+
     def tensor(self, array: Any) -> torch.Tensor:
         """Bring an array, or a tensor, here, in float64; what was there is not followed."""
         if isinstance(array, torch.Tensor):
@@ -82,32 +88,56 @@ class Place:
             if self.dtype == torch.float64:
                 yield
             else:
-                with _full_precision():
+                with _full_precision:
                     yield
 
 
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Multiply float32 in float32 inside, and put the user's settings back."""
+class _FullPrecision:
+    """Multiplies float32 in float32 inside, and puts the user's settings back.
+
+    The settings are those of the process: of several threads the first one changes them, and the last one changes them
+    back.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.before: tuple[str, ...] = ()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.before = _settings()
+                _set(("highest",) if len(self.before) == 1 else ("ieee",) * len(self.before))
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                _set(self.before)
+
+
+_full_precision = _FullPrecision()
+
+
+def _matmuls() -> tuple[Any, ...]:
+    """Return what has a setting of its own; nothing before torch 2.9, which has one setting for all."""
     backends: Any = torch.backends
-    if not hasattr(backends.cuda.matmul, "fp32_precision"):
-        # Before torch 2.9 there is one setting for all; since then the two ways must not be mixed.
-        allowed = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(allowed)
-        return
-    settings = (backends.cuda.matmul, backends.mkldnn.matmul)
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
+    return (backends.cuda.matmul, backends.mkldnn.matmul) if hasattr(backends.cuda.matmul, "fp32_precision") else ()
+
+
+def _settings() -> tuple[str, ...]:
+    """Return how float32 is multiplied; the two ways of torch must not be mixed."""
+    return tuple(matmul.fp32_precision for matmul in _matmuls()) or (torch.get_float32_matmul_precision(),)
+
+
+def _set(values: tuple[str, ...]) -> None:
+    matmuls = _matmuls()
+    if not matmuls:
+        torch.set_float32_matmul_precision(values[0])
+    for matmul, value in zip(matmuls, values, strict=False):
+        matmul.fp32_precision = value
 
 
 def array(tensor: torch.Tensor) -> Array:

@@ -12,11 +12,11 @@ from dnnfem.kernels.protocol import PlacedPoints
 CHUNK = 2**24
 """Bytes that are worked on at a time on a CPU."""
 
-GPU_CHUNK = 2**28
-"""The same on a GPU, which is idle unless there is much to do."""
+GPU_CHUNK = 2**31
+"""The same on a GPU, which is idle unless there is much to do; at most a sixteenth of its memory."""
 
 MOST_SAMPLES = 2**16
-"""In a chunk: sums within it are in the type of the registers, those over chunks in float64."""
+"""In a chunk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Chunks:
     @property
     def step(self) -> int:
         """Samples of a chunk."""
-        budget = GPU_CHUNK if self.place.is_gpu else CHUNK
+        budget = min(GPU_CHUNK, self.place.size // 16) if self.place.is_gpu else CHUNK
         return max(1, min(budget // self.bytes, MOST_SAMPLES))
 
     @property

@@ -221,13 +221,26 @@ def reverse(
                 duals[j] = _add(duals[j], dual, factor)
 
 
+SUMMED = 2048
+"""Terms that are summed up in float32; the sums of so many are summed up in float64."""
+
+
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """Return ``sum a b^T`` over components and samples, shape (k, rows, columns); one of both may have k = 1."""
     a, b = a.flatten(1, 2), b.flatten(1, 2)
-    if len(a) == len(b) == 1:
+    count = a.shape[1]
+    if a.dtype == torch.float64 or count <= SUMMED:
+        return _products(a, b)
+    full = count - count % SUMMED
+    blocks = _products(*(side[:, :full].unflatten(1, (-1, SUMMED)) for side in (a, b)))
+    return blocks.sum(dim=1, dtype=torch.float64) + _products(a[:, full:], b[:, full:])
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a^T b`` for (k, ..., terms, rows) and (k, ..., terms, columns), either with k = 1."""
+    if len(a) == len(b) == 1 and a.ndim == 3:
         return (a[0].mT @ b[0])[None]
-    k = max(len(a), len(b))
-    return torch.bmm(a.expand(k, *a.shape[1:]).mT, b.expand(k, *b.shape[1:]))
+    return torch.matmul(a.mT, b)
 
 
 def add_sums(code: Code, number: int, y: Tensor, own: Tensor, sums: Tensor, more: Tensor | None = None) -> None:
