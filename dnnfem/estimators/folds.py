@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -36,28 +37,41 @@ class Classified(Protocol):
         ...
 
 
-def copies(points: Array) -> tuple[Index, Index]:
-    """Return the first sample of every group of equal points, and the number of the group of every sample."""
-    # Zero has two signs.  Rows as bytes are sorted much faster than rows of numbers.
-    rows = np.ascontiguousarray(points + 0.0)
-    _, first, group = np.unique(
-        rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel(),
-        return_index=True,
-        return_inverse=True,
-    )
-    return first.astype(np.int64), group.astype(np.int64)
+@dataclass(frozen=True)
+class Copies:
+    """Groups of samples at the same point.
+
+    Attributes
+    ----------
+    first : int array, shape (groups,)
+        The first sample of each group.
+    group : int array, shape (m,)
+        The number of the group of each sample.
+    """
+
+    first: Index
+    group: Index
+
+    @classmethod
+    def of(cls, points: Array) -> Copies:
+        """Compare points, shape (m, d)."""
+        # Zero has two signs.  Rows are sorted as bytes, which is much faster than as numbers.
+        rows = np.ascontiguousarray(points + 0.0)
+        table = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+        _, first, group = np.unique(table, return_index=True, return_inverse=True)
+        return cls(first.astype(np.int64), group.astype(np.int64))
+
+    @property
+    def sizes(self) -> Index:
+        """Number of samples in each group."""
+        return np.bincount(self.group).astype(np.int64)
+
+    def __str__(self) -> str:
+        repeated = self.sizes[self.sizes > 1]
+        return f"{repeated.sum()} of {len(self.group)} samples are copies of {repeated.size} points"
 
 
-def on_copies(points: Array) -> str:
-    """Return a sentence that says how many points occur more than once, empty if none does."""
-    sizes = np.bincount(copies(points)[1])
-    repeated = sizes[sizes > 1]
-    if not repeated.size:
-        return ""
-    return f"{repeated.sum()} of {len(points)} samples are copies of {repeated.size} points"
-
-
-def division(problem: Problem, folds: int, seed: int) -> Index:
+def division(problem: Problem, copies: Copies, folds: int, seed: int) -> Index:
     """Return the number of the fold of every sample.
 
     Copies of a point come into one fold: what is held out must not have been seen.  The numbers of points in the folds
@@ -68,16 +82,13 @@ def division(problem: Problem, folds: int, seed: int) -> Index:
     ValueError
         If there are fewer different points than folds.
     """
-    samples = problem.quadrature
-    first, group = copies(samples.points)
+    samples, first = problem.quadrature, copies.first
     if folds > len(first):
-        raise ValueError(
-            f"folds: got {folds}, expected at most {len(first)} as there are {len(first)} different points"
-        )
+        raise ValueError(f"folds: got {folds}, expected at most {len(first)}, the number of different points")
     strata = samples.data[first, 0] if isinstance(problem, Classified) else np.zeros(len(first))
     chance = generator(seed, len(samples), Purpose.FOLDS).permutation(len(samples))[first]
     # Dealt out like cards, class after class, the largest groups of copies first.
-    order = np.lexsort((chance, -np.bincount(group), strata))
+    order = np.lexsort((chance, -copies.sizes, strata))
     place = np.empty(len(first), dtype=np.int64)
     place[order] = np.arange(len(first)) % folds
-    return place[group]
+    return place[copies.group]

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from dnnfem.estimators.folds import on_copies
+from dnnfem.estimators.folds import Copies
 from dnnfem.estimators.laplace import LaplaceModel
 from dnnfem.functionals import Functional
 from dnnfem.kernels.influence import NEAR, LeftOut
@@ -160,8 +160,10 @@ def generalized_cross_validation(
 
 
 def _on_copies(model: LaplaceModel) -> list[str]:
-    copied = on_copies(model.integral.quadrature.points)
-    return [f"{copied}: what is left out is not unseen, and the estimate too small"] if copied else []
+    copies = Copies.of(model.integral.quadrature.points)
+    if len(copies.first) == len(copies.group):
+        return []
+    return [f"{copies}: what is left out is not unseen, and the estimate too small"]
 
 
 def _not_negative(losses: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnfem.estimators.folds import Problem, division, on_copies
+from dnnfem.estimators.folds import Copies, Problem, division
 from dnnfem.estimators.race import Network, Race, Runner, Trial
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Estimate, Index
@@ -142,7 +142,8 @@ def cross_validation(
     folds, max_levels = _integer("folds", folds, 2, len(samples)), _integer("max_levels", max_levels, 1)
     if not callable(path):
         raise ValueError(f"path: got {path!r}, expected a function of a quadrature and a setting")
-    place = division(problem, folds, seed)
+    copies = Copies.of(samples.points)
+    place = division(problem, copies, folds, seed)
     runs = min(folds, math.ceil(ENOUGH * folds / len(samples)))
     held = tuple(np.flatnonzero(place == k) for k in range(runs))
     splits = [(samples.subset(place != k), samples.subset(held[k])) for k in range(runs)]
@@ -161,9 +162,8 @@ def cross_validation(
         [t for t in race.trials if t.setting == best.setting], best, share, _squares(problem, best)
     )
     remarks = [*_on_choice(best, runners, winner), *_on_estimate(best, capped)]
-    copied = on_copies(samples.points)
-    if copied:
-        remarks.append(f"{copied}; each point is held out with all of its copies")
+    if len(copies.first) < len(samples):
+        remarks.append(f"{copies}; each point is held out with all of its copies")
     networks = tuple(winner.levels[best.level].networks)
     return Validation(best.setting, best.level, networks, held, estimate, tuple(race.trials), tuple(remarks))
 
@@ -192,7 +192,8 @@ def _settings(settings: Any) -> tuple[Hashable, ...]:
 def _started(path: Path, quadrature: Quadrature, setting: Hashable) -> Iterator[Network]:
     levels = path(quadrature, setting)
     if not isinstance(levels, Iterator):
-        raise ValueError(f"path: returned {levels!r}, expected a generator that yields pairs (space, x)")
+        kind = type(levels).__name__
+        raise ValueError(f"path: got one that returns a {kind}, expected a generator that yields pairs (space, x)")
     return levels
 
 
