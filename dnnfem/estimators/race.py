@@ -119,7 +119,7 @@ class Runner:
 
     def network(self, number: int, fold: int) -> Network | None:
         """Return the network of a level; levels of this fold that were not needed are passed over."""
-        found: object = None
+        found: Network | None = None
         while self.taken[fold] <= number:
             found = next(self.paths[fold], None)
             if found is None:
@@ -127,7 +127,7 @@ class Runner:
             if not isinstance(found, tuple) or len(found) != 2:
                 raise ValueError(f"path: yielded {found!r}, expected pairs (space, x)")
             self.taken[fold] += 1
-        return found  # type: ignore[return-value]
+        return found
 
     def pays(self) -> bool:
         """Return whether the present level is worth going on from; before the last fold, whether it still may be."""

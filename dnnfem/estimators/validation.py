@@ -238,11 +238,9 @@ def _on_choice(best: Trial, runners: Sequence[Runner], winner: Runner) -> list[s
     if best.level == max(winner.levels):
         if not winner.end or (winner.end == "exhausted" and before):
             remarks.append(f"the risk was still falling at level {best.level}, the last one: the path ended too early")
-        elif winner.end == "ended" and before:
-            gain = 1.0 - best.risk / min(before)
-            remarks.append(
-                f"the path ended at level {best.level}, which still lowered the risk by {100.0 * gain:.0f} %"
-            )
+        elif winner.end == "ended" and before and best.risk < 0.99 * min(before):
+            gain = 100.0 * (1.0 - best.risk / min(before))
+            remarks.append(f"the path ended at level {best.level}, which still lowered the risk by {gain:.0f} %")
     if len(runners) > 2 and winner in (runners[0], runners[-1]):
         remarks.append(f"the chosen setting {best.setting} is at the end of those offered: offer more beyond it")
     for runner in runners:
