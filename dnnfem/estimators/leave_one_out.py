@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from dnnfem.estimators.folds import Copies
 from dnnfem.estimators.laplace import LaplaceModel
 from dnnfem.functionals import Functional
 from dnnfem.kernels.influence import NEAR, LeftOut
@@ -75,7 +76,7 @@ def leave_one_out(
     Notes
     -----
     The cost is that of a dense Hessian, ``dim`` products, and its eigenvalues.  Samples that occur twice are not unseen
-    when one of them is left out.
+    when one of them is left out: the estimate is too small then, which a remark says.
 
     References
     ----------
@@ -86,7 +87,7 @@ def leave_one_out(
         raise ValueError(f"retrained: got {retrained!r}, expected a non-negative integer")
     model = LaplaceModel.at(functional, x, hessian)
     first = _left_out(model)
-    losses, remarks = _not_negative(first.losses.copy()), list(model.remarks)
+    losses, remarks = _not_negative(first.losses.copy()), [*model.remarks, *_on_copies(model)]
     worst = np.argsort(first.margin, kind="stable")[: np.count_nonzero(first.margin < MARGIN)]
     again, rest = worst[:retrained], worst[retrained:]
     if worst.size:
@@ -146,7 +147,7 @@ def generalized_cross_validation(
         raise ValueError(
             f"functional: got a law of kind {model.integral.law.kind!r}, expected residuals; see leave_one_out"
         )
-    freedom, remarks = float(np.sum(_left_out(model).leverage)), list(model.remarks)
+    freedom, remarks = float(np.sum(_left_out(model).leverage)), [*model.remarks, *_on_copies(model)]
     share = 1.0 - freedom / model.values
     if share < MARGIN:
         remarks.append(
@@ -156,6 +157,13 @@ def generalized_cross_validation(
     losses = model.integral.samplewise(model.x) / quadrature.weights
     losses = losses / share**2 if share > NEAR else np.full(len(losses), np.inf)
     return _estimate(model, losses, freedom, {}, remarks)
+
+
+def _on_copies(model: LaplaceModel) -> list[str]:
+    copies = Copies.of(model.integral.quadrature.points)
+    if len(copies.first) == len(copies.group):
+        return []
+    return [f"{copies}: what is left out is not unseen, and the estimate too small"]
 
 
 def _not_negative(losses: Array) -> Array:

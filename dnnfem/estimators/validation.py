@@ -3,71 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
-from dnnfem.functionals import Integral
+from dnnfem.estimators.folds import Copies, Problem, division
+from dnnfem.estimators.race import Network, Race, Runner, Trial
 from dnnfem.quadrature import Quadrature
-from dnnfem.records import Array, Estimate
-from dnnfem.spaces import Purpose, generator
-from dnnfem.spaces.layout import NetworkSpace
+from dnnfem.records import Estimate, Index
 
-Path = Callable[[Quadrature, Hashable], Iterator[tuple[NetworkSpace, Array]]]
+Path = Callable[[Quadrature, Hashable], Iterator[Network]]
 """The user's loop as a generator: ``path(quadrature, setting)`` yields ``(space, x)`` after every level."""
 
 ENOUGH = 2000
 """Held-out samples with which the standard error of a risk is a few per cent: further folds would add no knowledge."""
 
-CLEAR = 2.0
-"""A paired difference of risks above so many standard errors is no accident."""
+LEAST = 0.5
+"""Least root of losses at training samples over those at held-out ones that is believed: with more than half as many
+coefficients as samples a network nearly interpolates, and the formula for all samples has nothing to start from."""
 
-IMPROVEMENT = 0.2
-"""A level has to lower the risk by this part to count as better: the next one would cost two or three times as much."""
+CLOSER = 0.7
+"""A setting that loses by less than this part of what it lost by one level before is catching up."""
 
-
-FAR = 0.8
-"""An estimate below this part of what was seen at held-out samples is an extrapolation to mention."""
-
-
-class Problem(Protocol):
-    """What has samples and can be discretized on some of them, such as `dnnfem.Regression`."""
-
-    @property
-    def quadrature(self) -> Quadrature:
-        """The samples."""
-        ...
-
-    def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Integral:
-        """Discretize."""
-        ...
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting on one level.
-
-    Attributes
-    ----------
-    setting, level, space
-        What was tried.
-    risk, deviation : float
-        Mean loss at held-out samples, and its standard error.
-    training : float
-        Mean loss at the samples that the folds were trained with.
-    complete : bool
-        False if it was given up before all folds, as it was clearly worse than the best one.
-    """
-
-    setting: Hashable
-    level: int
-    space: NetworkSpace
-    risk: float
-    deviation: float
-    training: float
-    complete: bool
+MISFIT = "root mean square misfit sqrt(2 E L) at unseen points"
+LOSS = "root of twice the mean loss sqrt(2 E L) at unseen points"
 
 
 @dataclass(frozen=True)
@@ -82,10 +43,12 @@ class Validation:
         The chosen level of its path, counted from 0.
     networks : tuple of (space, x)
         Those of the folds at the chosen level: any of them is a start for the solve on all samples.
+    held : tuple of int arrays
+        For each of these networks the numbers of the samples that it has not seen, e.g. for `dnnfem.calibrated`.
     estimate : Estimate
-        Of the root mean square misfit at unseen points of a network that is trained on all samples; one cell per level
-        of the chosen setting.  Its parts are the standard error, and by how much a fold's network is worse as it has
-        fewer samples, see `cross_validation`.
+        Of ``sqrt(2 E L)`` at unseen points, for residuals the root mean square misfit, of a network that is trained on
+        all samples; one cell per level of the chosen setting.  Its parts are the standard error, and by how much a
+        fold's network is worse as it has fewer samples, see `cross_validation`.
     trials : tuple of Trial
         Everything that was tried.
     remarks : tuple of str
@@ -94,25 +57,28 @@ class Validation:
 
     setting: Hashable
     level: int
-    networks: tuple[tuple[NetworkSpace, Array], ...]
+    networks: tuple[Network, ...]
+    held: tuple[Index, ...]
     estimate: Estimate
     trials: tuple[Trial, ...]
     remarks: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{'level':>5} {'setting':>20} {'rms misfit':>11} {'+-':>9}  space"]
+        lines = [f"held-out samples: {self.estimate.quantity}"]
+        lines.append(f"{'level':>5} {'setting':>20} {'sqrt(2 E L)':>11} {'+-':>9}  space")
         for t in self.trials:
-            rms = math.sqrt(2.0 * t.risk)
+            size = math.sqrt(2.0 * t.risk)
             mark = " <-" if (t.setting, t.level) == (self.setting, self.level) else ""
-            mark = mark if t.complete else " (given up before all folds)"
-            lines.append(f"{t.level:5d} {t.setting!s:>20} {rms:11.4e} {t.deviation / rms:9.1e}  {t.space}{mark}")
+            mark = mark if t.complete else " (not on all folds)"
+            deviation = _relative(t.deviation, size)
+            lines.append(f"{t.level:5d} {t.setting!s:>20} {size:11.4e} {deviation:9.1e}  {t.space}{mark}")
         return "\n".join([*lines, *self.remarks])
 
 
 def cross_validation(
     problem: Problem,
     path: Path,
-    settings: Sequence[Hashable],
+    settings: Iterable[Hashable],
     *,
     folds: int = 4,
     max_levels: int = 20,
@@ -121,10 +87,15 @@ def cross_validation(
     """Choose a setting and a level of a growth path, and estimate the error at unseen points.
 
     The *whole* path is repeated on the samples without each fold, and judged on that fold: a network that was grown on
-    all samples has seen them, whatever is done to it later.  Settings race: one that is clearly worse than the best
-    trial so far, by the standard error of the paired differences of losses, is given up, perhaps before all folds are
-    tried.  The path of a setting ends at the level that does not lower its risk by a fifth, or does not lower it at
-    all on the first half of the folds: the next level would cost two or three times as much.
+    all samples has seen them, whatever is done to it later.  Copies of a point are in the same fold, and for
+    classification every fold has its part of each class.
+
+    Settings race.  After every fold of a level, those stop on this level that are clearly worse than the best one on
+    the same level, by the standard error of the paired differences of losses; settings whose paths are at an end take
+    part with their best level.  What loses on one level may win on the next one; a setting that loses on two levels in
+    succession is given up.  The path of a setting ends at a level whose risk is not a fifth below that of its networks
+    with at most six tenths of the coefficients (the next ones would cost two or three times as much), or not below it
+    at all on the first half of the folds, and at the second level in succession that does not lower its risk at all.
 
     Parameters
     ----------
@@ -133,8 +104,8 @@ def cross_validation(
     path : callable
         ``path(quadrature, setting)`` is a generator of ``(space, x)``, one per level, that must use no other samples
         than those of the quadrature.  It is only run as far as needed.
-    settings : sequence of hashable
-        What the paths differ in, e.g. weights of a penalty.
+    settings : iterable of hashable
+        What the paths differ in, e.g. weights of a penalty, in their order.
     folds : int
         Number of parts; with many samples not all of them are held out in turn, see `ENOUGH`.
     max_levels : int
@@ -149,15 +120,17 @@ def cross_validation(
     Raises
     ------
     ValueError
-        If there are fewer samples than folds, no settings, or a limit is not positive.
+        If there are fewer different points than folds, no settings, a limit is no positive integer, or the path is no
+        generator of pairs.
 
     Notes
     -----
     A network that is trained on all ``n`` samples is better than those of the folds, trained on ``n'``.  For residual
     laws the effective number ``p`` of coefficients is taken from the gap between the losses at training samples and at
     held-out ones, ``E_held = E_training / (1 - p/n')^2``, the formula of generalized cross-validation, and
-    ``E(n) = E_training / ((1 - p/n') (1 - p/n))``, which least squares with Gaussian inputs obey; for loss laws, to
-    first order, ``E(n) = E_held - (E_held - E_training) (1 - n'/n) / 2``.
+    ``E(n) = E_training / ((1 - p/n') (1 - p/n))``, which least squares with Gaussian inputs obey.  It says nothing
+    about networks that interpolate their samples, so that no more than ``p/n' = 1/2`` is believed; a remark says where
+    that is so.  For loss laws, to first order, ``E(n) = E_held - (E_held - E_training) (1 - n'/n) / 2``.
 
     References
     ----------
@@ -165,133 +138,127 @@ def cross_validation(
 
     Golub, Heath and Wahba, Technometrics 21 (1979) 215-223.
     """
-    samples = problem.quadrature
-    if not 2 <= folds <= len(samples):
-        raise ValueError(f"folds: got {folds}, expected 2 to {len(samples)} as there are {len(samples)} samples")
-    if not settings or len(set(settings)) != len(settings):
-        raise ValueError(f"settings: got {list(settings)}, expected at least one, all different")
-    if max_levels < 1:
-        raise ValueError(f"max_levels: got {max_levels}, expected a positive integer")
-    place = np.arange(len(samples)) % folds
-    generator(seed, len(samples), Purpose.FOLDS).shuffle(place)
+    samples, offered = problem.quadrature, _settings(settings)
+    folds, max_levels = _integer("folds", folds, 2, len(samples)), _integer("max_levels", max_levels, 1)
+    if not callable(path):
+        raise ValueError(f"path: got {path!r}, expected a function of a quadrature and a setting")
+    copies = Copies.of(samples.points)
+    place = division(problem, copies, folds, seed)
     runs = min(folds, math.ceil(ENOUGH * folds / len(samples)))
-    splits = [(samples.subset(place != k), samples.subset(place == k)) for k in range(runs)]
-    alive = {setting: [path(train, setting) for train, _ in splits] for setting in settings}
-    race = _Race(problem, splits)
-    level = 0
-    while alive and level < max_levels:
-        alive = {setting: paths for setting, paths in alive.items() if race.run(setting, level, paths)}
-        level += 1
-    best = race.best
-    if best is None:
-        raise ValueError("path: got one that yields nothing, expected at least one level")
-    own = [t for t in race.trials if t.setting == best.setting]
-    squares = problem.on(best.space).dispersion is None
-    estimate = _estimate(own, best, len(splits[0][0]) / len(samples), squares)
-    remarks = _remarks(best, settings, best.setting in alive, estimate)
-    return Validation(best.setting, best.level, tuple(race.networks), estimate, tuple(race.trials), remarks)
-
-
-class _Race:
-    """Trials so far, the best one, and the losses that others are compared with."""
-
-    def __init__(self, problem: Problem, splits: Sequence[tuple[Quadrature, Quadrature]]) -> None:
-        self.problem, self.splits = problem, splits
-        self.trials: list[Trial] = []
-        self.best: Trial | None = None
-        self.networks: list[tuple[NetworkSpace, Array]] = []
-        self.losses: dict[Hashable, list[Array]] = {}
-
-    def run(self, setting: Hashable, level: int, paths: Sequence[Iterator[tuple[NetworkSpace, Array]]]) -> bool:
-        """Try one setting on one level, fold after fold; return whether it goes on."""
-        losses: list[Array] = []
-        training: list[Array] = []
-        networks: list[tuple[NetworkSpace, Array]] = []
-        before, given_up = self.losses.get(setting), False
-        for path, (seen, held) in zip(paths, self.splits, strict=True):
-            network = next(path, None)
-            if network is None:
-                return False
-            if not isinstance(network, tuple) or len(network) != 2:
-                raise ValueError(f"path: yielded {network!r}, expected pairs (space, x)")
-            networks.append(network)
-            losses.append(_losses(self.problem, *network, held))
-            training.append(_losses(self.problem, *network, seen))
-            given_up = self.best is not None and _worse(losses, self.losses[self.best.setting])
-            if before is not None and 2 * len(losses) >= len(self.splits):
-                given_up |= float(np.mean(_difference(losses, before))) >= 0.0
-            if given_up:
-                break
-        trial = _trial(setting, level, networks[0][0], losses, training, len(losses) == len(self.splits))
-        self.trials.append(trial)
-        if not trial.complete:
-            return False
-        pays = before is None or trial.risk < (1.0 - IMPROVEMENT) * float(np.mean(np.concatenate(before)))
-        if self.best is None or trial.risk < self.best.risk:
-            self.best, self.networks = trial, networks
-        self.losses[setting] = losses
-        return pays and not given_up
-
-
-def _losses(problem: Problem, space: NetworkSpace, x: Array, held: Quadrature) -> Array:
-    """Return the loss of every held-out sample times its relative weight; a diverged network loses infinitely."""
-    density = problem.on(space, held).samplewise(x) * len(held) / np.sum(held.weights)
-    return np.where(np.isfinite(density), density, np.inf)
-
-
-def _worse(losses: Sequence[Array], best: Sequence[Array]) -> bool:
-    """Return whether losses on the first folds are clearly above those of the best trial there."""
-    difference = _difference(losses, best)
-    if not np.isfinite(difference).all():
-        return True
-    return bool(np.mean(difference) > CLEAR * np.std(difference) / math.sqrt(len(difference)))
-
-
-def _difference(losses: Sequence[Array], best: Sequence[Array]) -> Array:
-    return np.concatenate(losses) - np.concatenate(best[: len(losses)])
-
-
-def _trial(
-    setting: Hashable, level: int, space: NetworkSpace, held: list[Array], training: list[Array], complete: bool
-) -> Trial:
-    losses = np.concatenate(held)
-    risk = float(np.mean(losses))
-    deviation = float(np.std(losses) / math.sqrt(len(losses))) if math.isfinite(risk) else math.inf
-    return Trial(setting, level, space, risk, deviation, float(np.mean(np.concatenate(training))), complete)
-
-
-def _on_all_samples(trial: Trial, share: float, squares: bool) -> float:
-    """Return the risk after training on all samples, of which the folds had a share; see `cross_validation`."""
-    if not trial.training < trial.risk < math.inf:
-        return trial.risk
-    if not squares:
-        return trial.risk - 0.5 * (1.0 - share) * (trial.risk - trial.training)
-    # 1 - p/n' = root, 1 - p/n = 1 - share (1 - root)
-    root = math.sqrt(trial.training / trial.risk)
-    return trial.risk * root / (1.0 - share * (1.0 - root))
-
-
-def _estimate(own: Sequence[Trial], best: Trial, share: float, squares: bool) -> Estimate:
-    totals = {t.level: math.sqrt(2.0 * _on_all_samples(t, share, squares)) for t in own}
-    total, held = totals[best.level], math.sqrt(2.0 * best.risk)
-    parts = {"standard error": best.deviation / held if held > 0.0 else 0.0, "fewer samples in the folds": held - total}
-    indicators = np.array(list(totals.values()))
-    return Estimate(
-        "root mean square misfit sqrt(2 E L) at unseen points", np.array(list(totals)), indicators, total, parts=parts
+    held = tuple(np.flatnonzero(place == k) for k in range(runs))
+    splits = [(samples.subset(place != k), samples.subset(held[k])) for k in range(runs)]
+    runners = [Runner(s, [_started(path, train, s) for train, _ in splits]) for s in offered]
+    race = Race(problem, splits, runners)
+    for level in range(max_levels):
+        if not race.run(level):
+            break
+    complete = [trial for trial in race.trials if trial.complete]
+    if not complete:
+        raise ValueError("path: got one that yields nothing, expected at least one level on every fold")
+    best = min(complete, key=lambda trial: trial.risk)
+    winner = runners[offered.index(best.setting)]
+    share = float(np.mean([len(train) for train, _ in splits])) / len(samples)
+    capped, estimate = _estimate(
+        [t for t in race.trials if t.setting == best.setting], best, share, _squares(problem, best)
     )
+    remarks = [*_on_choice(best, runners, winner), *_on_estimate(best, capped)]
+    if len(copies.first) < len(samples):
+        remarks.append(f"{copies}; each point is held out with all of its copies")
+    networks = tuple(winner.levels[best.level].networks)
+    return Validation(best.setting, best.level, networks, held, estimate, tuple(race.trials), tuple(remarks))
 
 
-def _remarks(best: Trial, settings: Sequence[Hashable], open_end: bool, estimate: Estimate) -> tuple[str, ...]:
+def _integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    fits = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not fits or value < least or (most is not None and value > most):
+        end = "" if most is None else f" to {most}, the number of samples"
+        raise ValueError(f"{name}: got {value!r}, expected an integer from {least}{end or ' on'}")
+    return int(value)
+
+
+def _settings(settings: Any) -> tuple[Hashable, ...]:
+    try:
+        if isinstance(settings, str | bytes):
+            raise TypeError
+        given = tuple(settings)
+        different = len(set(given))
+    except TypeError:
+        raise ValueError(f"settings: got {settings!r}, expected a sequence of hashable ones") from None
+    if not given or different != len(given):
+        raise ValueError(f"settings: got {list(given)}, expected at least one, all different")
+    return given
+
+
+def _started(path: Path, quadrature: Quadrature, setting: Hashable) -> Iterator[Network]:
+    levels = path(quadrature, setting)
+    if not isinstance(levels, Iterator):
+        kind = type(levels).__name__
+        raise ValueError(f"path: got one that returns a {kind}, expected a generator that yields pairs (space, x)")
+    return levels
+
+
+def _squares(problem: Problem, trial: Trial) -> bool:
+    """Return whether the law is half the square of a residual."""
+    return problem.on(trial.space).dispersion is None
+
+
+def _on_all_samples(trial: Trial, share: float, squares: bool) -> tuple[float, bool]:
+    """Return the risk after training on all samples, of which the folds had a share, and whether `LEAST` decided."""
+    if not trial.training < trial.risk < math.inf:
+        return trial.risk, False
+    if not squares:
+        return trial.risk - 0.5 * (1.0 - share) * (trial.risk - trial.training), False
+    # 1 - p/n' = root, 1 - p/n = 1 - share (1 - root)
+    seen = math.sqrt(trial.training / trial.risk)
+    root = max(seen, LEAST)
+    return trial.risk * root / (1.0 - share * (1.0 - root)), seen < LEAST
+
+
+def _relative(deviation: float, size: float) -> float:
+    """Return the standard error of ``sqrt(2 E)``, given that of ``E``."""
+    return deviation / size if 0.0 < size < math.inf else size
+
+
+def _estimate(own: Sequence[Trial], best: Trial, share: float, squares: bool) -> tuple[bool, Estimate]:
+    risks = {t.level: _on_all_samples(t, share, squares) for t in own}
+    indicators = np.sqrt([2.0 * risk for risk, _ in risks.values()])
+    total, held = math.sqrt(2.0 * risks[best.level][0]), math.sqrt(2.0 * best.risk)
+    parts = {
+        "standard error": _relative(best.deviation, held),
+        "fewer samples in the folds": held - total if math.isfinite(held) else 0.0,
+    }
+    quantity = MISFIT if squares else LOSS
+    return risks[best.level][1], Estimate(quantity, np.array(list(risks)), indicators, total, parts=parts)
+
+
+def _on_choice(best: Trial, runners: Sequence[Runner], winner: Runner) -> list[str]:
+    """Return what speaks against the choice."""
     remarks = []
-    if open_end:
-        remarks.append(f"the risk was still falling at level {best.level}: the path ended too early")
-    if len(settings) > 2 and best.setting in (settings[0], settings[-1]):
+    before = [level.risk() for number, level in winner.levels.items() if number < best.level]
+    if best.level == max(winner.levels):
+        if not winner.end or (winner.end == "exhausted" and before):
+            remarks.append(f"the risk was still falling at level {best.level}, the last one: the path ended too early")
+        elif winner.end == "ended" and before and best.risk < 0.99 * min(before):
+            gain = 100.0 * (1.0 - best.risk / min(before))
+            remarks.append(f"the path ended at level {best.level}, which still lowered the risk by {gain:.0f} %")
+    if len(runners) > 2 and winner in (runners[0], runners[-1]):
         remarks.append(f"the chosen setting {best.setting} is at the end of those offered: offer more beyond it")
-    if best.deviation > 0.2 * best.risk:
+    for runner in runners:
+        if runner.end == "beaten" and runner.gaps[-1] < CLOSER * runner.gaps[-2]:
+            remarks.append(f"setting {runner.setting} was given up while it was catching up: try it alone")
+    return remarks
+
+
+def _on_estimate(best: Trial, capped: bool) -> list[str]:
+    """Return what speaks against the estimate."""
+    remarks = []
+    if not math.isfinite(best.risk):
+        remarks.append("every network diverged: nothing is known about the error")
+    elif best.deviation > 0.2 * best.risk:
         remarks.append("the risk rests on few samples: its standard error is above a fifth of it")
-    if estimate.total < FAR * math.sqrt(2.0 * best.risk):
+    if capped:
         remarks.append(
-            "the networks of the folds fit their samples much better than others: what all samples will make of it is "
-            "extrapolated far"
+            "the networks of the folds nearly interpolate their samples: how much more all samples will teach is not "
+            "known, and assumed to be what it is for half as many coefficients as samples"
         )
-    return tuple(remarks)
+    return remarks
