@@ -250,7 +250,7 @@ def test_a_removal_says_where_nothing_is_left_for_the_noise():
 def shrunk(functional_on, space, x):
     """Remove what does not pay, as in the demo ``regression_noisy``."""
     idle, J = None, functional_on(space)
-    while idle is None or len(idle):
+    while space.hidden[0] > 1 and (idle is None or len(idle)):
         rise = removal(J, x)
         idle = np.argsort(rise.signed, kind="stable")[: np.count_nonzero(rise.signed < 0.0)]
         count = (len(idle) + 1) // 2
