@@ -266,9 +266,11 @@ def quartiles(values: list[float]) -> str:
     return " ".join(f"{np.quantile(values, level, method='higher'):10.4g}" for level in (0.25, 0.5, 0.75))
 
 
-def report(name: str, peers: list[Outcome], ours: list[Outcome], studies: list[dict[str, float]]) -> dict:
+def report(
+    name: str, widths: tuple[int, ...], peers: list[Outcome], ours: list[Outcome], studies: list[dict[str, float]]
+) -> dict:
     """Print the table of a data set and return its medians."""
-    print(f"\n{name}: {len(ours)} fold(s); dnnfem: a fixed grid of widths {WIDTHS}, penalties {ALPHAS}")
+    print(f"\n{name}: {len(ours)} fold(s); dnnfem: a fixed grid of widths {widths}, penalties {ALPHAS}")
     print(f"{'':34s} {'lower':>10s} {'median':>10s} {'upper':>10s}")
     for label, values in (
         ("test error, peer", [p.error for p in peers]),
@@ -312,7 +314,7 @@ def main() -> None:
         count = 500 if options.quick else 5000
         sets["mnist"] = (mnist(options.data, count), FunctionTransformer(lambda p: p / 255.0))
     numba.set_num_threads(1)
-    results = {}
+    results, widths = {}, (12,) if options.quick else WIDTHS
     with threadpool_limits(1):
         # Kernels are compiled, or loaded, before the clock starts.
         small = fem.Classification(np.eye(4), np.arange(4) % 2)
@@ -320,7 +322,7 @@ def main() -> None:
         for name, (splits, scaler) in sets.items():
             peers, ours, studies = [], [], []
             for fold, split in enumerate(splits):
-                found, problem, validation = adaptive(split, (12,) if options.quick else WIDTHS)
+                found, problem, validation = adaptive(split, widths)
                 ours.append(found)
                 peers.append(search(split, scaler, options.quick))
                 if not options.quick:
@@ -331,7 +333,7 @@ def main() -> None:
                         f"{item.dim} coefficients, {item.seconds:.1f} s ({item.chosen})",
                         flush=True,
                     )
-            results[name] = report(name, peers, ours, studies)
+            results[name] = report(name, widths, peers, ours, studies)
     keys = {key: float(np.exp(np.mean([np.log(r[key]) for r in results.values()]))) for key in GOALS}
     print("\n" + "\n".join(f"{key}: {value:.3f} (goal: at most {GOALS[key]})" for key, value in keys.items()))
     if options.json:
