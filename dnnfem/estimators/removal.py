@@ -57,6 +57,10 @@ def removal(functional: Functional, x: Array) -> Estimate:
     ValueError
         If the functional is not on a feedforward space, has no least-squares system, or all layers are residual, or `x`
         is no finite vector of the space.
+
+    References
+    ----------
+    Mallows, Technometrics 15 (1973) 661-675, for the comparison of rise and noise.
     """
     space = functional.space
     if not isinstance(space, FeedforwardSpace):
