@@ -148,9 +148,7 @@ axes[0].plot([], [], "s-", color="0.5", markersize=4, label="at patients held ba
 axes[0].plot([], [], ":", color="0.5", label="at the samples")
 axes[0].plot([], [], "D", color="0.5", markersize=7, label="estimate by cross-validation")
 axes[0].plot([], [], "D", color="0.5", markersize=7, markerfacecolor="white", label="given up: of the first folds")
-axes[0].plot(
-    0.85 * small[0].hidden[0], rms(*small, test), "k*", markersize=12, label=f"{wide.hidden[0]} neurons, shrunk"
-)
+axes[0].plot(small[0].hidden[0], rms(*small, test), "k*", markersize=12, label=f"{wide.hidden[0]} neurons, shrunk")
 ticks = [2**k for k in range(levels + 1)]
 axes[0].set_xticks(ticks, [str(tick) for tick in ticks])
 axes[0].set_yticks([20, 30, 40, 60, 80, 100], ["20", "30", "40", "60", "80", "100"])
