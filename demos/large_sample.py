@@ -3,10 +3,10 @@ A large sample: batches first, all samples later
 ================================================
 
 60000 images of clothes, 784 pixels each, in ten classes: Fashion-MNIST, if the Debian package ``dataset-fashion-mnist``
-is installed; else points of a generated set in ten dimensions.  A gradient on all of them tells little more than
-one on a few hundred while the network is far from a minimum: `dnnfem.stochastic` begins with batches of 64, computes
-the size of every step from what the last ones did, lets batches grow when noise limits, and ends with a trust region
-on all samples.  There is no learning rate.
+is installed; else noisy points of a generated set in ten dimensions, in three classes.  A gradient on all of them tells
+little more than one on a few hundred while the network is far from a minimum: `dnnfem.stochastic` begins with batches
+of 64, computes the size of every step from what the last ones did, lets batches grow when noise limits, and ends with a
+trust region on all samples.  There is no learning rate.
 
 The images are kept in float32, as they are given: the kernels convert them tile by tile, so that there is no second
 copy.
@@ -41,12 +41,12 @@ def read(name):
 
 
 def generate(count):
-    """Return points and the tenth of all that the value of a function with noise falls into."""
+    """Return points and the third of all that the value of a function with noise falls into."""
     random = np.random.default_rng(0)
     points = random.uniform(-1.0, 1.0, (count, 10)).astype(np.float32)
     values = np.sin(3.0 * points[:, 0] * points[:, 1]) + points[:, 2] ** 2 + 0.5 * points[:, 3]
-    values += 0.05 * random.standard_normal(count)
-    return points, np.searchsorted(np.quantile(values, np.arange(1, 10) / 10), values)
+    values += 0.3 * random.standard_normal(count)
+    return points, np.searchsorted(np.quantile(values, (1 / 3, 2 / 3)), values)
 
 
 if folder.exists() and not quick:
@@ -62,11 +62,11 @@ else:
 # what its outputs do, see :doc:`/theory/stochastic`.  Work counts gradients of all samples.
 
 problem = fem.Classification(inputs, labels)
-space = fem.FeedforwardSpace(inputs.shape[1], hidden=(32,), outputs=10)
+space = fem.FeedforwardSpace(inputs.shape[1], hidden=(32,), outputs=len(problem.classes))
 J = fem.Sum(problem.on(space), fem.Tikhonov(space, weight_decay, 1e-4))
 print(f"{len(labels)} samples, {problem.quadrature.nbytes / 1e6:.0f} MB; {space}, {space.dim} coefficients")
 shown = []
-result = fem.stochastic(J, space.initial(seed=0), 1e-2, max_work=5 if quick else 20, observer=shown.append)
+result = fem.stochastic(J, space.initial(seed=0), 1e-2, max_work=10 if quick else 50, observer=shown.append)
 print(result.status.value)
 
 # %%
@@ -83,15 +83,25 @@ print(f"loss {result.value:.3f} +- {estimate.parts['value']:.3f} at the samples"
 print(f"{100 * wrong:.1f} % of {len(truth)} other samples are wrong")
 
 # %%
-# The loss on the batches, and the step sizes that were computed.
+# The loss on the batches and at the samples that were not used, and the sizes of the batches.  A batch says little by
+# itself: where noise limits, they grow, until all samples are one.
 
 rows = [snapshot for snapshot in shown if "batch" in snapshot.state.progress.memory]
 work = [max(snapshot.step.work, 1e-2) for snapshot in rows]
+held = problem.on(space, fem.Quadrature.samples(test, problem.numbers(truth)))
+penalty = fem.Tikhonov(space, weight_decay, 1e-4)
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-axes[0].semilogy(work, [snapshot.step.value for snapshot in rows], ".-", color=plotting.BLUE)
-axes[0].set_ylabel("loss on the batches since the last point")
-axes[1].semilogy(work, [1.0 / snapshot.step.multiplier for snapshot in rows], "-", color=plotting.ORANGE)
-axes[1].set_ylabel("step size")
+axes[0].semilogx(
+    work, [snapshot.step.value - penalty.value(snapshot.x) for snapshot in rows], "-", color="0.7", label="batches"
+)
+axes[0].semilogx(work, [held.value(snapshot.x) for snapshot in rows], "-", color=plotting.BLUE, label="other samples")
+axes[0].set_ylabel("cross-entropy")
+axes[0].legend(frameon=False)
+sizes = [float(snapshot.state.progress.memory["batch"]) for snapshot in rows]
+axes[1].loglog(work, sizes, drawstyle="steps-post", color=plotting.BLUE)
+axes[1].axhline(len(labels), color="0.5", linewidth=1, linestyle=":", label="all samples")
+axes[1].set_ylabel("samples per batch")
+axes[1].legend(frameon=False, loc="lower right")
 for axis in axes:
     axis.set_xlabel("work: gradients of all samples")
 figure.savefig(output / "large_sample.png", dpi=110)

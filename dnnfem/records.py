@@ -248,6 +248,11 @@ class Estimate:
         Whether `total` is a proved bound.
     remarks : tuple of str
         Sentences: what speaks against trusting the estimate, seen while it was computed.
+
+    Raises
+    ------
+    ValueError
+        If cells, signed contributions or costs are not as many as the indicators.
     """
 
     quantity: str
@@ -259,6 +264,12 @@ class Estimate:
     cost: Array | None = None
     guaranteed: bool = False
     remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("cells", "signed", "cost"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.indicators):
+                raise ValueError(f"{name}: got {len(values)}, expected {len(self.indicators)}, one per indicator")
 
     def __str__(self) -> str:
         parts = "".join(f", {name} {value:.3g}" for name, value in self.parts.items())

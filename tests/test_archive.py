@@ -434,6 +434,15 @@ def test_every_bit_of_the_header_is_worth_an_error_or_nothing(problem, path):
             assert np.array_equal(levels[0].x, reference)
 
 
+def test_a_constant_feature_is_the_same_problem_again(problem, path):
+    wide = Regression(np.column_stack([problem.inputs, np.ones(40)]), problem.targets, backend="reference")
+    space = FeedforwardSpace(3, (2,), problem.targets.shape[1])
+    for _ in range(2):
+        archive = Archive.open(path, wide, space, space.initial(0))
+        gauss_newton(wide.on(space), archive.level.x, 0.0, state=archive.level.state, max_steps=2, observer=archive)
+    assert archive.level.state.progress.steps[-1].number == 2
+
+
 def test_another_problem_or_start_is_refused_by_name_and_the_file_left_alone(problem, path):
     solved_run(problem, path)
     before = digest(path)

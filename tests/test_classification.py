@@ -53,7 +53,7 @@ def test_the_value_is_the_mean_of_minus_log_probabilities(problem):
     assert np.array_equal(hot.labels(problem.inputs), classifier.labels(problem.inputs))
 
 
-@pytest.mark.parametrize("names", [("a", "b", "c"), (-7, 0, 3), (0.5, 1.5, 2.5), (b"x", b"y", b"z")])
+@pytest.mark.parametrize("names", [("a", "b", "c"), (-7, 0, 3), (-1.0, 0.0, 2.0), (b"x", b"y", b"z")])
 def test_labels_of_any_type(problem, names):
     inputs, numbers = rings()
     other = fem.Classification(inputs, [names[n] for n in numbers])
@@ -104,6 +104,23 @@ def test_balanced_weights_give_every_class_the_same_sum():
     assert np.allclose(np.bincount(numbers, balanced.quadrature.weights), 1.0 / 3.0)
 
 
+def test_balanced_weights_find_a_rare_class():
+    """Two overlapping classes, 5 to 100: unweighted, the rare one is hardly ever predicted; balanced, as often."""
+    random = np.random.default_rng(0)
+    inputs, rare = random.standard_normal((2100, 2)), np.arange(2100) % 21 == 0
+    inputs[rare, 0] += 1.5
+    space = fem.FeedforwardSpace(2, (3,), 2)
+    recall = {}
+    for weights in (None, "balanced"):
+        problem = fem.Classification(inputs[:1050], rare[:1050], class_weights=weights)
+        _, result = solved(problem, 1e-2, space, 1e-4)
+        found = problem.solution(space, result.x).labels(inputs[1050:])
+        recall[weights] = [float(np.mean(found[rare[1050:] == own] == own)) for own in (False, True)]
+    # The best boundary of two unit Gaussians at distance 1.5 is half way: 77 % of either class.
+    assert recall[None][1] < 0.3 and recall[None][0] > 0.95
+    assert all(0.6 < share < 0.95 for share in recall["balanced"])
+
+
 def test_samples_can_be_left_out(problem):
     """The data of a part are those of the problem, so that folds see all classes and one scaling."""
     part = problem.quadrature.subset(np.arange(10))
@@ -122,6 +139,7 @@ def test_bad_input():
         ("^labels: got values of type int, str", (inputs, [0, "0", 0, 1, 1, 1])),
         ("^labels: got values of type NoneType, str", (inputs, ["a", None, "a", "b", "b", "b"])),
         ("^labels: got NaN", (inputs, [0.0, np.nan, 1.0, 1.0, 1.0, 1.0])),
+        ("^labels: got 1.5, expected whole numbers or names", (inputs, [0.0, 1.5, 1.0, 1.0, 1.0, 1.0])),
         ("^inputs: got NaN", (np.full((6, 2), np.nan), numbers)),
         ("^inputs: got shape", (np.empty((6, 0)), numbers)),
         ("^weights: got -1", (inputs, numbers, -np.ones(6))),
@@ -129,6 +147,9 @@ def test_bad_input():
         ("^class_weights: got \\[1.0, 2.0\\], expected .balanced. or a mapping", (inputs, numbers, None, [1.0, 2.0])),
         ("^class_weights: got \\[7\\], expected labels among \\[0, 1\\]", (inputs, numbers, None, {7: 1.0})),
         ("^class_weights: .*positive", (inputs, numbers, None, {1: 0.0})),
+        ("^class_weights: got {0: 'x'}, expected positive", (inputs, numbers, None, {0: "x"})),
+        ("^class_weights: got {0: None}, expected positive", (inputs, numbers, None, {0: None})),
+        ("^class_weights: got {0: nan}, expected positive", (inputs, numbers, None, {0: np.nan})),
         ("^backend", (inputs, numbers, None, None, "none")),
     ):
         with pytest.raises(ValueError, match=message):

@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 
-from dnnfem.estimators import algebraic, hierarchical, insertion_sensitivity, penalty_weight, removal
+from dnnfem.estimators import (
+    algebraic,
+    cross_validation,
+    hierarchical,
+    insertion_sensitivity,
+    penalty_weight,
+    removal,
+)
 from dnnfem.estimators.removal import DAMPING
 from dnnfem.functionals import Scaled, Sum, Tikhonov, condense, from_callables
 from dnnfem.norms import Euclidean, weight_decay
-from dnnfem.problems import Regression
+from dnnfem.problems import Classification, Regression
 from dnnfem.records import Step, Steps
 from dnnfem.refinement import coarsen, insert_layer, ridge_candidates, widen
 from dnnfem.solvers import gauss_newton, trust_region
@@ -204,6 +211,88 @@ def test_removal_skips_residual_layers_and_counts_all_readers(vector_problem):
         removal(vector_problem.on(FeedforwardSpace(2, (2,), 2, residual=(True,))), np.zeros(12))
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1e-3])
+def test_a_removal_is_charged_with_the_noise_that_its_degrees_of_freedom_fit(alpha):
+    problem, space = noisy(count=100), FeedforwardSpace(2, (5,), 1)
+    functional = Sum(problem.on(space), Tikhonov(space, Euclidean, alpha)) if alpha else problem.on(space)
+    x = trust_region(functional, space.initial(0), 1e-6, curvature=True).x
+    estimate = removal(functional, x)
+    matrix = problem.on(space).linearize(x).system().matrix
+    basis, _ = np.linalg.qr(np.concatenate([matrix, np.sqrt(alpha) * np.eye(space.dim)]))
+    freedom = np.sum(basis[:100] ** 2)
+    assert estimate.parts["degrees of freedom"] == pytest.approx(freedom, rel=1e-5)
+    sigma2 = 2.0 * functional.value(x) / (100 - freedom)
+    assert estimate.parts["noise"] ** 2 == pytest.approx(100 * sigma2, rel=1e-2)
+    charge = estimate.indicators**2 - estimate.signed
+    assert charge == pytest.approx(2.0 * 4.0 * freedom / space.dim * sigma2, rel=1e-2)
+
+
+def test_the_noise_of_a_removal_is_that_of_the_samples_or_known():
+    problem, space = noisy(), FeedforwardSpace(2, (8,), 1)
+    x = gauss_newton(problem.on(space), space.initial(1), 1e-3, max_steps=30).x
+    assert removal(problem.on(space), x).parts["noise"] * problem.unit == pytest.approx(0.05, rel=0.15)
+    labels = Classification(problem.inputs, problem.targets[:, 0] > 0.0)
+    space = FeedforwardSpace(2, (4,), 2)
+    estimate = removal(labels.on(space), space.initial(0))
+    # Of the two rows of the output layer the difference counts; a degree of freedom has 1/m from noise.
+    assert estimate.parts["degrees of freedom"] == 17.0 and "noise" not in estimate.parts
+    charge = estimate.indicators**2 - estimate.signed
+    assert charge == pytest.approx(2.0 * 5.0 * 17.0 / 22.0 / 300, rel=1e-12)
+
+
+def test_a_removal_says_where_nothing_is_left_for_the_noise():
+    problem, space = noisy(count=30), FeedforwardSpace(2, (8,), 1)
+    (remark,) = removal(problem.on(space), space.initial(0)).remarks
+    assert remark.startswith("30.0 degrees of freedom for 30 residuals")
+    assert removal(noisy().on(space), space.initial(0)).remarks == ()
+
+
+def shrunk(functional_on, space, x):
+    """Remove what does not pay, as in the demo ``regression_noisy``."""
+    idle, J = None, functional_on(space)
+    while space.hidden[0] > 1 and (idle is None or len(idle)):
+        rise = removal(J, x)
+        idle = np.argsort(rise.signed, kind="stable")[: np.count_nonzero(rise.signed < 0.0)]
+        count = (len(idle) + 1) // 2
+        while len(idle):
+            gone = idle[:count]
+            smaller, P = coarsen(space, rise.cells[gone])
+            result = trust_region(functional_on(smaller), P.project(x), 1e-3, curvature=True, max_steps=30)
+            if 2.0 * (result.value - J.value(x)) <= np.sum(rise.indicators[gone] ** 2 - rise.signed[gone]):
+                space, x, J = smaller, result.x, functional_on(smaller)
+                break
+            idle, count = (idle, count // 2) if count > 1 else (idle[1:], 1)
+    return space, x
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_overfitted_network_is_shrunk_to_the_width_that_cross_validation_chooses(seed):
+    random = np.random.default_rng(seed)
+    points = random.uniform(-1.0, 1.0, (2200, 2))
+    truth = np.sin(3.0 * points[:, 0]) * points[:, 1]
+    targets = truth + 0.3 * random.standard_normal(2200)
+    problem = Regression(points[:200], targets[:200])
+
+    def functional_on(space, quadrature=None):
+        return Sum(problem.on(space, quadrature), Tikhonov(space, weight_decay, 1e-4))
+
+    def fitted(quadrature, width):
+        space = FeedforwardSpace(2, (width,), 1)
+        J = functional_on(space, quadrature)
+        return space, trust_region(J, space.initial(0), 1e-3, curvature=True, max_steps=60).x
+
+    def error(space, x):
+        return np.sqrt(np.mean((problem.solution(space, x)(points[200:])[:, 0] - truth[200:]) ** 2))
+
+    validation = cross_validation(problem, lambda q, _: (fitted(q, width) for width in (2, 4, 8, 16)), [None])
+    chosen = validation.networks[0][0].hidden[0]
+    wide = fitted(problem.quadrature, 24)
+    small = shrunk(functional_on, *wide)
+    assert chosen / 2 <= small[0].hidden[0] <= 2 * chosen
+    assert error(*small) < 0.85 * error(*wide)
+    assert error(*small) < 1.5 * error(*fitted(problem.quadrature, chosen))
+
+
 # Weight of the penalty
 
 
@@ -329,6 +418,33 @@ def test_insertion_needs_a_network_residuals_and_candidates():
     space = FeedforwardSpace(2, (4,), 1)
     with pytest.raises(ValueError, match="^candidates: got none"):
         insertion_sensitivity(noisy().on(space), space.initial(0), [])
+
+
+@pytest.mark.parametrize(
+    ("pool", "got"),
+    [
+        ([1, Neuron(0, np.ones(2), 0.0)], "positions and neurons"),
+        ([Neuron(0, np.ones(2), 0.0), 1], "positions and neurons"),
+        ([1.5], "1.5"),
+        (["a"], "'a'"),
+        ([True], "True"),
+        ([0], "0"),
+        ([2], "2"),
+    ],
+)
+def test_insertion_takes_neurons_alone_or_positions_alone(pool, got):
+    space = FeedforwardSpace(2, (4,), 1)
+    with pytest.raises(ValueError, match=f"^candidates: got {got}, expected neurons alone, or alone positions from 1"):
+        insertion_sensitivity(noisy().on(space), space.initial(0), pool)
+
+
+@pytest.mark.parametrize("estimator", [insertion_sensitivity, removal])
+def test_insertion_and_removal_need_finite_coefficients_of_their_space(estimator):
+    space = FeedforwardSpace(2, (4,), 1)
+    with pytest.raises(ValueError, match="^x: got NaN or infinity"):
+        estimator(noisy().on(space), np.full(space.dim, np.nan))
+    with pytest.raises(ValueError, match=r"^x: got shape \(3,\), expected \(17,\)"):
+        estimator(noisy().on(space), np.zeros(3))
 
 
 def test_removal_needs_a_network():

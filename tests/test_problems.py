@@ -127,6 +127,10 @@ def test_a_constant_feature_is_mapped_to_zero_and_plays_no_role(column):
     y = x.copy()
     y[wide.blocks[0].start + 2 : wide.blocks[0].bias_start : 3] += 10.0
     assert problem.on(wide).value(x) == problem.on(wide).value(y)
+    # Nothing is known of other values of it either.
+    u, other = problem.solution(wide, x), inputs + np.array([0.0, 0.0, 3.0])
+    assert np.array_equal(u(other), u(inputs)) and not u.gradient(other)[..., 2].any()
+    assert np.isfinite(u.gradient(other)).all() and problem.identity["input_scale"][2] == np.inf
     assert np.isfinite(gauss_newton(problem.on(wide), x, max_steps=3).value)
 
 

@@ -81,6 +81,14 @@ def test_what_speaks_against_an_estimate_is_printed_below_it():
     assert str(estimate).splitlines() == ["error: 1.5000e+00 (2 cells)", "it is not stationary", "it is singular"]
 
 
+@pytest.mark.parametrize("name", ["cells", "signed", "cost"])
+def test_an_estimate_has_as_many_of_everything_as_indicators(name):
+    lengths = {"cells": 2, "signed": 2, "cost": 2} | {name: 3}
+    cells, signed, cost = (np.zeros(lengths[key]) for key in ("cells", "signed", "cost"))
+    with pytest.raises(ValueError, match=f"^{name}: got 3, expected 2, one per indicator"):
+        Estimate("error", cells, np.ones(2), 1.5, signed, cost=cost)
+
+
 def test_a_snapshot_shows_the_iterate():
     x = np.array([1.0, 2.0])
     assert Snapshot(STEPS[-1], State(None, Progress(x, STEPS))).x is x

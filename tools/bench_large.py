@@ -14,13 +14,17 @@ peer      torch's Adam on a network with two hidden layers of 64 tanh units, bat
 Both run on one thread, one after the other, each in a process of its own.  Data are generated, and kernels loaded,
 before a clock starts.  Keys:
 
-peak_over_data        (peak memory of the process that runs dnnfem alone - 300 MB) / bytes of the data
+peak_over_data        (peak memory of the process that runs dnnfem alone - 300 MB) / bytes of the data; the 300 MB stand
+                      for interpreter and libraries, and are agreed, not measured: what was measured is printed
 excess_error          root mean square error at 100 000 fresh samples with noise / deviation of the noise - 1
 time_vs_adam_search   seconds of dnnfem / seconds of the search
 
 Medians over the seeds, which draw the samples and everything else.  Ablations have as many coefficients: untrained
 random features with one linear solve (best of three scales), growth with candidates as they are drawn, and a solve from
-scratch; each takes 100 samples per coefficient, and its error is without the noise, over its deviation.
+scratch, with 100 samples per coefficient; the last two end with the same solve on all samples as the adaptive network.
+Their errors are without the noise, over its deviation; for each there is the key ``error_over_...`` of the adaptive
+network.  `dim_ratio_at_best_ablation` is the size of the smallest network of the path, relative to the chosen one, that
+after the solve on all samples is no worse than the best of them; null if none is.
 """
 
 from __future__ import annotations
@@ -34,7 +38,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 # Before NumPy and Numba are imported.
@@ -55,7 +61,8 @@ LEVEL_STEPS, FINAL_STEPS, TOLERANCE = 20, 5, 0.02
 CANDIDATES, SCORED = 32, 2000
 RATES, BATCH, HIDDEN, PATIENCE, EPOCHS = (1e-1, 1e-2, 1e-3, 1e-4), 1024, 64, 2, 30
 BASE = 300e6
-GOALS = {"peak_over_data": 1.5, "excess_error": 0.05, "time_vs_adam_search": 0.33}
+ABLATIONS = ("random features", "uniform", "scratch")
+GOALS = {"peak_over_data": 1.5, "excess_error": 0.05, "time_vs_adam_search": 0.33, "dim_ratio_at_best_ablation": 0.5}
 
 
 def function(p: Array) -> Array:
@@ -109,64 +116,87 @@ def grown(problem: fem.Regression, adaptive: bool = True) -> Iterator[tuple[fem.
         x = P(x)
 
 
-def regression(problem: fem.Regression) -> tuple[fem.FeedforwardSpace, Array, str]:
-    """Grow a network as long as it pays, and solve on all samples; return it with the table of levels."""
+@dataclass(frozen=True)
+class Fit:
+    """The network, those of the levels up to it, their number and table, and the tolerance on all samples."""
+
+    space: fem.FeedforwardSpace
+    x: Array
+    path: list[tuple[fem.FeedforwardSpace, Array]]
+    levels: str
+    tolerance: float
+
+
+def final(problem: fem.Regression, space: fem.FeedforwardSpace, x: Array, tolerance: float) -> Array:
+    """Solve on all samples."""
+    return fem.trust_region(problem.on(space), x, tolerance, curvature=True, max_steps=FINAL_STEPS).x
+
+
+def regression(problem: fem.Regression) -> Fit:
+    """Grow a network as long as it pays, and solve on all samples."""
     size = len(problem.quadrature)
     held = problem.quadrature.subset(np.arange(size - HELD, size))
-    best, network, lines = math.inf, None, []
+    best, chosen, path, lines = math.inf, 0, [], []
     for space, x in grown(problem):
+        path.append((space, x))
         risk = problem.on(space, held).value(x)
         error = problem.rms(math.sqrt(2.0 * risk))
         samples = PER_COEFFICIENT * space.dim
         lines.append(f"  {space}: {space.dim} coefficients, {samples} samples, {error:.4f} held out")
         pays = risk < (1.0 - GAIN) * best
         if risk < best:
-            best, network = risk, (space, x)
+            best, chosen = risk, len(path)
         if not pays:
             break
-    assert network is not None
-    space, x = network
+    space, x = path[chosen - 1]
     # The estimate of the algebraic error is compared with what the samples can tell of the minimizer.
     tolerance = 0.3 * math.sqrt(2.0 * best * space.dim / size)
-    x = fem.trust_region(problem.on(space), x, tolerance, curvature=True, max_steps=FINAL_STEPS).x
-    return space, x, "\n".join(lines)
+    return Fit(space, final(problem, space, x, tolerance), path[:chosen], "\n".join(lines), tolerance)
+
+
+def peak() -> float:
+    """Return the peak memory of this process in bytes, so far."""
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def alone(samples: int, seed: int) -> dict[str, object]:
     """Run dnnfem in this process, and nothing else."""
-    inputs, targets = draw(samples, seed, 0)
+    imported = peak()
     # Kernels are loaded before the clock starts.
-    regression(fem.Regression(inputs[: 2 * HELD], targets[: 2 * HELD]))
+    regression(fem.Regression(*draw(2 * HELD, seed, 0)))
+    loaded = peak()
+    inputs, targets = draw(samples, seed, 0)
     began = time.perf_counter()
     problem = fem.Regression(inputs, targets)
-    space, x, levels = regression(problem)
-    seconds = time.perf_counter() - began
-    peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    noisy, exact = errors(lambda p: problem.solution(space, x)(p)[:, 0], seed)
+    fit = regression(problem)
+    seconds, most = time.perf_counter() - began, peak()
+    noisy, exact = errors(lambda p: problem.solution(fit.space, fit.x)(p)[:, 0], seed)
     return {
-        "levels": levels,
-        "space": str(space),
-        "dim": space.dim,
+        "levels": fit.levels,
+        "space": str(fit.space),
+        "dim": fit.space.dim,
         "seconds": seconds,
-        "peak": peak,
+        "imported": imported,
+        "loaded": loaded,
+        "peak": most,
         "data": inputs.nbytes + targets.nbytes,
         "error": noisy,
         "exact": exact,
-        **ablations(problem, space, seed),
+        **ablations(problem, fit, seed, exact),
     }
 
 
-def ablations(problem: fem.Regression, space: fem.FeedforwardSpace, seed: int) -> dict[str, float]:
-    """Return the errors, without noise, of other networks with as many coefficients."""
+def ablations(problem: fem.Regression, fit: Fit, seed: int, own: float) -> dict[str, float]:
+    """Return the errors, without noise, of other networks with as many coefficients, and the ratio of sizes."""
+    space, tolerance = fit.space, fit.tolerance
     samples = first(problem, PER_COEFFICIENT * space.dim)
 
     def error(other: fem.FeedforwardSpace, x: Array) -> float:
         return errors(lambda p: problem.solution(other, x)(p)[:, 0], seed)[1]
 
     uniform = next(pair for pair in grown(problem, adaptive=False) if pair[0].dim >= space.dim)
-    levels = 1 + round(math.log(space.hidden[0] / FIRST_WIDTH) / math.log(1.0 + GROWTH))
     J, start = problem.on(space, samples), space.initial(seed=seed)
-    scratch = fem.trust_region(J, start, TOLERANCE, curvature=True, max_steps=levels * LEVEL_STEPS).x
+    scratch = fem.trust_region(J, start, TOLERANCE, curvature=True, max_steps=len(fit.path) * LEVEL_STEPS).x
     count = (space.dim - 1) // (FEATURES + 2)
     narrow = fem.FeedforwardSpace(FEATURES, (1,), 1)
     points, random, frozen = problem.ansatz.reference(samples.points), np.random.default_rng((seed, 2)), math.inf
@@ -177,7 +207,14 @@ def ablations(problem: fem.Regression, space: fem.FeedforwardSpace, seed: int) -
         reduced = fem.condense(problem.on(wide, samples))
         x = reduced.expand(P(np.concatenate([weights[0], bias[:1], np.zeros(2)]))[reduced.inner])
         frozen = min(frozen, error(wide, x))
-    return {"random features": frozen, "uniform": error(*uniform), "scratch": error(space, scratch)}
+    others = {
+        "random features": frozen,
+        "uniform": error(uniform[0], final(problem, *uniform, tolerance)),
+        "scratch": error(space, final(problem, space, scratch, tolerance)),
+    }
+    reached = [s.dim for s, x in fit.path[:-1] if error(s, final(problem, s, x, tolerance)) <= min(others.values())]
+    reached += [space.dim] if own <= min(others.values()) else []
+    return {**others, "ratio": min(reached, default=math.inf) / space.dim}
 
 
 def adam(samples: int, seed: int) -> dict[str, object]:
@@ -254,15 +291,17 @@ def main() -> None:
         return
     samples, seeds = (100_000, 1) if options.quick else (options.samples, options.seeds)
     print(f"{samples} samples, {THREADS} threads; errors are root mean squares over the deviation of the noise")
-    columns: dict[str, list[float]] = {name: [] for name in GOALS}
+    columns: dict[str, list[float]] = defaultdict(list)
     for seed in range(seeds):
         own, peer = child("alone", samples, seed), child("adam", samples, seed)
         print(f"seed {seed}\n{own['levels']}")
         print(
             f"  dnnfem {own['space']}: error {own['error']:.4f} with noise, {own['exact']:.4f} without, "
-            f"{own['seconds']:.1f} s, peak {own['peak'] / 1e6:.0f} MB for {own['data'] / 1e6:.0f} MB of data\n"
+            f"{own['seconds']:.1f} s, peak {own['peak'] / 1e6:.0f} MB for {own['data'] / 1e6:.0f} MB of data "
+            f"({own['imported'] / 1e6:.0f} MB after imports, {own['loaded'] / 1e6:.0f} MB after {2 * HELD} samples)\n"
             f"  without noise: random features {own['random features']:.4f}, uniform {own['uniform']:.4f}, "
-            f"scratch {own['scratch']:.4f}\n{peer['rates']}\n"
+            f"scratch {own['scratch']:.4f}; the best of them reached with {own['ratio']:.2f} of the coefficients\n"
+            f"{peer['rates']}\n"
             f"  Adam {peer['dim']} coefficients: error {peer['error']:.4f}, {peer['exact']:.4f} without noise, "
             f"{peer['seconds']:.1f} s",
             flush=True,
@@ -270,11 +309,18 @@ def main() -> None:
         columns["peak_over_data"].append((own["peak"] - BASE) / own["data"])
         columns["excess_error"].append(own["error"] - 1.0)
         columns["time_vs_adam_search"].append(own["seconds"] / peer["seconds"])
+        for name in ABLATIONS:
+            columns[f"error_over_{name.replace(' ', '_')}"].append(own["exact"] / own[name])
+        columns["dim_ratio_at_best_ablation"].append(own["ratio"])
+    line: dict[str, float | None] = {}
     for name, values in columns.items():
-        lower, median, upper = np.quantile(values, [0.25, 0.5, 0.75])
-        print(f"{name:20s} {median:.4f} ({lower:.4f} to {upper:.4f}), goal {GOALS[name]}")
+        # The worse of two values, not something between them: one of them may be infinite.
+        lower, median, upper = np.quantile(values, [0.25, 0.5, 0.75], method="higher")
+        goal = f", goal {GOALS[name]}" if name in GOALS else ""
+        print(f"{name:26s} {median:.4f} ({lower:.4f} to {upper:.4f}){goal}")
+        line[name] = float(median) if math.isfinite(median) else None
     if options.json:
-        print(json.dumps({name: float(np.median(values)) for name, values in columns.items()}))
+        print(json.dumps(line))
 
 
 if __name__ == "__main__":

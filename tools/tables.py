@@ -4,6 +4,12 @@ Every set comes with fixed test masks.  dnnfem grows a network with two hidden l
 re-estimated by the evidence while the network is solved, and cross-validation over the whole growth path says how wide
 it becomes and how large its error is at unseen samples.  Nothing is chosen per set, and no test sample is looked at.
 
+Ablations have the final architecture, or as many coefficients: untrained random features, growth with candidates as
+they are drawn, and a solve from scratch with as many steps as the path and the last solve may take together.  All end
+with a solve on all samples.  What they do not have: dnnfem takes the best, by its functional, of the networks of three
+folds, they have one start.  `dim_ratio_at_best_ablation` is the size of the smallest network of the growth path on all
+samples, relative to the chosen one, that with the same last solve reaches the best of the three; null if none does.
+
 The peers are `MLPRegressor` (standardized inputs and targets, L-BFGS), chosen by a search with 5 folds among the
 hidden layers (20), (50), (50, 50) and the penalties 1e-3, 1e-1, 1, 10, and `HistGradientBoostingRegressor` with its
 defaults.  All run one after another in this process, on one core each.
@@ -132,15 +138,25 @@ def regression(inputs: Array, targets: Array) -> tuple[fem.Regression, Fit, fem.
     return problem, solved(problem, problem.quadrature, min(fits, key=value), LEVEL_STEPS), validation
 
 
-def scratch(problem: fem.Regression, fit: Fit) -> Fit:
-    """Solve on the final architecture from a random start, with as many steps as the whole path has."""
+def scratch(problem: fem.Regression, fit: Fit, levels: int) -> Fit:
+    """Solve on the final architecture from a random start, with the steps of so many levels and of the last solve."""
     start = Fit(fit.space, fit.space.initial(seed=0), FIRST_ALPHA)
-    return solved(problem, problem.quadrature, start, FIRST_STEPS + 2 * LEVEL_STEPS)
+    return solved(problem, problem.quadrature, start, FIRST_STEPS + levels * LEVEL_STEPS)
 
 
 def uniform(problem: fem.Regression, fit: Fit) -> Fit:
     """Grow to the final architecture with candidates as they are drawn."""
-    return next(f for f in growth(problem, problem.quadrature, adaptive=False) if f.space.dim >= fit.space.dim)
+    path = growth(problem, problem.quadrature, adaptive=False)
+    return solved(problem, problem.quadrature, next(f for f in path if f.space.dim >= fit.space.dim), LEVEL_STEPS)
+
+
+def smaller(problem: fem.Regression, fit: Fit) -> Iterator[Fit]:
+    """Yield the networks of the growth path that are smaller than the chosen one, with the last solve, and that one."""
+    for level in growth(problem, problem.quadrature):
+        if level.space.dim >= fit.space.dim:
+            break
+        yield solved(problem, problem.quadrature, level, LEVEL_STEPS)
+    yield fit
 
 
 def random_features(problem: fem.Regression, fit: Fit, inputs: Array) -> Array:
@@ -200,13 +216,14 @@ class Row:
     random: float
     uniform: float
     scratch: float
+    ratio: float
 
     def __str__(self) -> str:
         return (
             f"{self.name:9s} fold {self.fold}: {self.space}, {self.dim} coefficients, rmse {self.error:.4g} (estimate "
             f"{self.estimate:.4g}), {self.seconds:.2f} s; network {self.mlp:.4g} ({self.mlp_dim}, "
             f"{self.mlp_seconds:.1f} s), trees {self.hgb:.4g}; random {self.random:.4g}, uniform {self.uniform:.4g}, "
-            f"scratch {self.scratch:.4g}"
+            f"scratch {self.scratch:.4g}, their best reached with {self.ratio:.2f} of the coefficients"
         )
 
 
@@ -230,6 +247,9 @@ def run(folder: Path, fold: int) -> Row:
     mlp_seconds = time.perf_counter() - began
     network = search.best_estimator_.regressor_[-1]
     trees = HistGradientBoostingRegressor(random_state=0).fit(inputs, targets)
+    random = rmse(random_features(problem, fit, unseen), wanted)
+    others = random, tested(uniform(problem, fit)), tested(scratch(problem, fit, validation.level + 1))
+    reached = (other.space.dim for other in smaller(problem, fit) if tested(other) <= min(others))
     return Row(
         folder.name,
         fold,
@@ -242,13 +262,12 @@ def run(folder: Path, fold: int) -> Row:
         mlp_seconds,
         sum(a.size for a in (*network.coefs_, *network.intercepts_)),
         rmse(trees.predict(unseen), wanted),
-        rmse(random_features(problem, fit, unseen), wanted),
-        tested(uniform(problem, fit)),
-        tested(scratch(problem, fit)),
+        *others,
+        next(reached, math.inf) / fit.space.dim,
     )
 
 
-def report(rows: list[Row]) -> dict[str, float]:
+def report(rows: list[Row]) -> dict[str, float | None]:
     """Print the table and return the keys of the JSON line."""
     names = list(dict.fromkeys(row.name for row in rows))
     ratios = {
@@ -269,6 +288,9 @@ def report(rows: list[Row]) -> dict[str, float]:
         print(f"{name:10s}" + "".join(f"{np.median(values[own]):15.3f}" for values in columns.values()))
     for label, level in (("lower", 0.25), ("median", 0.5), ("upper", 0.75)):
         print(f"{label:10s}" + "".join(f"{np.quantile(values, level):15.3f}" for values in columns.values()))
+    # The worse of two values, not something between them: one of them may be infinite.
+    reached = float(np.quantile([row.ratio for row in rows], 0.5, method="higher"))
+    print(f"coefficients, relative, with which the best of the ablations is reached: median {reached:.3f} (inf: not)")
     means = {label: float(np.exp(np.mean(np.log(values)))) for label, values in columns.items()}
     print(f"{'geomean':10s}" + "".join(f"{value:15.3f}" for value in means.values()))
     return {
@@ -281,6 +303,7 @@ def report(rows: list[Row]) -> dict[str, float]:
         "geomean_rmse_vs_random_features": means["vs random"],
         "geomean_rmse_vs_uniform": means["vs uniform"],
         "geomean_rmse_vs_scratch": means["vs scratch"],
+        "dim_ratio_at_best_ablation": reached if math.isfinite(reached) else None,
     }
 
 

@@ -112,7 +112,7 @@ def hierarchical(
     if count is None:
         count = max(MIN_COUNT, math.ceil(GROWTH * sum(space.hidden)))
     enriched = _linearized(functional, x, pool)
-    total, parts = _joint(enriched, _dispersion(functional))
+    total, parts = _joint(enriched, dispersion_of(functional))
     order, gains = _select(enriched, count)
     neurons = _polished(functional, x, [pool[k] for k in order], polish) if order else []
     cells = np.empty(len(neurons), dtype=object)
@@ -218,7 +218,7 @@ def _identity(points: Array) -> Array:
     return points
 
 
-def _dispersion(functional: Functional) -> float | None:
+def dispersion_of(functional: Functional) -> float | None:
     """Return twice the gain of one degree of freedom from noise if it is known: of likelihoods."""
     found = [(factor, integral.dispersion) for factor, integral in _integrals(functional)]
     known = [factor * dispersion for factor, dispersion in found if dispersion is not None]

@@ -14,6 +14,7 @@ from dnnfem.refinement.depth import insert_layer
 from dnnfem.refinement.width import cost
 from dnnfem.spaces import FeedforwardSpace
 from dnnfem.spaces.feedforward import Neuron
+from dnnfem.spaces.layout import check_coefficients
 
 QUANTITY = "decrease sqrt(2 (J(x) - J)) that new coefficients promise by themselves"
 
@@ -53,7 +54,8 @@ def insertion_sensitivity(
     Raises
     ------
     ValueError
-        If the functional is not on a feedforward space or has no least-squares system, or there is no candidate.
+        If the functional is not on a feedforward space or has no least-squares system, `x` is no finite vector of the
+        space, or the candidates are none, or not all neurons or all positions.
 
     References
     ----------
@@ -62,8 +64,11 @@ def insertion_sensitivity(
     space = functional.space
     if not isinstance(space, FeedforwardSpace):
         raise ValueError(f"functional: got one on {space}, expected a FeedforwardSpace")
+    x = check_coefficients(space, x, finite=True)
     pool = list(range(1, len(space.hidden) + 1)) if candidates is None else pool_of(functional, x, candidates)
     neurons = [item for item in pool if isinstance(item, Neuron)]
+    if len(neurons) < len(pool):
+        _check_positions(space, pool)
     if neurons:
         wide, start, outgoing = widened(functional, x, neurons)
         gains = _gains(wide.linearize(start), outgoing)
@@ -74,6 +79,16 @@ def insertion_sensitivity(
     cells[:] = pool
     indicators = np.sqrt(gains)
     return Estimate(QUANTITY, cells, indicators, float(indicators.max()), cost=np.array(costs))
+
+
+def _check_positions(space: FeedforwardSpace, pool: Sequence[Any]) -> None:
+    for item in pool:
+        integer = isinstance(item, int | np.integer) and not isinstance(item, bool)
+        if not integer or not 1 <= item <= len(space.hidden):
+            kind = "positions and neurons" if isinstance(item, Neuron) else repr(item)
+            raise ValueError(
+                f"candidates: got {kind}, expected neurons alone, or alone positions from 1 to {len(space.hidden)}"
+            )
 
 
 def _layers(functional: Functional, x: Array, positions: Sequence[int]) -> tuple[Array, list[float]]:

@@ -25,7 +25,8 @@ def penalty_weight(functional: Functional, x: Array) -> float:
 
     With the curvature ``C`` of the integral, the matrix ``M`` of the norm and ``gamma = tr C (C + alpha M)^-1``
     coefficients that the data determine, noise and prior of which the data and the coefficients would be most typical
-    have ``s^2 = |r|^2 / (m - gamma)`` and ``alpha = s^2 gamma / (m |x - x_ref|^2)``, for ``m`` values of equal weight.
+    have ``s^2 = |r|^2 / (m k - gamma)`` and ``alpha = s^2 gamma / (m |x - x_ref|^2)``, for ``k`` outputs at each of
+    ``m`` samples of weight ``1/m``.
     A few solves with a re-estimation after each reach the fixed point.  Begin with a weak penalty: under one that is
     too strong the network collapses to a constant, a saddle that the curvature does not lead away from.
 
@@ -42,7 +43,8 @@ def penalty_weight(functional: Functional, x: Array) -> float:
     Returns
     -------
     float
-        Between a tenth and ten times the present weight.
+        Between a tenth and ten times the present weight; but never below `FLOOR` times the mean diagonal of the
+        curvature, under which the matrix would not be definite.
 
     Raises
     ------

@@ -34,6 +34,7 @@ class AffineAnsatz:
     Parameters
     ----------
     input_shift, input_scale : array, shape (d,)
+        Where a scale is infinite the network reads 0, and every derivative in that input is 0.
     output_shift, output_scale : array, shape (outputs,)
     """
 
@@ -47,7 +48,8 @@ class AffineAnsatz:
     def fitted(cls, points: Array, targets: Array, weights: Array) -> AffineAnsatz:
         """Map the bounding box of the points to [-1, 1]^d and the targets to mean 0 and deviation 1.
 
-        A constant feature is mapped to 0 and a constant target to 0; their scale is set to one.
+        A constant feature gets an infinite scale: nothing is known of other values of it, so every value is mapped to
+        0.  A constant target is mapped to 0 with scale one.
         """
         low, high = _bounds(points)
         # Halved before the sum: the middle of two huge numbers must not overflow.
@@ -62,7 +64,7 @@ class AffineAnsatz:
         unit = np.where(largest > 0, largest, 1.0)
         squares = (np.sum(weights[rows, None] * ((targets[rows] - mean) / unit) ** 2, axis=0) for rows in blocks)
         deviation = unit * np.sqrt(sum(squares, np.zeros(len(least))) / total)
-        return cls(middle, np.where(half > 0, half, 1.0), mean, np.where(deviation > 0, deviation, 1.0))
+        return cls(middle, np.where(half > 0, half, np.inf), mean, np.where(deviation > 0, deviation, 1.0))
 
     @property
     def inputs_only(self) -> AffineAnsatz:

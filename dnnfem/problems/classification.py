@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,9 @@ class Classification:
     Parameters
     ----------
     inputs : array, shape (m, d) or (m,)
-        Mapped to [-1, 1]^d; types and copies as for `dnnfem.Regression`.
+        Mapped to [-1, 1]^d; types, copies and constant inputs as for `dnnfem.Regression`.
     labels : sequence of m labels
-        Strings, integers, ...; at least two different ones.  `classes` are these, sorted.
+        Strings, integers, ...; at least two different ones, floats without a fraction.  `classes` are these, sorted.
     weights : array, shape (m,), optional
         Positive; default equal.
     class_weights : "balanced" or mapping from label to positive number, optional
@@ -53,8 +54,8 @@ class Classification:
     Raises
     ------
     ValueError
-        On inputs that are not finite, labels of mixed types or fewer than two classes, shapes that do not match, or
-        weights that are not positive or belong to no class.
+        On inputs that are not finite, labels of mixed types or with fractions or of fewer than two classes, shapes that
+        do not match, or weights that are not positive or belong to no class.
     """
 
     inputs: Array
@@ -200,7 +201,7 @@ def _labels(labels: Any) -> Array:
     Raises
     ------
     ValueError
-        If they are no sequence of labels of one type, or a label is missing.
+        If they are no sequence of labels of one type, or a label is missing or a fraction.
     """
     array = np.asarray(labels)
     if array.ndim != 1:
@@ -213,6 +214,11 @@ def _labels(labels: Any) -> Array:
         raise ValueError(f"labels: got values of type {names}, expected all of one type: strings, integers, ...")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError("labels: got NaN or infinity, expected a label for every sample")
+    if array.dtype.kind == "f" and (fractions := array[array != np.round(array)]).size:
+        raise ValueError(
+            f"labels: got {fractions[0]:g}, expected whole numbers or names of classes; real values are the targets of "
+            "dnnfem.Regression"
+        )
     return array
 
 
@@ -234,7 +240,7 @@ def _factors(rule: str | Mapping[Any, float], classes: Array, shares: Array) -> 
     unknown = [label for label in rule if label not in classes.tolist()]
     if unknown:
         raise ValueError(f"class_weights: got {unknown}, expected labels among {classes.tolist()}")
-    factors = np.array([float(rule.get(label, 1.0)) for label in classes.tolist()])
-    if not ((factors > 0.0) & np.isfinite(factors)).all():
+    given = [rule.get(label, 1.0) for label in classes.tolist()]
+    if not all(isinstance(factor, Real) and 0.0 < factor < np.inf for factor in given):
         raise ValueError(f"class_weights: got {dict(rule)}, expected positive finite numbers")
-    return factors
+    return np.array(given, dtype=np.float64)

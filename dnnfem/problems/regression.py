@@ -24,7 +24,8 @@ class Regression:
     """Weighted least squares: ``J = sum_q w_q |(u(p_q) - y_q) / s|^2 / 2`` with weights that sum to one.
 
     Inputs are mapped to [-1, 1]^d and targets to mean 0 and deviation ``s = 1`` per output, so nothing has to be scaled
-    by hand; `rms` turns estimates back into the user's units.
+    by hand; `rms` turns estimates back into the user's units.  An input that is the same for all samples says nothing:
+    solutions do not depend on it.
 
     Parameters
     ----------
