@@ -24,6 +24,8 @@ COMPONENTS = {
     "second derivatives": ((0, 1), (1, 1), (0,)),
     "third": ((0, 0, 0), (1,)),
     "fourth": ((0, 0, 0, 0), (0, 0, 1, 1)),
+    "one component twice": ((0, 1), (), (1, 0), ()),
+    "without weight": (Laplacian((0, 1), (0.0, 1.0)), (0,)),
 }
 
 
@@ -209,3 +211,13 @@ def test_a_laplacian_needs_one_weight_per_axis():
         Laplacian((0, 1), (1.0,))
     with pytest.raises(ValueError, match="one weight per axis"):
         Laplacian((0, 0), (1.0, 1.0))
+    with pytest.raises(ValueError, match="one weight per axis"):
+        Laplacian((), ())
+    with pytest.raises(ValueError, match="finite"):
+        Laplacian((0,), (np.nan,))
+
+
+def test_boxes_of_the_same_shape_have_the_same_components():
+    wide, narrow = (AffineAnsatz(np.zeros(2), c * np.array([1.0, 2.0]), np.zeros(1), np.ones(1)) for c in (3.0, 0.1))
+    laplacian = (Laplacian((0, 1), (1.0, 1.0)),)
+    assert wide.reads(laplacian) == narrow.reads(laplacian) == (Laplacian((0, 1), (1.0, 0.25)),)

@@ -274,10 +274,14 @@ def test_threads_and_memory_do_not_change_a_bit(monkeypatch, program, law):
 def test_several_python_threads_may_ask_the_same_evaluator(monkeypatch):
     _, fast, x, v = problem(plain((2, 20, 9, 2), "tanh"), m=64 * 20)
     monkeypatch.setattr(drivers, "SMALL", 0)
-    expected = results(fast, x, v)
-    with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: results(fast, x, v), range(12)):
-            assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    expected, interval = results(fast, x, v), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _: results(fast, x, v), range(100)):
+                assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_compilation_is_announced_once(tmp_path):
@@ -320,6 +324,48 @@ child.join()
 def test_a_forked_process_has_threads_of_its_own():
     environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120.0, env=environment)
+
+
+SPAWNED = """
+import multiprocessing, sys
+import numpy as np
+import dnnfem
+
+def product(functional, x, queue):
+    queue.put((functional.value(x), functional.linearize(x).hessian(x)))
+
+if __name__ == "__main__":
+    points = np.random.default_rng(0).uniform(-1.0, 1.0, (100, 2))
+    space = dnnfem.FeedforwardSpace(2, (5,), 1)
+    functional, x = dnnfem.Regression(points, points[:, 0], backend=sys.argv[1]).on(space), space.initial()
+    expected = functional.value(x), functional.linearize(x).hessian(x)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=product, args=(functional, x, queue))
+    child.start()
+    found = queue.get(timeout=60.0)
+    child.join()
+    assert found[0] == expected[0] and np.array_equal(found[1], expected[1])
+"""
+
+
+@pytest.mark.parametrize("backend", ["compiled", "device"])
+def test_a_functional_goes_to_another_process(tmp_path, backend):
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED)
+    subprocess.run([sys.executable, str(script), backend], check=True, timeout=120.0)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "device"])
+def test_columns_are_told_apart_by_what_they_choose(backend):
+    _, fast, x, _ = problem(plain((2, 2, 1), "tanh"))
+    placed = kernels.place(fast.program, fast.quadrature, fast.ansatz, fast.law, backend=backend)
+    here = placed.linearize(x)
+    mask = np.zeros(9, dtype=bool)
+    mask[0] = True
+    for columns in (np.array([1]), np.array([1, 0], dtype=np.int32), mask, slice(2, 4), slice(0, 1)):
+        expected = np.asarray(here.system().matrix)[:, np.arange(9)[columns]]
+        close(np.asarray(here.system(columns).matrix), expected)
 
 
 def test_linearizations_do_not_share_memory():

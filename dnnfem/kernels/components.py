@@ -12,6 +12,7 @@ needs the gradient, but no other second derivatives.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,15 +35,17 @@ class Laplacian:
     Raises
     ------
     ValueError
-        If there are not as many weights as axes, or an axis occurs twice.
+        If there are not as many weights as axes, none at all, or an axis occurs twice; if a weight is not finite.
     """
 
     axes: tuple[int, ...]
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.axes) != len(self.weights) or len(set(self.axes)) != len(self.axes):
+        if not self.axes or len(self.axes) != len(self.weights) or len(set(self.axes)) != len(self.axes):
             raise ValueError(f"Laplacian: got axes {self.axes}, weights {self.weights}, expected one weight per axis")
+        if not all(map(math.isfinite, self.weights)):
+            raise ValueError(f"Laplacian: got weights {self.weights}, expected finite numbers")
 
 
 Component = tuple[int, ...] | Laplacian
@@ -97,7 +100,10 @@ def _partitions(items: tuple[int, ...]) -> Iterator[list[tuple[int, ...]]]:
 def terms(component: Component) -> Terms:
     """Return the polynomial that a component of ``sigma(z)`` is of components of ``z``, by Faà di Bruno."""
     if isinstance(component, Laplacian):
-        return {(1, (component,)): 1.0, **{(2, ((i,), (i,))): weight for weight, (i, _) in squares(component)}}
+        return {
+            (1, (component,)): 1.0,
+            **{(2, ((i,), (i,))): weight for weight, (i, _) in squares(component) if weight},
+        }
     found: Counter[tuple[int, tuple[Component, ...]]] = Counter()
     for partition in _partitions(component):
         found[len(partition), tuple(sorted(tuple(sorted(block)) for block in partition))] += 1

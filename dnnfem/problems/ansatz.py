@@ -77,14 +77,20 @@ class AffineAnsatz:
         return (points - self.input_shift) / self.input_scale
 
     def reads(self, components: Sequence[Component]) -> tuple[Component, ...]:
-        """Return the components of the reference jet: the same, but that the chain rule is in the weights of a sum."""
-        scaled = [
-            Laplacian(c.axes, tuple(float(w / self.input_scale[i] ** 2) for w, (i, _) in squares(c)))
-            if isinstance(c, Laplacian)
-            else c
-            for c in components
-        ]
-        return tuple(scaled)
+        """Return the components of the reference jet: the same, but that the chain rule is in the weights of a sum.
+
+        The first of these weights that is not zero is one, so that boxes of the same shape have the same components.
+        """
+        return tuple(self._scaled(c) if isinstance(c, Laplacian) else c for c in components)
+
+    def _scaled(self, laplacian: Laplacian) -> Laplacian:
+        weights, unit = self._weights(laplacian)
+        return Laplacian(laplacian.axes, tuple(weight / unit for weight in weights))
+
+    def _weights(self, laplacian: Laplacian) -> tuple[list[float], float]:
+        """Return the weights in reference coordinates, and the first of them that is not zero."""
+        weights = [float(weight / self.input_scale[i] ** 2) for weight, (i, _) in squares(laplacian)]
+        return weights, next((weight for weight in weights if weight), 1.0)
 
     def _factors(self, components: Sequence[Component]) -> Array:
         """Chain rule: one factor per component and output, shape (components, outputs, 1)."""
@@ -92,15 +98,18 @@ class AffineAnsatz:
         if key not in self._known:
             scales, xp = self.output_scale, array_namespace(self.output_scale)
             one = xp.ones((), dtype=scales.dtype, device=device(scales))
-            chain = xp.stack([1.0 / self._product(() if isinstance(c, Laplacian) else c, one) for c in components])
+            chain = xp.stack([one * self._factor(component) for component in components])
             self._known[key] = chain[:, None, None] * scales[None, :, None]
         return self._known[key]
 
-    def _product(self, component: tuple[int, ...], one: Any) -> Any:
-        """Return the product of the scales of some inputs."""
+    def _factor(self, component: Component) -> Any:
+        """Return the factor of one component."""
+        if isinstance(component, Laplacian):
+            return self._weights(component)[1]
+        factor: Any = 1.0
         for axis in component:
-            one = one * self.input_scale[axis]
-        return one
+            factor = factor / self.input_scale[axis]
+        return factor
 
     def jet(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
         """Return the user's jet, shape (components, outputs, m)."""

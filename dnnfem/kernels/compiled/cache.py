@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parent
+"""What is beside this folder counts too: numbers from there are compiled into the kernels."""
 
 
 def discard(dispatcher: Any) -> int:
-    """Remove the kernels in the folder where those of `dispatcher` are kept, if older than a source of this package.
+    """Remove the kernels in the folder where those of `dispatcher` are kept, if older than a source of the kernels.
 
     Returns
     -------
@@ -22,7 +23,8 @@ def discard(dispatcher: Any) -> int:
     """
     if not dispatcher.stats.cache_path:
         return 0
-    newest = max(source.stat().st_mtime for source in SOURCES.glob("*.py"))
+    files = [*SOURCES.glob("*.py"), *SOURCES.parent.glob("*.py")]
+    newest = max(source.stat().st_mtime for source in files)
     names = {source.stem for source in SOURCES.glob("*.py")}
     removed = 0
     for index in Path(dispatcher.stats.cache_path).glob("*.nbi"):

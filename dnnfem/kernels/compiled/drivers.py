@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any
 
@@ -94,7 +94,11 @@ def run(
         driver(code, w, points, kept, work[number], *tiles, number, parts, *arguments)
 
     others = [_others().submit(part, number) for number in range(1, parts)]
-    part(0)
+    try:
+        part(0)
+    finally:
+        # What they write to must not be used for anything else before, even if this thread was interrupted.
+        wait(others)
     for other in others:
         other.result()
 
@@ -132,9 +136,10 @@ def _seed(code, lam, l0, seeds, k, column):  # type: ignore[no-untyped-def]
     sweeps.seed(code, lam, l0)
     tile, count = code.tile, seeds.shape[1]
     for n in range(count):
+        # Added: a law may read the same component twice.
         begin = l0 + _place(code, count, n)
         for s in range(tile):
-            lam[begin + s] = seeds[k, n, column + s]
+            lam[begin + s] += seeds[k, n, column + s]
 
 
 @njit(**INTERNAL)
@@ -148,12 +153,8 @@ def _bend(code, lam, rdot, law, column):  # type: ignore[no-untyped-def]
         for i in range(count):
             other = _place(code, count, i)
             direction, matrix = rdot[other : other + tile], law[n, i, column : column + tile]
-            if i == 0:
-                for s in range(tile):
-                    row[s] = matrix[s] * direction[s]
-            else:
-                for s in range(tile):
-                    row[s] += matrix[s] * direction[s]
+            for s in range(tile):
+                row[s] += matrix[s] * direction[s]
 
 
 @njit(**INTERNAL)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,10 @@ class CompiledEvaluator:
             raise ValueError(
                 f"quadrature: got points of shape {self.quadrature.points.shape}, expected (m, {self.program.inputs})"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Addresses of machine code belong to this process, and what was computed can be computed again.
+        return CompiledEvaluator, (self.program, self.quadrature, self.ansatz, self.law, self.memory)
 
     @cached_property
     def code(self) -> Code:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,9 @@ class CompiledLinearization:
     evaluator: CompiledEvaluator
     x: Array
     weights: Array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompiledLinearization, (self.evaluator, self.x, self.weights)
 
     @cached_property
     def _kept(self) -> Tape | None:

@@ -8,7 +8,9 @@ of each number.  They are straight-line code, which LLVM compiles in millisecond
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import count
+from threading import RLock
 from typing import Any
 
 from llvmlite import binding, ir
@@ -119,8 +121,16 @@ def _body(code: _Code, activation: str, list_: tuple[Operation, ...], count: int
             builder.store(known[name], place(1 + group, c), align=8)
 
 
-_engines: list[Any] = []
-"""Machine code lives as long as its engine."""
+@cache
+def _engine() -> Any:
+    """Return what keeps all machine code: one of its own for each function would take ten times the memory."""
+    features = binding.get_host_cpu_features().flatten()
+    options = {"cpu": binding.get_host_cpu_name(), "features": features, "opt": 2}
+    machine = binding.Target.from_default_triple().create_target_machine(**options)
+    return binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+
+
+_numbers, _lock = count(), RLock()
 
 
 @lru_cache(maxsize=64)
@@ -130,28 +140,26 @@ def functions(carried: tuple[Component, ...], duals: frozenset[int], activation:
     return machine_code(lists, len(carried), activation)
 
 
-def machine_code(lists: Sequence[tuple[Operation, ...]], count: int, activation: str) -> tuple[int, ...]:
-    """Return addresses of functions of type `SIGNATURE` that run operations on groups of `count` numbers."""
-    module = ir.Module("pointwise")
+def machine_code(lists: Sequence[tuple[Operation, ...]], size: int, activation: str) -> tuple[int, ...]:
+    """Return addresses of functions of type `SIGNATURE` that run operations on groups of `size` numbers."""
+    module, names = ir.Module("pointwise"), []
     module.triple = binding.get_process_triple()
-    for number, list_ in enumerate(lists):
-        function = ir.Function(module, SIGNATURE, f"run{number}")
+    for list_ in lists:
+        names.append(f"run{next(_numbers)}")
+        function = ir.Function(module, SIGNATURE, names[-1])
         builder = ir.IRBuilder(function.append_basic_block())
-        *pairs, size, h = function.args
+        *pairs, length, h = function.args
         arrays = list(zip(pairs[::2], pairs[1::2], strict=True))
         factor = spread(builder, h)
-        loop = Loop(builder, builder.udiv(size, INTEGER(LANES)), [])
+        loop = Loop(builder, builder.udiv(length, INTEGER(LANES)), [])
         at = builder.mul(loop.index, INTEGER(LANES))
-        _body(_Code(builder), activation, list_, count, arrays, at, factor)
+        _body(_Code(builder), activation, list_, size, arrays, at, factor)
         loop.close([])
         builder.ret_void()
-    features = binding.get_host_cpu_features().flatten()
-    options = {"cpu": binding.get_host_cpu_name(), "features": features, "opt": 2}
-    machine = binding.Target.from_default_triple().create_target_machine(**options)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), machine)
-    engine.finalize_object()
-    _engines.append(engine)
-    return tuple(int(engine.get_function_address(f"run{number}")) for number in range(len(lists)))
+    with _lock:
+        _engine().add_module(binding.parse_assembly(str(module)))
+        _engine().finalize_object()
+        return tuple(int(_engine().get_function_address(name)) for name in names)
 
 
 @intrinsic

@@ -113,7 +113,8 @@ def _products(rows: int, vectors: int) -> Any:
 
 def _outers(rows: int, vectors: int) -> Any:
     """Return the intrinsic behind `add_outers` for a block of `rows` times `vectors`."""
-    ways = 2 if rows * vectors < CHAINS + 1 else 1
+    # With half as many registers, twice the sums would be spilled.
+    ways = 2 if rows * vectors < CHAINS + (LANES == 8) else 1
 
     @intrinsic
     def block(

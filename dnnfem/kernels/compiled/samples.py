@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import RLock
 
 import numpy as np
 
@@ -148,19 +149,23 @@ class Pool:
     """Flat arrays that wait for their next use: fresh memory is as slow as the sweep that fills it."""
 
     spare: list[Array] = field(default_factory=list)
+    # A loan may be forgotten, and its array come back, wherever a thread happens to be.
+    _lock: RLock = field(default_factory=RLock, repr=False)
 
     def take(self, size: int) -> Array:
         """Return an array of at least `size` numbers."""
-        for number, array in enumerate(self.spare):
-            if array.size >= size:
-                return self.spare.pop(number)
+        with self._lock:
+            for number, array in enumerate(self.spare):
+                if array.size >= size:
+                    return self.spare.pop(number)
         return aligned(size)
 
     def give_back(self, array: Array) -> None:
         """Take back an array that nobody reads any more; the largest ones are kept."""
-        self.spare.append(array)
-        self.spare.sort(key=lambda b: b.size)
-        del self.spare[:-SPARE]
+        with self._lock:
+            self.spare.append(array)
+            self.spare.sort(key=lambda b: b.size)
+            del self.spare[:-SPARE]
 
     def lend(self, size: int) -> Loan:
         """Return an array that comes back by itself."""

@@ -307,7 +307,7 @@ def write_rows(  # type: ignore[no-untyped-def]
                     p = position[stage[MATRIX] + o * columns + i]
                     if p >= 0:
                         place, terms = begin + p * stride, own if stage[INNER] else inputs + i * width
-                        prefetch(address(target, place + AHEAD * stride), tile // 8)
+                        prefetch(address(target, place) + 8 * AHEAD * stride, tile // 8)
                         row = address(target, place) if count == tile else address(spare, 0)
                         y = source + 8 * i * tile
                         row_products(row, tile, terms, x, step, y, distance, add and count == tile)

@@ -60,6 +60,11 @@ class DeviceEvaluator:
                 f"quadrature: got points of shape {self.quadrature.points.shape}, expected (m, {self.program.inputs})"
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is on the device stays there: it is computed again where this is read.
+        placed = (self.program, self.quadrature, self.ansatz, self.law, self.place, self.memory, self.capture)
+        return DeviceEvaluator, placed
+
     @cached_property
     def outputs(self) -> Outputs:
         """Ansatz and law on the device, with the program that carries the jet they read."""

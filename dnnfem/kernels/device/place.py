@@ -15,6 +15,9 @@ from dnnfem.records import Array
 
 DTYPES = {"double": torch.float64, "single": torch.float32}
 
+PINNED = 2**17
+"""Bytes from which on arrays cross the border by memory that the GPU reads and writes itself: several times faster."""
+
 T = TypeVar("T")
 
 
@@ -60,7 +63,12 @@ class Place:
         """Bring an array, or a tensor, here, in float64; what was there is not followed."""
         if isinstance(array, torch.Tensor):
             return array.to(self.device, torch.float64)
-        return torch.tensor(np.asarray(array, dtype=np.float64), device=self.device)
+        host = np.asarray(array, dtype=np.float64)
+        if not self.is_gpu or host.nbytes < PINNED:
+            return torch.tensor(host, device=self.device)
+        pinned = torch.empty(host.shape, dtype=torch.float64, pin_memory=True)
+        pinned.copy_(torch.from_numpy(np.ascontiguousarray(host)))
+        return pinned.to(self.device, non_blocking=True)
 
     def index(self, array: Any) -> torch.Tensor:
         """Bring integers here."""
@@ -142,5 +150,11 @@ def _set(values: tuple[str, ...]) -> None:
 
 def array(tensor: torch.Tensor) -> Array:
     """Return a tensor as an array of NumPy in float64."""
-    result: Array = tensor.to(torch.float64).cpu().numpy()
+    double = tensor.to(torch.float64)
+    if double.is_cuda and double.nbytes >= PINNED:
+        pinned = torch.empty(double.shape, dtype=torch.float64, pin_memory=True)
+        # A copy, as memory of this kind is scarce and results may be kept.
+        copied: Array = pinned.copy_(double).numpy().copy()
+        return copied
+    result: Array = double.cpu().numpy()
     return result
