@@ -81,13 +81,17 @@ class DeviceLinearization:
     def _products(self, v: Array, exact: bool) -> Array:
         """Return products with directions v (dim,) or (dim, k), dual."""
         e, columns = self.evaluator, _as_columns(v, self.x.size)
-        result = np.empty(columns.shape)
         each = e.chunks.bytes * min(e.chunks.step, e.chunks.size)
         count = max(1, DIRECTIONS // each)
-        for start in range(0, columns.shape[1], count):
-            block = slice(start, start + count)
-            directions = e.place.tensor(e.program.directions(columns[:, block]).T).to(e.place.dtype)
-            result[:, block] = self._summed(partial(Tape.product, direction=directions, exact=exact), len(directions))
+
+        def block(start: int) -> Array:
+            part = e.program.directions(columns[:, start : start + count])
+            directions = e.place.tensor(part.T).to(e.place.dtype)
+            return self._summed(partial(Tape.product, direction=directions, exact=exact), len(directions))
+
+        blocks = [block(start) for start in range(0, columns.shape[1], count)]
+        # Long vectors are not copied once more.
+        result = blocks[0] if len(blocks) == 1 else np.concatenate([np.empty((self.x.size, 0)), *blocks], axis=1)
         return result.reshape(np.shape(v))
 
     def hessian(self, v: Array) -> Array:

@@ -67,7 +67,7 @@ class Place:
         if not self.is_gpu or host.nbytes < PINNED:
             return torch.tensor(host, device=self.device)
         pinned = torch.empty(host.shape, dtype=torch.float64, pin_memory=True)
-        pinned.copy_(torch.from_numpy(np.ascontiguousarray(host)))
+        np.copyto(pinned.numpy(), host)
         return pinned.to(self.device, non_blocking=True)
 
     def index(self, array: Any) -> torch.Tensor:
