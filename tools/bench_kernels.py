@@ -144,14 +144,14 @@ def with_torch(network: Network, threads: int) -> Products:
 
     def curvature() -> Any:
         _, du = torch.func.jvp(output, (x,), (v,))
-        _, pull = torch.func.vjp(output, x)
         return pull(du / len(p))[0]
 
+    _, pull = torch.func.vjp(output, x)
     return {
         ("autograd", DERIVATIVE): lambda: flat(torch.autograd.grad(loss(leaves), leaves)),
         ("graph kept", HESSIAN): lambda: flat(torch.autograd.grad(inner, leaves, retain_graph=True)),
         ("torch.func", HESSIAN): lambda: flat(torch.func.jvp(torch.func.grad(loss), (x,), (v,))[1]),
-        ("torch.func", CURVATURE): lambda: flat(curvature()),
+        ("reverse sweep kept", CURVATURE): lambda: flat(curvature()),
     }
 
 
@@ -173,20 +173,23 @@ def with_jax(network: Network, threads: int) -> Products:
     def loss(w: Any) -> Any:
         return 0.5 * jnp.sum((output(w) - targets) ** 2) / len(points)
 
-    derivative = jax.jit(jax.grad(loss))
-    hessian = jax.jit(lambda w, d: jax.jvp(jax.grad(loss), (w,), (d,))[1])
-    kept = jax.jit(jax.linearize(jax.grad(loss), x)[1])
+    def joined(function: Any) -> Any:
+        return jax.jit(lambda *arguments: jnp.concatenate([block.ravel() for block in function(*arguments)]))
 
-    @jax.jit
     def curvature(w: Any, d: Any) -> Any:
         _, du = jax.jvp(output, (w,), (d,))
         return jax.vjp(output, w)[1](du / len(points))[0]
 
+    push, pull = jax.linearize(output, x)[1], jax.vjp(output, x)[1]
+    derivative, products = joined(jax.grad(loss)), jax.linearize(jax.grad(loss), x)[1]
+    hessian, kept = joined(lambda w, d: jax.jvp(jax.grad(loss), (w,), (d,))[1]), joined(products)
+    both, linear = joined(curvature), joined(lambda d: pull(push(d) / len(points))[0])
     return {
-        ("JAX jit", DERIVATIVE): lambda: flat(derivative(x)),
-        ("JAX jit", HESSIAN): lambda: flat(hessian(x, v)),
-        ("JAX linearize", HESSIAN): lambda: flat(kept(v)),
-        ("JAX jit", CURVATURE): lambda: flat(curvature(x, v)),
+        ("JAX jit", DERIVATIVE): lambda: np.asarray(derivative(x)),
+        ("JAX jit", HESSIAN): lambda: np.asarray(hessian(x, v)),
+        ("JAX linearize", HESSIAN): lambda: np.asarray(kept(v)),
+        ("JAX jit", CURVATURE): lambda: np.asarray(both(x, v)),
+        ("JAX linearize", CURVATURE): lambda: np.asarray(linear(v)),
     }
 
 

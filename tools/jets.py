@@ -3,7 +3,8 @@
 The residual is ``Delta u - f`` at 4000 points of the unit square, ``u`` a tanh network; a row is its derivative in all
 weights at one point, and the Gram matrix ``A^T A`` belongs to all rows ``A``.  The peers get the Laplacian in the two
 ways that are usual, the trace of the Hessian and Taylor mode (a second directional derivative per axis), and the rows
-by ``vmap(grad)``; the faster one counts.
+by ``vmap(grad)``; the fastest one counts.  The rows are wanted as one matrix, in any order of its entries: the peers
+join their parts row by row and column by column, dnnfem returns the buffer that Gram matrices and systems are made of.
 
 The floor of a Gram matrix is its symmetric half, ``m n (n + 1)`` operations with m rows and n weights, at the rate that
 `dgemm` reaches in this run; writing the rows is not in it.
@@ -125,8 +126,8 @@ def with_dnnfem(network: Network, threads: int) -> Products:
     return {("dnnfem", JACOBIAN): all_rows, ("dnnfem", GRAM): lambda: evaluator.linearize(x).gram()}
 
 
-def rows_of(functions: Any, namespace: Any, point: Any, weights: Any, flat: Callable[[Any], Any]) -> dict[str, Any]:
-    """Return functions of all points and the weights that compute the rows, in both ways; torch.func and JAX agree."""
+def rows_of(functions: Any, namespace: Any, units: Any, join: Callable[[Any, int], Any]) -> dict[str, Any]:
+    """Return functions of the weights and all points that compute the matrix; both libraries have the same names."""
 
     def output(p: Any, w: Any) -> Any:
         y = p
@@ -145,13 +146,20 @@ def rows_of(functions: Any, namespace: Any, point: Any, weights: Any, flat: Call
 
             return functions.jvp(first, (p,), (direction,))[1]
 
-        return second(point[0]) + second(point[1])
+        return second(units[0]) + second(units[1])
 
-    def all_rows(laplacian: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    found = {}
+    for name, laplacian in (("trace", trace), ("Taylor", taylor)):
         each = functions.vmap(functions.grad(laplacian), (None, 0))
-        return lambda w, points: flat(each(w, points))
 
-    return {"trace": all_rows(trace), "Taylor": all_rows(taylor)}
+        def rows(w: Any, points: Any, each: Any = each) -> Any:
+            return join([part.reshape(SAMPLES, -1) for part in each(w, points)], 1)
+
+        def columns(w: Any, points: Any, each: Any = each) -> Any:
+            return join([namespace.moveaxis(part, 0, -1).reshape(-1, SAMPLES) for part in each(w, points)], 0).T
+
+        found |= {f"{name} rows": rows, f"{name} columns": columns}
+    return found
 
 
 def gram(rows: Any) -> Any:
@@ -166,10 +174,11 @@ def with_torch(network: Network, threads: int) -> Products:
     points, blocks = network.draw()
     p, w = torch.from_numpy(points), tuple(map(torch.from_numpy, blocks))
     units = torch.eye(2, dtype=torch.float64)
-    both = rows_of(torch.func, torch, units, w, lambda rows: torch.cat([row.reshape(SAMPLES, -1) for row in rows], 1))
-    rows = {(f"torch {name}", JACOBIAN): lambda all_=all_: all_(w, p).numpy() for name, all_ in both.items()}
-    grams = {(f"torch {name}", GRAM): lambda all_=all_: gram(all_(w, p)).numpy() for name, all_ in both.items()}
-    return rows | grams
+    products: Products = {}
+    for name, matrix in rows_of(torch.func, torch, units, torch.cat).items():
+        products[f"torch {name}", JACOBIAN] = lambda matrix=matrix: matrix(w, p)
+        products[f"torch {name}", GRAM] = lambda matrix=matrix: gram(matrix(w, p))
+    return products
 
 
 def with_jax(network: Network, threads: int) -> Products:
@@ -179,12 +188,11 @@ def with_jax(network: Network, threads: int) -> Products:
     jnp = jax.numpy
     points, blocks = network.draw()
     p, w = jnp.asarray(points), tuple(map(jnp.asarray, blocks))
-    both = rows_of(jax, jnp, jnp.eye(2), w, lambda rows: jnp.concatenate([row.reshape(SAMPLES, -1) for row in rows], 1))
     products: Products = {}
-    for name, all_ in both.items():
-        for product, function in ((JACOBIAN, all_), (GRAM, lambda w, p, all_=all_: gram(all_(w, p)))):
+    for name, matrix in rows_of(jax, jnp, jnp.eye(2), jnp.concatenate).items():
+        for product, function in ((JACOBIAN, matrix), (GRAM, lambda w, p, matrix=matrix: gram(matrix(w, p)))):
             compiled = jax.jit(function)
-            products[f"JAX {name}", product] = lambda compiled=compiled: np.asarray(compiled(w, p))
+            products[f"JAX {name}", product] = lambda compiled=compiled: jax.block_until_ready(compiled(w, p))
     return products
 
 

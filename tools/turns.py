@@ -154,6 +154,7 @@ def agreeing(workers: list[Worker], number: int) -> tuple[set[tuple[str, str]], 
     answers = [row for worker in workers for row in worker.ask(number)]
     own = {product: (probe, norm) for method, product, probe, norm in answers if method == "dnnfem"}
     right, remarks = set(), []
+    peers = [row for row in answers if row[0] != "dnnfem"]
     for method, product, probe, norm in answers:
         # dnnfem stores a block as weights row by row, then biases; so do the peers.
         wanted = own[product]
@@ -162,6 +163,10 @@ def agreeing(workers: list[Worker], number: int) -> tuple[set[tuple[str, str]], 
             right.add((method, product))
         else:
             remarks.append(f"{method} {product} deviates by {error:.1e} and is left out")
+    for product in own:
+        found = [(method, p) for method, p, _, _ in peers if p == product]
+        if found and not any(key in right for key in found):
+            raise SystemExit(f"{product}: no peer agrees with dnnfem; {'; '.join(remarks)}")
     return right, remarks
 
 

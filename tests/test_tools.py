@@ -1,0 +1,31 @@
+"""Benchmarks: that their own side runs, and prints what it promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+def run(script, *options, requests=""):
+    command = [sys.executable, str(TOOLS / script), *options]
+    return subprocess.run(command, input=requests, check=True, timeout=200.0, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "products"), [((), {"derivative", "hessian", "curvature"}), (("--jets",), {"rows", "Gram"})]
+)
+def test_a_worker_answers(options, products):
+    number = "1\n" if options else "0\n"
+    out = run("bench_kernels.py", *options, "--worker", "dnnfem", "--threads", "1", requests=number + "time\n")
+    answers, times = map(json.loads, out.splitlines())
+    assert {product for _, product, _, _ in answers} == products
+    assert {product for _, product, _ in times} == products | {"rate"} and all(value > 0.0 for *_, value in times)
+
+
+def test_growth_of_time(tmp_path):
+    line = json.loads(run("bench_scaling.py", "--quick", "--json").splitlines()[-1])
+    assert set(line) == {"samples_exponent", "width_exponent", "depth_exponent", "peak_over_data"}
