@@ -1,6 +1,5 @@
 """Fixtures that several test files share; hypothesis without deadlines, and without randomness in CI."""
 
-import importlib.util
 import os
 
 import hypothesis
@@ -16,14 +15,10 @@ hypothesis.settings.register_profile("default", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-BACKENDS = ("reference", "compiled")
 
-
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=["reference", "compiled"])
 def backend(request):
-    """Return the name of each backend in turn."""
-    if importlib.util.find_spec(f"dnnfem.kernels.{request.param}") is None:
-        pytest.skip(f"there is no backend {request.param} yet")
+    """Return the names of the backends on the host in turn."""
     return request.param
 
 

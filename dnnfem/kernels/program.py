@@ -156,3 +156,17 @@ class Program:
     def truncated(self, register: int) -> Program:
         """Return the program that ends with `register` as its output, in the same coefficients."""
         return Program(self.widths[: register + 1], self.stages[:register], self.blocks, self.embedding, self.offset)
+
+
+def as_columns(v: Array, dim: int) -> Array:
+    """Return directions of coefficients (dim,) or (dim, k) as columns (dim, k), primal.
+
+    Raises
+    ------
+    ValueError
+        If `v` has another shape.
+    """
+    v = np.asarray(v, dtype=np.float64)
+    if v.ndim not in (1, 2) or v.shape[0] != dim:
+        raise ValueError(f"v: got shape {v.shape}, expected {(dim,)} or ({dim}, k)")
+    return v.reshape(dim, -1) if v.size else v.reshape(dim, 0 if v.ndim == 2 else 1)

@@ -13,6 +13,7 @@ from dnnfem.kernels.compiled import drivers, outputs, rows
 from dnnfem.kernels.compiled.outputs import pulled
 from dnnfem.kernels.compiled.samples import Loan, Tape, aligned, groups, tile_sums
 from dnnfem.kernels.least_squares import DenseLeastSquares
+from dnnfem.kernels.program import as_columns
 from dnnfem.kernels.protocol import LawLinearization
 from dnnfem.records import Array, Index
 
@@ -139,7 +140,7 @@ class CompiledLinearization:
 
     def _products(self, v: Array, exact: bool) -> Array:
         """Return products with directions v (dim,) or (dim, k), dual."""
-        e, columns = self.evaluator, _as_columns(v, self.x.size)
+        e, columns = self.evaluator, as_columns(v, self.x.size)
         result = np.empty(columns.shape)
         entries = min(DIRECTION_ENTRIES, e.memory // 16)
         count = max(1, entries // max(1, self.groups * e.code.sums))
@@ -196,11 +197,3 @@ class CompiledLinearization:
     def gram(self) -> Array:
         """Return ``sum_q w T^T C T``, shape (dim, dim)."""
         return self._gram
-
-
-def _as_columns(v: Array, dim: int) -> Array:
-    """Return directions (dim,) or (dim, k) as columns."""
-    v = np.asarray(v, dtype=np.float64)
-    if v.ndim not in (1, 2) or v.shape[0] != dim:
-        raise ValueError(f"v: got shape {v.shape}, expected {(dim,)} or ({dim}, k)")
-    return v.reshape(dim, -1) if v.size else v.reshape(dim, 0 if v.ndim == 2 else 1)

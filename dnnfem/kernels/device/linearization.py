@@ -15,6 +15,7 @@ from dnnfem.kernels.device.least_squares import DeviceLeastSquares
 from dnnfem.kernels.device.place import array
 from dnnfem.kernels.device.pointwise import Tensor
 from dnnfem.kernels.device.tape import Tape
+from dnnfem.kernels.program import as_columns
 from dnnfem.records import Array, Index
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class DeviceLinearization:
 
     def _products(self, v: Array, exact: bool) -> Array:
         """Return products with directions v (dim,) or (dim, k), dual."""
-        e, columns = self.evaluator, _as_columns(v, self.x.size)
+        e, columns = self.evaluator, as_columns(v, self.x.size)
         each = e.chunks.bytes * min(e.chunks.step, e.chunks.size)
         count = max(1, DIRECTIONS // each)
 
@@ -141,11 +142,3 @@ class DeviceLinearization:
     def gram(self) -> Array:
         """Return ``sum_q w T^T C T``, shape (dim, dim)."""
         return self._gram
-
-
-def _as_columns(v: Array, dim: int) -> Array:
-    """Return directions (dim,) or (dim, k) as columns."""
-    v = np.asarray(v, dtype=np.float64)
-    if v.ndim not in (1, 2) or v.shape[0] != dim:
-        raise ValueError(f"v: got shape {v.shape}, expected {(dim,)} or ({dim}, k)")
-    return v.reshape(dim, -1) if v.size else v.reshape(dim, 0 if v.ndim == 2 else 1)
