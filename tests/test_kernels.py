@@ -368,6 +368,23 @@ def test_columns_are_told_apart_by_what_they_choose(backend):
         close(np.asarray(here.system(columns).matrix), expected)
 
 
+@pytest.mark.parametrize("backend", ["compiled", "device"])
+def test_the_matrix_of_the_last_point_is_remembered(backend):
+    program, random = plain((2, 5, 1), "tanh"), np.random.default_rng(0)
+    quadrature = Quadrature.samples(random.standard_normal((30, 2)), random.standard_normal((30, 1)))
+    ansatz = AffineAnsatz(np.zeros(2), np.ones(2), np.zeros(1), np.ones(1))
+    evaluator = kernels.load(backend).place(program, quadrature, ansatz, Misfit())
+    x = random.standard_normal(program.dim)
+    first = evaluator.linearize(x).gram()
+    assert evaluator.linearize(x.copy()).gram() is first
+    with pytest.raises(ValueError, match="read-only"):
+        first[0, 0] = 0.0
+    elsewhere = evaluator.linearize(2.0 * x).gram()
+    assert not np.allclose(elsewhere, first)
+    again = evaluator.linearize(x).gram()
+    assert again is not first and np.array_equal(again, first)
+
+
 def test_linearizations_do_not_share_memory():
     _, fast, x, v = problem(plain((2, 8, 1), "tanh"))
     alone = results(fast, x, v)

@@ -21,8 +21,9 @@ QUANTITY = "decrease sqrt(2 (J(x) - J)) that new coefficients promise by themsel
 DAMPING = 1e-10
 """Penalty on each new coefficient, relative to the mean of the squared columns."""
 
-BATCH = 100
-"""Columns of one system: gains of candidates do not depend on each other."""
+BATCH = 50
+"""Columns of one system: gains of candidates do not depend on each other, and products of all columns with all cost
+little more than those that are needed."""
 
 
 def insertion_sensitivity(
@@ -112,14 +113,20 @@ def _gains(linearization: Linearization, groups: Sequence[Index]) -> Array:
         system = linearization.system(np.concatenate(batch))
         if system is None:
             raise ValueError(WITHOUT_SYSTEM)
+        # More than the blocks on the diagonal, but one product instead of one for each group.
+        slope, matrix = system.derivative, system.curvature(np.eye(system.shape[1]))
         ends = np.cumsum([len(group) for group in batch])
-        for first, last in zip(ends - [len(group) for group in batch], ends, strict=True):
-            part = system[np.arange(first, last)]
-            slopes.append(part.derivative)
-            matrices.append(part.curvature(np.eye(last - first)))
+        parts = [slice(end - len(group), end) for group, end in zip(batch, ends, strict=True)]
+        slopes += [slope[part] for part in parts]
+        matrices += [matrix[part, part] for part in parts]
     floor = DAMPING * float(np.mean(np.concatenate([np.diagonal(matrix) for matrix in matrices]))) or 1.0
-    pairs = zip(slopes, matrices, strict=True)
-    return np.array([float(g @ np.linalg.solve(matrix + floor * np.eye(len(g)), g)) for g, matrix in pairs])
+    gains, sizes = np.empty(len(groups)), np.array([len(group) for group in groups])
+    for size in np.unique(sizes):
+        same = np.flatnonzero(sizes == size)
+        g = np.stack([slopes[number] for number in same])
+        damped = np.stack([matrices[number] for number in same]) + floor * np.eye(size)
+        gains[same] = np.einsum("kn,kn->k", g, np.linalg.solve(damped, g[..., None])[..., 0])
+    return gains
 
 
 def _batches(groups: Sequence[Index]) -> Iterator[list[Index]]:

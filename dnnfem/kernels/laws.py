@@ -30,7 +30,7 @@ class MisfitLinearization:
         """``r``, shape (1, outputs, m)."""
         return self.residual[None]
 
-    @property
+    @cached_property
     def slopes(self) -> Array:
         """The identity, shape (outputs, 1, outputs, 1)."""
         outputs = self.residual.shape[0]

@@ -89,6 +89,9 @@ def run(
 ) -> None:
     """Call a driver in as many threads as `work` has rows, with (first, last, groups) and what only it takes."""
     parts = len(work)
+    if parts == 1:
+        driver(code, w, points, kept, work[0], *tiles, 0, 1, *arguments)
+        return
 
     def part(number: int) -> None:
         driver(code, w, points, kept, work[number], *tiles, number, parts, *arguments)

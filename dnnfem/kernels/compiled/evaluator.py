@@ -20,6 +20,7 @@ from dnnfem.kernels.components import Component, check
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, LawLinearization, PlacedPoints
+from dnnfem.kernels.recent import Recent
 from dnnfem.records import Array, Index
 
 
@@ -44,7 +45,8 @@ class CompiledEvaluator:
     memory: int = MEMORY
     pool: Pool = field(default_factory=Pool, init=False, repr=False)
     _desks: Pool = field(default_factory=Pool, init=False, repr=False)
-    _selections: dict[bytes, Selection] = field(default_factory=dict, init=False, repr=False)
+    grams: Recent[Array] = field(default_factory=lambda: Recent(1), init=False, repr=False)
+    _selections: Recent[Selection] = field(default_factory=lambda: Recent(4), init=False, repr=False)
 
     def __post_init__(self) -> None:
         check(self.law.components, self.program.inputs)
@@ -98,11 +100,7 @@ class CompiledEvaluator:
         """Return the tables for the columns of a system; the last few are remembered."""
         chosen = None if columns is None else np.arange(self.program.dim)[columns]
         key = b"all" if chosen is None else chosen.tobytes()
-        if key not in self._selections:
-            while len(self._selections) >= 4:
-                del self._selections[next(iter(self._selections))]
-            self._selections[key] = Selection.of(self.program, chosen)
-        return self._selections[key]
+        return self._selections(key, lambda: Selection.of(self.program, chosen))
 
     def _outputs(self, code: Code, samples: Samples, weights: Array, first: int, kept: Array | None) -> Array:
         """Return the reference jet (reads, outputs, samples) of the tiles from `first`; fill in `kept`, if given."""

@@ -15,6 +15,7 @@ from dnnfem.kernels.compiled.samples import Loan, Tape, aligned, groups, tile_su
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.program import as_columns
 from dnnfem.kernels.protocol import LawLinearization
+from dnnfem.kernels.recent import frozen
 from dnnfem.records import Array, Index
 
 if TYPE_CHECKING:
@@ -191,6 +192,9 @@ class CompiledLinearization:
 
     @cached_property
     def _gram(self) -> Array:
+        return self.evaluator.grams(self.x.tobytes(), lambda: frozen(self._computed_gram()))
+
+    def _computed_gram(self) -> Array:
         matrix = rows.gram(self)
         return self.curvature(np.eye(self.x.size)) if matrix is None else matrix
 

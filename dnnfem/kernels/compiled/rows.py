@@ -75,8 +75,8 @@ def cotangents(linearization: CompiledLinearization, values: Array) -> Iterator[
     """Yield tapes and the cotangents of the user's jet that belong to a vector like `residual`."""
     values, start = values.reshape(-1, linearization.evaluator.tiles.size), 0
     for tape in linearization.tapes():
-        stop, padding = start + tape.samples.size, tape.samples.weights.size - tape.samples.size
-        part = np.pad(values[:, start:stop], ((0, 0), (0, padding)))
+        stop, part = start + tape.samples.size, np.zeros((len(values), tape.samples.weights.size))
+        part[:, : tape.samples.size] = values[:, start:stop]
         yield tape, np.asarray(sum((row * slope for row, slope in zip(part, _slopes(tape), strict=True)), np.zeros(1)))
         start = stop
 

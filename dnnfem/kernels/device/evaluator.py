@@ -22,6 +22,7 @@ from dnnfem.kernels.device.sweeps import Code, forward, placed
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, PlacedPoints
+from dnnfem.kernels.recent import Recent
 from dnnfem.records import Array, Index
 
 
@@ -51,7 +52,8 @@ class DeviceEvaluator:
     capture: bool = True
     graphs: Graphs = field(default_factory=Graphs, init=False, repr=False)
     _samples: dict[int, Samples] = field(default_factory=dict, init=False, repr=False)
-    _selections: dict[bytes, rows.Selection] = field(default_factory=dict, init=False, repr=False)
+    grams: Recent[Array] = field(default_factory=lambda: Recent(1), init=False, repr=False)
+    _selections: Recent[rows.Selection] = field(default_factory=lambda: Recent(4), init=False, repr=False)
 
     def __post_init__(self) -> None:
         check(self.law.components, self.program.inputs)
@@ -114,11 +116,7 @@ class DeviceEvaluator:
         """Return what the columns of a system depend on; the last few are remembered."""
         chosen = None if columns is None else np.arange(self.program.dim)[columns]
         key = b"all" if chosen is None else chosen.tobytes()
-        if key not in self._selections:
-            while len(self._selections) >= 4:
-                del self._selections[next(iter(self._selections))]
-            self._selections[key] = rows.Selection.of(self.program, chosen, self.place)
-        return self._selections[key]
+        return self._selections(key, lambda: rows.Selection.of(self.program, chosen, self.place))
 
     def _laws(self, x: Array) -> Iterator[tuple[Samples, Any]]:
         """Yield samples and the law there, chunk by chunk."""

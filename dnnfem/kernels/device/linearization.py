@@ -16,6 +16,7 @@ from dnnfem.kernels.device.place import array
 from dnnfem.kernels.device.pointwise import Tensor
 from dnnfem.kernels.device.tape import Tape
 from dnnfem.kernels.program import as_columns
+from dnnfem.kernels.recent import frozen
 from dnnfem.records import Array, Index
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ class DeviceLinearization:
 
     @cached_property
     def _gram(self) -> Array:
+        return self.evaluator.grams(self.x.tobytes(), lambda: frozen(self._computed_gram()))
+
+    def _computed_gram(self) -> Array:
         with self.evaluator.place.arithmetic():
             matrix = rows.gram(self)
         return self.curvature(np.eye(self.x.size)) if matrix is None else matrix
