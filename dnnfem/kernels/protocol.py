@@ -17,7 +17,7 @@ from dnnfem.records import Array, Index
 if TYPE_CHECKING:
     from dnnfem.kernels.influence import LeftOut
 
-MEMORY = 2**27
+MEMORY = 2**28
 """Bytes that a linearization may keep of what it computed, if nothing else is said."""
 
 

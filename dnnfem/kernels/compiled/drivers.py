@@ -6,7 +6,8 @@ sum.  A driver works on the tiles ``first, ..., last - 1`` alone: going on later
 the same bits as one call for all tiles.
 
 A driver is a compiled loop that leaves the interpreter to others; `run` calls it in several threads, each of which does
-some of the groups and has work of its own that stays in its cache.  Arguments that drivers take:
+some of the groups and has work of its own that stays in its cache.  A literal among the arguments of a compiled
+function would be compiled for itself, so zeros are written as `int64(0)`.  Arguments that drivers take:
 
 code
     The program.
@@ -36,7 +37,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import njit
+from numba import int64, njit
 
 from dnnfem.kernels.compiled import products, sweeps
 from dnnfem.kernels.compiled.tables import (
@@ -59,6 +60,9 @@ from dnnfem.records import Array
 SMALL = 2**22
 """Products of samples and weights up to which one thread does a sweep (about a millisecond): threads that wait for the
 next sweep keep the cores from the linear algebra in between, which costs more than they gain."""
+
+DERIVATIVE, RECORD, TANGENT, CURVATURE, HESSIAN = range(5)
+"""What `differentiate` computes."""
 
 DRIVER: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
@@ -148,7 +152,7 @@ def _seed(code, lam, l0, seeds, k, column):  # type: ignore[no-untyped-def]
 @njit(**INTERNAL)
 def _bend(code, lam, rdot, law, column):  # type: ignore[no-untyped-def]
     """Set the cotangents of the output register to the second derivative of the law along `rdot`."""
-    sweeps.seed(code, lam, 0)
+    sweeps.seed(code, lam, int64(0))
     count, tile = len(law), code.tile
     for n in range(count):
         begin = _place(code, count, n)
@@ -185,7 +189,7 @@ def forward(code, w, points, kept, work, first, last, groups, part, parts, out, 
                 begin = (code.stages[-1, OUT]) * tile
                 at = k0 + code.stages[-1, KEPT] * tile
                 sweeps.copy(r[begin:], target[at : at + r.size - begin])
-            _output(code, r, out, 0, (t - first) * tile)
+            _output(code, r, out, int64(0), (t - first) * tile)
 
 
 @njit(**DRIVER)
@@ -205,68 +209,50 @@ def registers(code, w, points, kept, work, first, last, groups, part, parts, out
 
 
 @njit(**DRIVER)
-def reverse(code, w, points, kept, work, first, last, groups, part, parts, lam, seeds, sums, record):  # type: ignore[no-untyped-def]
-    """Run the reverse sweep for all `seeds`; with `record`, for a single one, the cotangents are left in `lam`."""
-    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
-    flat, count = sums.reshape(sums.size), len(seeds)
-    r, mu = _block(work, block, 0), _block(work, block, 3)
-    m, panel = _single(work, block, 0), _single(work, block, 2)
-    for group in range(part, groups, parts):
-        for t in range(_start(first, group, groups), last, groups):
-            k0 = (t - first) * size
-            sweeps.registers(code, points[t - first], kept, k0, r)
-            for k in range(count):
-                target, begin = (lam, (t - first) * block) if record else (mu, 0)
-                _seed(code, target, begin, seeds, k, (t - first) * tile)
-                sweeps.reverse(
-                    code, w[1], r, kept, k0, target, begin, flat, (group * count + k) * code.sums,
-                    w[1], mu, mu, mu, 0, m, m, panel, panel, False,
-                )  # fmt: skip
+def differentiate(code, w, points, kept, work, first, last, groups, part, parts, lam, v, law, seeds, sums, mode):  # type: ignore[no-untyped-def]
+    """Run tangent and reverse sweeps, as many as there are `sums` in a group, for directions `v` and `seeds`.
 
-
-@njit(**DRIVER)
-def tangent(code, w, points, kept, work, first, last, groups, part, parts, v, out):  # type: ignore[no-untyped-def]
-    """Differentiate the outputs along all directions `v`; `out` (k, reads * outputs, samples of the tiles)."""
-    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
-    r, rdot, q = _block(work, block, 0), _block(work, block, 1), _block(work, block, 2)
-    for group in range(part, groups, parts):
-        for t in range(_start(first, group, groups), last, groups):
-            k0 = (t - first) * size
-            sweeps.registers(code, points[t - first], kept, k0, r)
-            for k in range(len(v)):
-                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, kept, 0, rdot, q, False)
-                _output(code, rdot, out, k, (t - first) * tile)
-
-
-@njit(**DRIVER)
-def second(code, w, points, kept, work, first, last, groups, part, parts, lam, v, law, seeds, sums, exact):  # type: ignore[no-untyped-def]
-    """Run tangent and reverse sweep for directions `v`: products with second derivatives.
+    They are in one driver, as a compiler takes as long for each driver as for all of it.
 
     Parameters
     ----------
+    v
+        Not read for a derivative.
     law : array, shape (reads * outputs, reads * outputs, samples of the tiles)
         Second derivatives in what the law reads; not read if there are `seeds`.
-    exact : bool
-        If not, the network is taken as linear: products with the curvature.  `lam` is not read then.
+    seeds
+        For TANGENT they receive the derivatives of the outputs.
+    sums
+        If they have no numbers there is nothing to add up: then only cotangents are computed.
+    mode : int
+        DERIVATIVE: cotangents are thrown away, and `lam` is not read.  RECORD: those of the only seed are left in
+        `lam`.  TANGENT: no reverse sweep.  HESSIAN: products with second derivatives, from the cotangents `lam`;
+        CURVATURE: the network is taken as linear.
     """
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
-    flat, count = sums.reshape(sums.size), len(v)
+    flat, count, exact, ahead = sums.reshape(sums.size), sums.shape[1], mode == HESSIAN, mode >= TANGENT
     r, rdot, q, mu = _block(work, block, 0), _block(work, block, 1), _block(work, block, 2), _block(work, block, 3)
     m, delta = _single(work, block, 0), _single(work, block, 1)
     panel, other = _single(work, block, 2), _single(work, block, 3)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
-            k0, l0 = (t - first) * size, (t - first) * block
+            k0, l0, column = (t - first) * size, (t - first) * block, (t - first) * tile
+            target, m0 = (lam, l0) if mode == RECORD else (mu, int64(0))
             sweeps.registers(code, points[t - first], kept, k0, r)
             for k in range(count):
-                sweeps.tangent(code, w[0], v[k, 0], r, kept, k0, lam, l0, rdot, q, exact)
+                direction = v[k if ahead else 0]
+                if ahead:
+                    sweeps.tangent(code, w[0], direction[0], r, kept, k0, lam, l0, rdot, q, exact)
+                if mode == TANGENT:
+                    _output(code, rdot, seeds, k, column)
+                    continue
                 if len(seeds) > 0:
-                    _seed(code, mu, 0, seeds, k, (t - first) * tile)
+                    _seed(code, target, m0, seeds, k, column)
                 else:
-                    _bend(code, mu, rdot, law, (t - first) * tile)
+                    _bend(code, mu, rdot, law, column)
                 sweeps.reverse(
-                    code, w[1], r, kept, k0, mu, 0, flat, (group * count + k) * code.sums,
-                    v[k, 1], rdot, q, lam, l0, m, delta, panel, other, exact,
+                    code, w[1], r, kept, k0, target, m0, flat, (group * count + k) * code.sums,
+                    direction[1], rdot, q, lam, l0, m, delta, panel, other, exact,
                 )  # fmt: skip
 
 
@@ -348,7 +334,7 @@ def system(  # type: ignore[no-untyped-def]
             count, k0 = min(tile, samples - t * tile), (t - first) * size
             sweeps.registers(code, points[t - first], kept, k0, r)
             for k in range(seeds.shape[0]):
-                _seed(code, lam, 0, seeds, k, (t - first) * tile)
+                _seed(code, lam, int64(0), seeds, k, (t - first) * tile)
                 begin = k * samples + t * tile
                 buffer[:] = 0.0
                 sweeps.write_rows(

@@ -12,6 +12,7 @@ from dnnfem.kernels.compiled.tables import (
     ACTIVATION,
     BIAS,
     BLOCKS,
+    CACHE,
     CARRY,
     CARRY_END,
     CLOSED,
@@ -29,7 +30,7 @@ from dnnfem.kernels.compiled.tables import (
     ROWS,
     SINGLES,
     SUMS,
-    TILE,
+    TILES,
     WIDTH,
     Code,
 )
@@ -77,6 +78,8 @@ def flattened(program: Program, components: tuple[Component, ...] = ((),)) -> Co
     axes = [c[0] if isinstance(c, tuple) and len(c) == 1 else -1 for c in carried]
     duals = _duals(program, carried, frozenset(reads))
     flows = _flows(program, carried, duals)
+    work = len(carried) * (BLOCKS * int(first[-1]) + SINGLES * WIDTH * -(-max(program.widths) // WIDTH))
+    tile = TILES[8 * TILES[0] * work > CACHE]
     return Code(
         stages,
         np.array([s.scale for s in program.stages], dtype=np.float64),
@@ -87,7 +90,7 @@ def flattened(program: Program, components: tuple[Component, ...] = ((),)) -> Co
         program.inputs,
         int(first[-1]),
         kept + (len(carried) - 1) * int(first[-1]),
-        TILE,
+        tile,
         sums,
         len(carried),
         highest,
@@ -96,7 +99,7 @@ def flattened(program: Program, components: tuple[Component, ...] = ((),)) -> Co
         flows,
         _terms(flows, axes, program.inputs),
         _functions(program, carried, duals),
-        TILE * len(carried) * (BLOCKS * int(first[-1]) + SINGLES * WIDTH * -(-max(program.widths) // WIDTH)),
+        tile * work,
     )
 
 

@@ -111,14 +111,15 @@ class CompiledLinearization:
         drivers.collect(self.evaluator.code.stages, sums, result)
         return np.asarray(self.evaluator.program.restrict(result.T))
 
-    def _reverse(self, tape: Tape, seeds: Array, sums: Array, record: bool) -> None:
-        self.run(drivers.reverse, tape, len(seeds), tape.lam, seeds, sums, record)
+    def _reverse(self, tape: Tape, seeds: Array, sums: Array, mode: int) -> None:
+        none = np.empty((0, 0, 0))
+        self.run(drivers.differentiate, tape, len(seeds), tape.lam, self.weights[None], none, seeds, sums, mode)
 
     def _recorded(self, sums: Array) -> Iterator[Tape]:
         """Yield tapes after the reverse sweep of the derivative, whose sums are added to `sums`."""
         e = self.evaluator
         for tape in self.tapes():
-            self._reverse(tape, pulled(e, tape.samples, [tape.law.derivative]), sums, True)
+            self._reverse(tape, pulled(e, tape.samples, [tape.law.derivative]), sums, drivers.RECORD)
             yield tape
 
     @cached_property
@@ -132,7 +133,8 @@ class CompiledLinearization:
     def _ready(self, exact: bool) -> Iterator[Tape]:
         """Yield tapes that are ready for products with second derivatives, or with the curvature if not `exact`."""
         if exact and self._kept is None:
-            yield from self._recorded(self._sums(1))
+            # The cotangents alone: the sums of a derivative would cost as much again.
+            yield from self._recorded(np.empty((self.groups, 1, 0)))
         else:
             if exact:
                 # The derivative is computed once, and with it the cotangents that the products need.
@@ -142,7 +144,7 @@ class CompiledLinearization:
     def _products(self, v: Array, exact: bool) -> Array:
         """Return products with directions v (dim,) or (dim, k), dual."""
         e, columns = self.evaluator, as_columns(v, self.x.size)
-        result = np.empty(columns.shape)
+        result, mode = np.empty(columns.shape), drivers.HESSIAN if exact else drivers.CURVATURE
         entries = min(DIRECTION_ENTRIES, e.memory // 16)
         count = max(1, entries // max(1, self.groups * e.code.sums))
         for start in range(0, columns.shape[1], count):
@@ -151,7 +153,7 @@ class CompiledLinearization:
             sums = self._sums(len(directions))
             for tape in self._ready(exact):
                 law, duals = outputs.bends(self, tape, directions, exact)
-                self.run(drivers.second, tape, len(directions), tape.lam, directions, law, duals, sums, exact)
+                self.run(drivers.differentiate, tape, len(directions), tape.lam, directions, law, duals, sums, mode)
             result[:, block] = self._restrict(sums)
         return result.reshape(np.shape(v))
 
@@ -175,7 +177,7 @@ class CompiledLinearization:
         """Return ``A^T residual`` for a vector of the rows of `system`, dual, shape (dim,)."""
         sums = self._sums(1)
         for tape, dual in rows.cotangents(self, residual):
-            self._reverse(tape, pulled(self.evaluator, tape.samples, [dual], root=True), sums, False)
+            self._reverse(tape, pulled(self.evaluator, tape.samples, [dual], root=True), sums, drivers.DERIVATIVE)
         return self._restrict(sums)[:, 0]
 
     def mixed(self, other: CompiledLinearization) -> Array | None:

@@ -35,7 +35,7 @@ def pulled(evaluator: CompiledEvaluator, samples: Samples, duals: list[Array], r
 
 
 def bends(linearization: CompiledLinearization, tape: Tape, v: Array, exact: bool) -> tuple[Array, Array]:
-    """Return what turns tangents of the outputs into seeds, as `dnnfem.kernels.compiled.drivers.second` takes it.
+    """Return what turns tangents of the outputs into seeds, for `dnnfem.kernels.compiled.drivers.differentiate`.
 
     These are the second derivatives of the law in the jet that it reads; where that has many numbers, the products of
     these with the tangents along the directions `v`, which are then computed twice.
@@ -50,7 +50,8 @@ def bends(linearization: CompiledLinearization, tape: Tape, v: Array, exact: boo
         tangents[:] = np.eye(size)[:, :, None]
     else:
         tangents = np.empty((len(v), size, tape.samples.weights.size))
-        linearization.run(drivers.tangent, tape, len(v), v, tangents)
+        sums = np.empty((linearization.groups, len(v), 0))
+        linearization.run(drivers.differentiate, tape, len(v), tape.lam, v, none, tangents, sums, drivers.TANGENT)
     apply = tape.law.hessian if exact else tape.law.curvature
     with np.errstate(over="ignore", invalid="ignore"):
         jets = (e.ansatz.tangent(tape.samples.points, jet.reshape(*shape, -1), e.law.components) for jet in tangents)

@@ -20,7 +20,7 @@ FEWEST_GROUPS = 4
 GROUP_ENTRIES = 2**19
 """Numbers that the copies of one sum may take before there are fewer groups."""
 
-CHUNK = 2**24
+CHUNK = 2**22
 """Bytes that are worked on at a time where not everything can be kept: more would only leave the caches."""
 
 SPARE = 2

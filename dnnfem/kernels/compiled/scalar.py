@@ -162,7 +162,7 @@ def exp_nonpositive(x):  # type: ignore[no-untyped-def]
 
 @njit(**INLINED)
 def tanh(x):  # type: ignore[no-untyped-def]
-    """Return ``tanh(|x|) = e / (e + 2) = 1 - 2 / (e + 2)``, ``e = exp(2 |x|) - 1``, with the sign of `x`."""
+    """Return ``tanh(|x|) = e / (e + 2)``, ``e = exp(2 |x|) - 1``, with the sign of `x`."""
     t = abs(x)
     n, r, p = _reduced(2.0 * (20.0 if t > 20.0 else t), 0.0)
     scale = _from_bits((n + 1023) << 52)
@@ -170,12 +170,11 @@ def tanh(x):  # type: ignore[no-untyped-def]
     high = scale * r + shift
     e = high + (scale * p + ((shift - high) + scale * r))
     d = e + 2.0
-    upper = e > 2.0
-    y = (-2.0 if upper else e) / d
-    # Where e is above 2 the rounding of d is less than that of the result; below, 1/d = (1 - y)/2.
-    low = e - (d - 2.0)
-    y = y - (0.0 if upper else low) * (y * (0.5 - 0.5 * y))
-    return _from_bits(_bits(y + (1.0 if upper else 0.0)) | (_bits(x) & SIGN))
+    y = e / d
+    # The rounding of d counts where e is below 2, which is where it is found so; 1/d = (1 - y)/2.
+    low = 0.0 if d > 4.0 else e - (d - 2.0)
+    y = y - low * (y * (0.5 - 0.5 * y))
+    return _from_bits(_bits(y) | (_bits(x) & SIGN))
 
 
 @njit(**INLINED)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
+from numba import int64, njit
 
 from dnnfem.kernels.compiled.elementary import activate, opened
 from dnnfem.kernels.compiled.pointwise import apply
@@ -103,8 +103,8 @@ def _register(code, s, kept, k0, r):  # type: ignore[no-untyped-def]
     stage, tile = code.stages[s], code.tile
     if stage[READY]:
         return
-    begin, size, stride = stage[OUT] * tile, stage[ROWS] * tile, code.rows * tile
-    apply(code, FORWARD, s, kept, k0, r, r, 0, r, begin, stride)
+    begin, size, stride, zero = stage[OUT] * tile, stage[ROWS] * tile, code.rows * tile, int64(0)
+    apply(code, int64(FORWARD), s, kept, k0, r, r, zero, r, begin, stride)
     for c in range(code.components):
         y = r[c * stride + begin : c * stride + begin + size]
         for j in range(stage[CARRY], stage[CARRY_END]):
@@ -133,7 +133,7 @@ def registers(code, points, kept, k0, r):  # type: ignore[no-untyped-def]
 @njit(**OPTIONS)
 def forward(code, w, points, r, kept, k0):  # type: ignore[no-untyped-def]
     """Compute all registers from the points of a tile, and what is kept of them from `k0` on."""
-    tile = code.tile
+    tile, zero = code.tile, int64(0)
     _place(code, points, r)
     for s in range(len(code.stages)):
         stage = code.stages[s]
@@ -144,7 +144,7 @@ def forward(code, w, points, r, kept, k0):  # type: ignore[no-untyped-def]
             z, x = kept[begin : begin + size], _operand(code, c, stage[IN], columns * tile, kept, k0, r)
             _fill(z, tile, w, stage[BIAS] if c == 0 else -1)
             if code.flows[s, c, 0]:
-                add_products(z, 0, rows, tile, w, matrix, x, 0, columns, w, matrix, x, 0, 0)
+                add_products(z, zero, rows, tile, w, matrix, x, zero, columns, w, matrix, x, zero, zero)
         z = kept[at : at + size]
         if stage[OPEN]:
             top = code.order + 2
@@ -162,7 +162,7 @@ def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, exact):  # type: ignore[n
     If `exact`, ``q`` receives the derivative of the adjoint of the activation at the cotangents `lam`, for values
     ``h sigma'' lambda zdot``.
     """
-    tile, stride = code.tile, code.rows * code.tile
+    tile, stride, zero = code.tile, code.rows * code.tile, int64(0)
     for s in range(len(code.stages)):
         stage = code.stages[s]
         rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile
@@ -173,12 +173,12 @@ def tangent(code, w, v, r, kept, k0, lam, l0, rdot, q, exact):  # type: ignore[n
             _fill(zdot, tile, v, stage[BIAS] if c == 0 else -1)
             place = c * stride + source
             if code.flows[s, c, 0]:
-                add_products(zdot, 0, rows, tile, v, matrix, x, 0, columns, w, matrix, rdot, place, stage[INNER])
+                add_products(zdot, zero, rows, tile, v, matrix, x, zero, columns, w, matrix, rdot, place, stage[INNER])
         apply(code, BEND if exact else TANGENT, s, kept, k0, q, lam, l0, rdot, begin, stride)
         for j in range(stage[CARRY], stage[CARRY_END]):
             # The derivative of the input register is zero, and not stored.
             if code.carry[j] > 0:
-                _carry(code, rdot, 0, begin, code.carry[j] * tile, size, code.factors[j])
+                _carry(code, rdot, zero, begin, code.carry[j] * tile, size, code.factors[j])
 
 
 @njit(**OPTIONS)
@@ -233,6 +233,8 @@ def reverse(  # type: ignore[no-untyped-def]
 
     Parameters
     ----------
+    a : array
+        If it is empty nothing is added up.
     mu : array
         From `m0` on the seed in the output register, after `seed`; overwritten by all cotangents.
     v, rdot, q, lam : array
@@ -241,22 +243,22 @@ def reverse(  # type: ignore[no-untyped-def]
     m, delta, panel, second : array
         Work for single registers; components have equal shares of it.
     """
-    tile, stride, step = code.tile, code.rows * code.tile, m.size // code.components
+    tile, stride, step, zero = code.tile, code.rows * code.tile, m.size // code.components, int64(0)
     for s in range(len(code.stages) - 1, -1, -1):
         stage = code.stages[s]
         rows, columns, size = stage[ROWS], stage[COLUMNS], stage[ROWS] * tile
         source, more = stage[IN] * tile, stage[INNER] if exact else 0
-        apply(code, SECOND if exact else ADJOINT, s, kept, k0, q, mu, m0, m, 0, step)
+        apply(code, SECOND if exact else ADJOINT, s, kept, k0, q, mu, m0, m, zero, step)
         if more:
-            apply(code, ADJOINT, s, kept, k0, q, lam, l0, delta, 0, step)
+            apply(code, int64(ADJOINT), s, kept, k0, q, lam, l0, delta, zero, step)
         sums = a0 + stage[SUMS]
         for c in range(code.components):
-            if code.flows[s, c, 0] and code.flows[s, c, 1]:
-                transpose(_operand(code, c, stage[IN], columns * tile, kept, k0, r), 0, columns, tile, panel, 0)
+            if a.size > 0 and code.flows[s, c, 0] and code.flows[s, c, 1]:
+                transpose(_operand(code, c, stage[IN], columns * tile, kept, k0, r), zero, columns, tile, panel, zero)
                 if more:
-                    transpose(rdot, c * stride + source, columns, tile, second, 0)
-                add_outers(a, sums, rows, columns, tile, m, c * step, panel, 0, delta, c * step, second, 0, more)
-        if stage[BIAS] >= 0:
+                    transpose(rdot, c * stride + source, columns, tile, second, zero)
+                add_outers(a, sums, rows, columns, tile, m, c * step, panel, zero, delta, c * step, second, zero, more)
+        if a.size > 0 and stage[BIAS] >= 0:
             _add_row_sums(a, sums + rows * WIDTH * (-(-columns // WIDTH)), m[:size], tile)
         _pull_back(code, s, stage[INNER], w, mu, m0, m, v, delta, more)
 
@@ -289,14 +291,14 @@ def write_rows(  # type: ignore[no-untyped-def]
     ones : array, shape (tile,)
         What a bias is multiplied by.
     """
-    tile, step, distance = code.tile, delta.size // code.components, code.rows * code.tile
+    tile, step, distance, zero = code.tile, delta.size // code.components, code.rows * code.tile, int64(0)
     width = 8 * (code.components + 1)
     inputs = address(code.terms, len(code.stages) * (code.components + 1))
     bias = inputs + code.inputs * width
     for s in range(len(code.stages) - 1, first - 1, -1):
         stage = code.stages[s]
         rows, columns, own = stage[ROWS], stage[COLUMNS], address(code.terms, 0) + s * width
-        apply(code, ADJOINT, s, kept, k0, lam, lam, 0, delta, 0, step)
+        apply(code, int64(ADJOINT), s, kept, k0, lam, lam, zero, delta, zero, step)
         if needs[s, 0]:
             # Only values are ever kept as registers.
             ready = code.places[stage[IN]]
@@ -318,10 +320,10 @@ def write_rows(  # type: ignore[no-untyped-def]
                     if p >= 0:
                         place = begin + p * stride
                         row = address(target, place) if count == tile else address(spare, 0)
-                        row_products(row, tile, bias, x, step, address(ones, 0), 0, add and count == tile)
+                        row_products(row, tile, bias, x, step, address(ones, 0), zero, add and count == tile)
                         if count < tile:
                             _copy(spare, target, place, count, add)
-        _pull_back(code, s, needs[s, 1], w, lam, 0, delta, w, delta, 0)
+        _pull_back(code, s, needs[s, 1], w, lam, zero, delta, w, delta, zero)
 
 
 @njit(**OPTIONS)
