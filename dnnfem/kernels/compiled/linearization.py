@@ -115,31 +115,36 @@ class CompiledLinearization:
         none = np.empty((0, 0, 0))
         self.run(drivers.differentiate, tape, len(seeds), tape.lam, self.weights[None], none, seeds, sums, mode)
 
-    def _recorded(self, sums: Array) -> Iterator[Tape]:
-        """Yield tapes after the reverse sweep of the derivative, whose sums are added to `sums`."""
-        e = self.evaluator
-        for tape in self.tapes():
-            self._reverse(tape, pulled(e, tape.samples, [tape.law.derivative]), sums, drivers.RECORD)
-            yield tape
+    def _pulled(self, tape: Tape, sums: Array, mode: int) -> None:
+        """Run the reverse sweep of the derivative."""
+        self._reverse(tape, pulled(self.evaluator, tape.samples, [tape.law.derivative]), sums, mode)
 
     @cached_property
     def derivative(self) -> Array:
         """``J'(x)``, dual, shape (dim,)."""
         sums = self._sums(1)
-        for _ in self._recorded(sums):
-            pass
+        for tape in self.tapes():
+            self._pulled(tape, sums, drivers.DERIVATIVE)
         return self._restrict(sums)[:, 0]
+
+    def _record(self, tape: Tape) -> Tape:
+        """Fill in the cotangents; the sums of a derivative would cost as much again."""
+        self._pulled(tape, np.empty((self.groups, 1, 0)), drivers.RECORD)
+        return tape
+
+    @cached_property
+    def _recorded(self) -> Tape | None:
+        """The tape that is kept, with cotangents: first derivatives alone do not pay for keeping them."""
+        return None if self._kept is None else self._record(self._kept)
 
     def _ready(self, exact: bool) -> Iterator[Tape]:
         """Yield tapes that are ready for products with second derivatives, or with the curvature if not `exact`."""
-        if exact and self._kept is None:
-            # The cotangents alone: the sums of a derivative would cost as much again.
-            yield from self._recorded(np.empty((self.groups, 1, 0)))
-        else:
-            if exact:
-                # The derivative is computed once, and with it the cotangents that the products need.
-                _ = self.derivative
+        if not exact:
             yield from self.tapes()
+        elif self._recorded is not None:
+            yield self._recorded
+        else:
+            yield from map(self._record, self.tapes())
 
     def _products(self, v: Array, exact: bool) -> Array:
         """Return products with directions v (dim,) or (dim, k), dual."""
