@@ -19,7 +19,7 @@ from scipy import special
 
 from dnnfem import kernels
 from dnnfem.kernels import reference
-from dnnfem.kernels.compiled import CompiledEvaluator, drivers
+from dnnfem.kernels.compiled import CompiledEvaluator, drivers, flattening
 from dnnfem.kernels.laws import CrossEntropy, Misfit
 from dnnfem.kernels.program import ACTIVATIONS, SMOOTH_ACTIVATIONS, Block, Program, Stage
 from dnnfem.problems.ansatz import AffineAnsatz
@@ -216,6 +216,19 @@ def test_widths_beyond_a_panel_and_outputs_beyond_matrices(widths, law):
     check_parity(*problem(plain(widths, "tanh"), law, m=70))
 
 
+@pytest.mark.parametrize("program", [plain((3, 34, 2, 18), "tanh"), flow(2, 5, 2, 2, "gelu")], ids=["plain", "flow"])
+def test_tiles_of_large_networks(monkeypatch, program):
+    sizes = []
+    for cache in (flattening.CACHE, 0):
+        monkeypatch.setattr(flattening, "CACHE", cache)
+        flattening.flattened.cache_clear()
+        oracle, fast, x, v = problem(program, m=150)
+        sizes.append(fast.code.tile)
+        check_parity(oracle, fast, x, v)
+    flattening.flattened.cache_clear()
+    assert sizes == [64, 32]
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_registers_that_nobody_reads_and_an_output_that_is_activated(activation):
     check_parity(*problem(branched(activation), m=70))
@@ -280,6 +293,9 @@ def test_several_python_threads_may_ask_the_same_evaluator(monkeypatch):
         with ThreadPoolExecutor(4) as pool:
             for found in pool.map(lambda _: results(fast, x, v), range(100)):
                 assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+            for _ in range(50):
+                here, product = fast.linearize(x), fast.linearize(x).hessian(v)
+                assert all(np.array_equal(found, product) for found in pool.map(here.hessian, [v] * 4))
     finally:
         sys.setswitchinterval(interval)
 

@@ -18,7 +18,7 @@ from dnnfem.spaces.layout import NetworkSpace, check_coefficients
 
 
 def budget(memory: int | None, quadrature: Quadrature, device: str | None = None) -> int | None:
-    """Return a memory budget in bytes: default half of what the samples take, at least 256 MB.
+    """Return a memory budget in bytes: default half of what the samples take, at least 300 MB.
 
     None on a `device`, which is asked how much is free when something is placed there.
 

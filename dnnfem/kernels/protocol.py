@@ -17,7 +17,7 @@ from dnnfem.records import Array, Index
 if TYPE_CHECKING:
     from dnnfem.kernels.influence import LeftOut
 
-MEMORY = 2**28
+MEMORY = 300_000_000
 """Bytes that a linearization may keep of what it computed, if nothing else is said."""
 
 

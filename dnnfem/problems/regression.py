@@ -38,7 +38,7 @@ class Regression:
     backend : str, optional
         ``"compiled"``, ``"reference"`` or ``"device"``.
     memory : int, optional
-        Bytes that a linearization may keep besides the samples; default half of what they take, at least 256 MB; on a
+        Bytes that a linearization may keep besides the samples; default half of what they take, at least 300 MB; on a
         GPU a fourth of what is free, for both.
     device : str, optional
         ``"cuda"``, ``"cuda:1"``, ...: kernels are those of the backend ``"device"``, on that GPU; or ``"cpu"``, for the

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,13 +42,20 @@ class CompiledLinearization:
     evaluator: CompiledEvaluator
     x: Array
     weights: Array
+    _lock: RLock = field(default_factory=RLock, init=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CompiledLinearization, (self.evaluator, self.x, self.weights)
 
-    @cached_property
+    @property
     def _kept(self) -> Tape | None:
         """The forward sweep over all tiles, or None if it does not fit into the memory."""
+        # Other threads must not compute it once more into the same memory.
+        with self._lock:
+            return self._whole
+
+    @cached_property
+    def _whole(self) -> Tape | None:
         chunks = self.evaluator.tiles.chunks
         return self._tape(*chunks[0], self._loan.array) if len(chunks) == 1 else None
 
@@ -134,17 +142,20 @@ class CompiledLinearization:
 
     @cached_property
     def _recorded(self) -> Tape | None:
-        """The tape that is kept, with cotangents: first derivatives alone do not pay for keeping them."""
-        return None if self._kept is None else self._record(self._kept)
+        return None if self._whole is None else self._record(self._whole)
 
     def _ready(self, exact: bool) -> Iterator[Tape]:
         """Yield tapes that are ready for products with second derivatives, or with the curvature if not `exact`."""
         if not exact:
             yield from self.tapes()
-        elif self._recorded is not None:
-            yield self._recorded
-        else:
+        elif self._kept is None:
             yield from map(self._record, self.tapes())
+        else:
+            # First derivatives alone do not pay for keeping cotangents: they are computed with the first product.
+            with self._lock:
+                tape = self._recorded
+            assert tape is not None
+            yield tape
 
     def _products(self, v: Array, exact: bool) -> Array:
         """Return products with directions v (dim,) or (dim, k), dual."""
