@@ -142,7 +142,7 @@ def estimated(problem, penalty, hidden=(8,), seed=0):
 
 
 @pytest.mark.parametrize("hidden", [(8,), (5, 4)])
-def test_a_vanishing_penalty_does_not_change_the_estimate(hidden):
+def test_a_vanishing_penalty_hardly_changes_the_estimate(hidden):
     # A solve that ends on a plateau leaves candidates that gain nearly the same: which of them is chosen then is a
     # matter of rounding, which differs between processors.  What does not hang on the choice is the noise.
     noise, others = [], []
@@ -324,6 +324,17 @@ def test_the_weight_of_the_penalty_is_that_of_the_evidence(scale):
     moved = Tikhonov(space, weight_decay, alpha, x - x / scale)
     near = penalty_weight(Sum(integral, moved), x)
     assert near == pytest.approx(np.clip(expected * scale**2, alpha / 10, 10 * alpha), rel=1e-6)
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_the_weight_of_the_penalty_leaves_the_curvature_alone(device):
+    space, random = FeedforwardSpace(2, (4,), 1), np.random.default_rng(0)
+    points = random.uniform(-1.0, 1.0, (60, 2))
+    integral, x = Regression(points, points[:, 0] * points[:, 1], device=device).on(space), space.initial(0)
+    before = integral.linearize(x).gram().copy()
+    for norm in (Euclidean, weight_decay):
+        penalty_weight(Sum(integral, Tikhonov(space, norm, 1e-3)), x)
+        assert np.array_equal(integral.linearize(x).gram(), before)
 
 
 def test_re_estimation_finds_the_penalty_of_noisy_data():

@@ -61,7 +61,7 @@ def penalty_weight(functional: Functional, x: Array) -> float:
     linearization = integral.linearize(x)
     alpha, norm = factor * penalty.alpha, penalty.norm
     # In coordinates where the norm is Euclidean, gamma = n - alpha tr (C + alpha)^-1.
-    matrix = np.asfortranarray(norm.whiten(norm.whiten(linearization.gram()).T))
+    matrix = np.array(norm.whiten(norm.whiten(linearization.gram()).T), order="F")
     least = FLOOR * float(np.mean(np.diagonal(matrix)))
     np.einsum("ii->i", matrix)[:] += max(alpha, least)
     root, info = lapack.dpotrf(matrix, lower=1, overwrite_a=1, clean=1)

@@ -160,7 +160,7 @@ class Linearization(Protocol):
     def gram(self) -> Array:
         """Return the curvature as a matrix, shape (dim, dim): for sums of squares ``A^T A``, summed over tiles.
 
-        It cannot be written to.  An evaluator remembers that of the last point, as the next solve begins there.
+        It must not be written to: an evaluator may remember that of the last point, as the next solve begins there.
         """
         ...
 

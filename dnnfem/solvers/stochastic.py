@@ -18,7 +18,7 @@ from dnnfem.solvers.trust_region import DENSE_LIMIT, NOISE, ROUNDING, VALUE_WORK
 from dnnfem.spaces import Purpose, generator
 
 BATCH = 64
-"""Samples in the first batches: a tile of the kernels."""
+"""Samples in the first batches: whole tiles of the kernels."""
 
 ENLARGE = 4
 """Factor by which batches grow."""

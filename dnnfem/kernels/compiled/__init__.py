@@ -1,6 +1,6 @@
 """The compiled backend: jets and their derivatives in the coefficients, on a CPU, with numba.
 
-Samples go through the sweeps in tiles of 64; between a forward or tangent sweep and the reverse sweep the law
+Samples go through the sweeps in tiles; between a forward or tangent sweep and the reverse sweep the law
 is evaluated with NumPy.  Sums run in an order that depends neither on the number of threads nor on the memory
 that may be used for what the forward sweep computed.
 """

@@ -217,7 +217,7 @@ def differentiate(code, w, points, kept, work, first, last, groups, part, parts,
     Parameters
     ----------
     v
-        Not read for a derivative.
+        For a derivative there has to be one, which is not read.
     law : array, shape (reads * outputs, reads * outputs, samples of the tiles)
         Second derivatives in what the law reads; not read if there are `seeds`.
     seeds

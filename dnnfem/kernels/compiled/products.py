@@ -45,7 +45,8 @@ CACHE = 40000
 """Bytes of the first-level cache that are relied upon."""
 
 CHAINS = 8
-"""Sums that a processor needs to work on at a time, as one addition takes several cycles."""
+"""Sums that a processor needs to work on at a time, as one addition takes several cycles.  Tiles have a multiple of as
+many vectors."""
 
 
 def _accumulated(

@@ -20,7 +20,7 @@ FEWEST_GROUPS = 4
 GROUP_ENTRIES = 2**19
 """Numbers that the copies of one sum may take before there are fewer groups."""
 
-CHUNK = 2**22
+CHUNK = 2**24
 """Bytes that are worked on at a time where not everything can be kept: more would only leave the caches."""
 
 SPARE = 2
@@ -192,7 +192,7 @@ class Tape:
     first, last : int
     samples : Samples
     kept, lam : array
-        See `dnnfem.kernels.compiled.drivers`; cotangents are there after the reverse sweep.
+        See `dnnfem.kernels.compiled.drivers`; cotangents are there once they were recorded.
     law : LawLinearization
     bends : dict
         Second derivatives of the law in the outputs, once they were asked for; False: of its curvature.
