@@ -212,7 +212,7 @@ def registers(code, w, points, kept, work, first, last, groups, part, parts, out
 def differentiate(code, w, points, kept, work, first, last, groups, part, parts, lam, v, law, seeds, sums, mode):  # type: ignore[no-untyped-def]
     """Run tangent and reverse sweeps, as many as there are `sums` in a group, for directions `v` and `seeds`.
 
-    They are in one driver, as a compiler takes as long for each driver as for all of it.
+    All that is differentiated shares this driver: what a driver calls is compiled into it anew.
 
     Parameters
     ----------
