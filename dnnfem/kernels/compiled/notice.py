@@ -20,7 +20,7 @@ class Notice(event.Listener):  # type: ignore[misc]
         if event_.data["dispatcher"].py_func.__module__.startswith("dnnfem."):
             event.unregister(KIND, self)
             LOGGER.warning(
-                "dnnfem compiles its kernels, which takes about 20 seconds, once: they are kept on the disk "
+                "dnnfem compiles its kernels, which takes up to half a minute, once: they are kept on the disk "
                 "(python -m dnnfem precompile does it beforehand)"
             )
 
