@@ -220,7 +220,7 @@ def test_widths_beyond_a_panel_and_outputs_beyond_matrices(widths, law):
 @pytest.fixture
 def large(monkeypatch):
     """Every network counts as large, for the choice of its tiles."""
-    monkeypatch.setattr(flattening, "CACHE", 0)
+    monkeypatch.setattr(flattening, "LARGE", 0)
     flattening.flattened.cache_clear()
     yield
     flattening.flattened.cache_clear()

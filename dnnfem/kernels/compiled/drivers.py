@@ -93,9 +93,6 @@ def run(
 ) -> None:
     """Call a driver in as many threads as `work` has rows, with (first, last, groups) and what only it takes."""
     parts = len(work)
-    if parts == 1:
-        driver(code, w, points, kept, work[0], *tiles, 0, 1, *arguments)
-        return
 
     def part(number: int) -> None:
         driver(code, w, points, kept, work[number], *tiles, number, parts, *arguments)
@@ -105,7 +102,8 @@ def run(
         part(0)
     finally:
         # What they write to must not be used for anything else before, even if this thread was interrupted.
-        wait(others)
+        if others:
+            wait(others)
     for other in others:
         other.result()
 

@@ -12,7 +12,6 @@ from dnnfem.kernels.compiled.tables import (
     ACTIVATION,
     BIAS,
     BLOCKS,
-    CACHE,
     CARRY,
     CARRY_END,
     CLOSED,
@@ -23,6 +22,7 @@ from dnnfem.kernels.compiled.tables import (
     INNER,
     KEPT,
     LANES,
+    LARGE,
     MATRIX,
     OPEN,
     OUT,
@@ -79,7 +79,7 @@ def flattened(program: Program, components: tuple[Component, ...] = ((),)) -> Co
     duals = _duals(program, carried, frozenset(reads))
     flows = _flows(program, carried, duals)
     work = len(carried) * (BLOCKS * int(first[-1]) + SINGLES * WIDTH * -(-max(program.widths) // WIDTH))
-    tile = TILES[8 * TILES[0] * work > CACHE]
+    tile = TILES[0] if 8 * TILES[0] * work <= LARGE else TILES[1]
     return Code(
         stages,
         np.array([s.scale for s in program.stages], dtype=np.float64),

@@ -123,7 +123,7 @@ class CompiledLinearization:
         none = np.empty((0, 0, 0))
         self.run(drivers.differentiate, tape, len(seeds), tape.lam, self.weights[None], none, seeds, sums, mode)
 
-    def _pulled(self, tape: Tape, sums: Array, mode: int) -> None:
+    def _adjoint(self, tape: Tape, sums: Array, mode: int) -> None:
         """Run the reverse sweep of the derivative."""
         self._reverse(tape, pulled(self.evaluator, tape.samples, [tape.law.derivative]), sums, mode)
 
@@ -132,12 +132,12 @@ class CompiledLinearization:
         """``J'(x)``, dual, shape (dim,)."""
         sums = self._sums(1)
         for tape in self.tapes():
-            self._pulled(tape, sums, drivers.DERIVATIVE)
+            self._adjoint(tape, sums, drivers.DERIVATIVE)
         return self._restrict(sums)[:, 0]
 
     def _record(self, tape: Tape) -> Tape:
         """Fill in the cotangents; the sums of a derivative would cost as much again."""
-        self._pulled(tape, np.empty((self.groups, 1, 0)), drivers.RECORD)
+        self._adjoint(tape, np.empty((self.groups, 1, 0)), drivers.RECORD)
         return tape
 
     @cached_property

@@ -21,9 +21,9 @@ VECTORS = 4
 WIDTH = LANES * VECTORS
 """Columns of a panel of sums."""
 
-TILES, CACHE = (64, 8 * LANES), 2**20
+TILES, LARGE = (64, 8 * LANES), 2**20
 """Samples of a tile, multiples of eight vectors: the second number if a product with the first one would work on more
-bytes than `CACHE`, about what the second-level cache holds; for small networks calls count."""
+bytes than `LARGE`, about what the second-level cache holds; for small networks calls count."""
 
 BLOCKS, SINGLES = 4, 4
 """Blocks of all registers that products with second derivatives work on, besides what is kept, and of single ones."""
