@@ -177,6 +177,9 @@ def check_functional(functional: Functional, x: Array, seed: int = 0, smooth: bo
     _check_mixed(functional, linearization, v[:, 0], smooth)
     bent, gram = linearization.curvature(v), linearization.gram()
     assert np.allclose(gram @ v, bent, rtol=1e-9, atol=1e-10 * np.abs(bent).max()), "gram: not that of the curvature"
+    roots = np.sqrt(np.diagonal(gram))
+    rough = np.abs(linearization.gram(single=True) - gram) <= 1e-5 * np.outer(roots, roots) + 1e-10 * np.abs(gram).max()
+    assert rough.all(), "gram: not the same in single precision"
     bend = np.sum(v * bent, axis=0)
     assert (bend >= -1e-13 * np.abs(bend).max()).all(), f"curvature: not positive semidefinite, {bend.min():.2e}"
     system = linearization.system()

@@ -238,12 +238,15 @@ def test_a_linearization_does_not_follow_its_argument():
 
 
 @pytest.mark.parametrize("setting", ["high", "medium"])
-def test_a_user_who_allows_reduced_precision_changes_nothing(setting):
-    _, fast, x, v = problem(plain((10, 96, 96, 2), "tanh"), m=300, precision="single")
+@pytest.mark.parametrize("precision", ["double", "single"])
+def test_a_user_who_allows_reduced_precision_changes_nothing(setting, precision):
+    _, fast, x, v = problem(plain((10, 96, 8, 2), "tanh"), m=300, precision=precision)
 
     def results(evaluator, x, v):
+        evaluator.grams(b"forget", lambda: np.empty(0)), evaluator.grams(b"both", lambda: np.empty(0))
         here = evaluator.linearize(x)
-        return [here.value, here.derivative, here.hessian(v), here.curvature(v[:, 0]), here.system(np.arange(5)).matrix]
+        products = [here.hessian(v), here.curvature(v[:, 0]), here.system(np.arange(5)).matrix]
+        return [here.value, here.derivative, *products, here.gram(single=True)]
 
     expected = results(fast, x, v)
     before = torch.get_float32_matmul_precision()
@@ -251,7 +254,7 @@ def test_a_user_who_allows_reduced_precision_changes_nothing(setting):
         torch.set_float32_matmul_precision(setting)
         assert all(np.array_equal(a, b) for a, b in zip(results(fast, x, v), expected, strict=True))
         assert torch.get_float32_matmul_precision() == setting
-        with pytest.raises(KeyError), Place.of("cpu", "single").arithmetic():
+        with pytest.raises(KeyError), Place.of("cpu", precision).arithmetic():
             assert torch.backends.cuda.matmul.fp32_precision == "ieee"
             raise KeyError
         assert torch.get_float32_matmul_precision() == setting

@@ -25,6 +25,7 @@ from dnnfem.kernels.laws import CrossEntropy, Misfit
 from dnnfem.kernels.program import ACTIVATIONS, SMOOTH_ACTIVATIONS, Block, Program, Stage
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.quadrature import Quadrature
+from dnnfem.solvers.trust_region import SINGLE
 from dnnfem.testing import convergence_order
 
 VALUES = ((),)
@@ -149,6 +150,9 @@ def check_parity(oracle, fast, x, v, tolerance=1e-12):
         close(getattr(b, name)(v[:, 0]), getattr(a, name)(v[:, 0]))
     close(b.gram(), a.gram())
     close(a.gram(), a.curvature(np.eye(x.size)))
+    roots = np.sqrt(np.diagonal(a.gram()))
+    error = np.abs(b.gram(single=True) - a.gram())
+    assert np.all(error <= 5e-6 * np.outer(roots, roots) + tolerance * roots.max() ** 2)
     close(fast.cellwise(x), oracle.cellwise(x))
     close(fast.samplewise(x), oracle.samplewise(x))
     close(np.bincount(oracle.quadrature.cells, weights=fast.samplewise(x)), fast.cellwise(x))
@@ -404,14 +408,34 @@ def test_the_matrix_of_the_last_point_is_remembered(backend):
     ansatz = AffineAnsatz(np.zeros(2), np.ones(2), np.zeros(1), np.ones(1))
     evaluator = kernels.load(backend).place(program, quadrature, ansatz, Misfit())
     x = random.standard_normal(program.dim)
+    single = evaluator.linearize(x).gram(single=True)
     first = evaluator.linearize(x).gram()
-    assert evaluator.linearize(x.copy()).gram() is first
+    assert evaluator.linearize(x.copy()).gram() is first and evaluator.linearize(x).gram(single=True) is single
+    assert not np.array_equal(first, single)
     with pytest.raises(ValueError, match="read-only"):
         first[0, 0] = 0.0
-    elsewhere = evaluator.linearize(2.0 * x).gram()
-    assert not np.allclose(elsewhere, first)
+    for factor in (2.0, 3.0):
+        assert not np.allclose(evaluator.linearize(factor * x).gram(), first)
     again = evaluator.linearize(x).gram()
     assert again is not first and np.array_equal(again, first)
+
+
+@pytest.mark.parametrize("m", [200, 2000, 20000])
+def test_entries_in_single_precision_have_the_error_that_steps_reckon_with(m):
+    _, fast, x, _ = problem(plain((2, 9, 8, 1), "tanh"), m=m)
+    exact = fast.linearize(x).gram()
+    roots = np.sqrt(np.diagonal(exact))
+    error = (fast.linearize(x).gram(single=True) - exact) / np.outer(roots, roots)
+    assert 0.01 * SINGLE <= np.sqrt(np.mean(error**2)) <= SINGLE
+
+
+@pytest.mark.parametrize("backend", ["compiled", "device"])
+@pytest.mark.parametrize("unit", [1e-20, 1e20])
+def test_what_single_precision_cannot_hold_is_summed_up_in_double(backend, unit):
+    oracle, _, x, _ = problem(plain((2, 5, 1), "tanh"))
+    ansatz = AffineAnsatz(np.zeros(2), np.ones(2), np.zeros(1), np.full(1, unit))
+    evaluator = kernels.load(backend).place(oracle.program, oracle.quadrature, ansatz, oracle.law)
+    assert np.array_equal(evaluator.linearize(x).gram(single=True), evaluator.linearize(x).gram())
 
 
 def test_linearizations_do_not_share_memory():

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from dnnfem.functionals import Shifted, Sum, Tikhonov, from_callables
+from dnnfem.functionals.algebra import CombinedLinearization
 from dnnfem.norms import Euclidean, Weighted
 from dnnfem.problems import Regression
 from dnnfem.records import Progress, State, Status, relative
 from dnnfem.solvers import gauss_newton, more_sorensen, steihaug, trust_region
-from dnnfem.solvers.dense import definite
+from dnnfem.solvers.dense import DEFECT, _loss, definite
 from dnnfem.spaces import Coordinates, FeedforwardSpace
 from dnnfem.testing import convergence_order
 
@@ -303,6 +304,85 @@ def test_cholesky_steps_are_those_of_the_eigenvalues_to_a_quarter_of_the_radius(
     assert matrix @ step.step + step.multiplier * norm.apply(step.step) == pytest.approx(-derivative, abs=1e-8)
     best = more_sorensen(matrix, derivative, norm, length)
     assert step.step == pytest.approx(best.step, rel=1e-6, abs=1e-9 * length)
+
+
+class Counted(Euclidean):
+    """A norm that counts how often it is asked for its matrix: once for every factorization."""
+
+    def __init__(self, space):
+        super().__init__(space)
+        object.__setattr__(self, "count", 0)
+
+    def dense(self, onto=None, factor=1.0):
+        object.__setattr__(self, "count", self.count + 1)
+        return super().dense(onto, factor)
+
+
+@given(st.floats(1e-6, 1.0), st.integers(2, 30), st.integers(0, 1000))
+def test_a_few_factorizations_find_the_multiplier_and_one_does_from_the_right_one(share, n, seed):
+    matrix, derivative = symmetric(np.geomspace(1e-10, 1.0, n), seed), np.random.default_rng(seed).standard_normal(n)
+    radius = share * np.linalg.norm(np.linalg.solve(matrix, derivative))
+    norm = Counted(Coordinates(n))
+    step = definite(matrix, derivative, norm, radius)
+    assert norm.count <= 10
+    again = Counted(Coordinates(n))
+    assert definite(matrix, derivative, again, radius, step.multiplier).step == pytest.approx(step.step, rel=1e-12)
+    assert again.count == 1
+
+
+@pytest.mark.parametrize("share", [1e-3, 0.1, 0.5])
+def test_what_the_rounding_of_a_matrix_takes_from_a_step_is_estimated(share):
+    ratios = []
+    for seed in range(40):
+        random, n = np.random.default_rng(seed), 30
+        exact = symmetric(np.geomspace(1e-3, 1.0, n), seed)
+        roots = np.sqrt(np.diagonal(exact))
+        noise = np.triu(random.choice([-1.0, 1.0], (n, n)) * np.outer(roots, roots))
+        matrix = exact + 1e-7 * (noise + np.triu(noise, 1).T)
+        derivative, norm = random.standard_normal(n), Euclidean(Coordinates(n))
+        step = definite(matrix, derivative, norm, share * np.linalg.norm(np.linalg.solve(exact, derivative)))
+        shifted = exact + step.multiplier * np.eye(n)
+        lost = step.step + np.linalg.solve(shifted, derivative)
+        size, whole = np.sqrt(lost @ shifted @ lost), np.sqrt(-derivative @ step.step)
+        ratios.append(1e-7 * _loss(matrix, step.factor, step.step) / size)
+        # The step is refused where its rounding matters, and only there.
+        critical = DEFECT * whole / _loss(matrix, step.factor, step.step)
+        for rounding, known in ((0.5 * critical, True), (2.0 * critical, False)):
+            found = definite(matrix, derivative, norm, norm.norm(step.step), step.multiplier, rounding)
+            assert (found is not None) == known
+    assert 0.7 <= np.median(ratios) <= 1.4 and min(ratios) >= 0.2 and max(ratios) <= 5.0
+
+
+def test_neighbours_that_cancel_do_not_hide_from_the_estimate_of_rounding():
+    for sign in (-1.0, 1.0):
+        random = np.random.default_rng(0)
+        rows = np.repeat(random.standard_normal((500, 5)), 2, axis=1) + 2e-3 * random.standard_normal((500, 10))
+        rows[:, 1::2] *= sign
+        single = rows.astype(np.float32)
+        exact, matrix = rows.T @ rows, (single.T @ single).astype(np.float64)
+        derivative, norm = random.standard_normal(10), Euclidean(Coordinates(10))
+        step = definite(matrix, derivative, norm, 1e6)
+        lost = step.step + np.linalg.solve(exact, derivative)
+        assert np.finfo(np.float32).eps * _loss(matrix, step.factor, step.step) >= 0.3 * np.sqrt(lost @ exact @ lost)
+
+
+def test_steps_come_from_double_where_single_precision_is_too_rough(monkeypatch, vector_problem):
+    used = []
+
+    def recorded(self, single=False):
+        used.append(single)
+        return gram(self, single)
+
+    gram = CombinedLinearization.gram
+    monkeypatch.setattr(CombinedLinearization, "gram", recorded)
+    space = FeedforwardSpace(2, (12,), 2)
+    problem = dataclasses.replace(vector_problem, backend="compiled")
+    for alpha, often in ((1e-2, False), (1e-8, True)):
+        used.clear()
+        J = Sum(problem.on(space), Tikhonov(space, Euclidean, alpha))
+        result = trust_region(J, space.initial(0), 1e-7, curvature=True, max_steps=100)
+        assert (used.count(False) > 0.1 * len(result.steps)) == often
+        assert used.count(False) <= len(result.steps)
 
 
 def test_cholesky_steps_leave_indefinite_matrices_to_the_eigenvalues():

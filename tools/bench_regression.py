@@ -254,16 +254,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with one folder per table: data.csv.gz, test_mask.csv.gz")
     parser.add_argument("--folds", type=int, default=3, help="with --data: the first columns of the test masks")
     parser.add_argument("--sets", help="with --data: names of some tables, separated by commas; default all")
+    parser.add_argument("--jobs", type=int, default=1, help="with --data: processes, each with one thread")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="two seeds and half the coefficients, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON line per function, last")
     options = parser.parse_args()
     if options.data is not None:
-        tables.main(options.data, options.sets and options.sets.split(","), options.folds, options.json)
+        names = options.sets and options.sets.split(",")
+        tables.main(options.data, names, options.folds, options.jobs, options.json)
         return
-    names = list(FUNCTIONS) if options.function == "all" else [options.function]
     lines = []
-    for name in names:
+    for name in FUNCTIONS if options.function == "all" else [options.function]:
         function = FUNCTIONS[name]
         if options.quick:
             function = replace(function, limit=function.limit // 2)

@@ -6,7 +6,7 @@ a functional is again a functional.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,7 @@ class CombinedLinearization:
     parts: tuple[Linearization, ...]
     factors: tuple[float, ...]
     shift: Array | None = None
+    _grams: dict[bool, Array] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def value(self) -> float:
@@ -51,19 +52,18 @@ class CombinedLinearization:
         """Positive semidefinite part of ``J''(x) v``."""
         return _combine(self.factors, [part.curvature(v) for part in self.parts])
 
-    @cached_property
-    def _gram(self) -> Array:
-        result = self.factors[0] * self.parts[0].gram()
+    def gram(self, single: bool = False) -> Array:
+        """Sum of the curvatures."""
+        if single in self._grams:
+            return self._grams[single]
+        result = self.factors[0] * self.parts[0].gram(single=single)
         for factor, part in zip(self.factors[1:], self.parts[1:], strict=True):
             if isinstance(part, TikhonovLinearization):
                 part.norm.dense(result, factor * part.alpha)
             else:
-                result += factor * part.gram()
+                result += factor * part.gram(single=single)
+        self._grams[single] = result
         return result
-
-    def gram(self) -> Array:
-        """Sum of the curvatures."""
-        return self._gram
 
     def residual(self) -> Array | None:
         """Residuals of all terms; None if a term has none, or if there is a shift."""
@@ -285,9 +285,9 @@ class ComposedLinearization:
         """``P^T C P v``."""
         return np.asarray(self.transfer.T @ self.part.curvature(self.transfer @ v))
 
-    def gram(self) -> Array:
+    def gram(self, single: bool = False) -> Array:
         """``P^T C P``."""
-        return np.asarray(self.transfer.T @ (self.transfer.T @ self.part.gram()).T)
+        return np.asarray(self.transfer.T @ (self.transfer.T @ self.part.gram(single=single)).T)
 
     def residual(self) -> Array | None:
         """The residual of the functional that is composed."""

@@ -135,9 +135,13 @@ class CondensedLinearization:
         """Gauss-Newton part, Kaufman's form."""
         return self._reduced.curvature(v)
 
-    def gram(self) -> Array:
-        """The Gauss-Newton part as a matrix."""
+    @cached_property
+    def _gram(self) -> Array:
         return self._reduced.curvature(np.eye(len(self.x)))
+
+    def gram(self, single: bool = False) -> Array:
+        """The Gauss-Newton part as a matrix, in any case in double precision."""
+        return self._gram
 
     def hessian(self, v: Array) -> Array:
         """Exact Hessian ``(H_yy - H_yc H_cc^-1 H_cy) v``, with ``H_cc = A^T A``."""

@@ -93,9 +93,13 @@ class ExternalLinearization:
         """``A^T A v`` of a sum of squares, else the Hessian, which must then be positive semidefinite."""
         return self.jacobian.T @ (self.jacobian @ v) if self._residual is not None else self.hessian(v)
 
-    def gram(self) -> Array:
-        """The curvature as a matrix."""
+    @cached_property
+    def _gram(self) -> Array:
         return self.curvature(np.eye(len(self.x)))
+
+    def gram(self, single: bool = False) -> Array:
+        """The curvature as a matrix, in any case in double precision."""
+        return self._gram
 
     def mixed(self, other: Linearization) -> Array | None:
         """``A^T r(y)``."""

@@ -105,7 +105,7 @@ class TikhonovLinearization:
 
     curvature = hessian
 
-    def gram(self) -> Array:
+    def gram(self, single: bool = False) -> Array:
         """``alpha M``."""
         return self.alpha * self.norm.dense()
 

@@ -157,8 +157,11 @@ class Linearization(Protocol):
         """Return the positive semidefinite (Gauss-Newton) part of ``J''(x) v``."""
         ...
 
-    def gram(self) -> Array:
+    def gram(self, single: bool = False) -> Array:
         """Return the curvature as a matrix, shape (dim, dim): for sums of squares ``A^T A``, summed over tiles.
+
+        With `single` its products may be taken in single precision, which is up to twice as fast, but need not:
+        relative to ``sqrt(C_ii C_jj)``, the entry ``C_ij`` then has an error of that size, about 1e-7.
 
         It must not be written to: an evaluator may remember that of the last point, as the next solve begins there.
         """

@@ -245,8 +245,8 @@ class ReferenceLinearization:
         ]
         return np.stack(out, axis=-1).reshape(np.shape(v))
 
-    def gram(self) -> Array:
-        """``sum w T^T C T``."""
+    def gram(self, single: bool = False) -> Array:
+        """``sum w T^T C T``, in any case in double precision."""
         return self.curvature(np.eye(len(self.x)))
 
     def hessian(self, v: Array) -> Array:

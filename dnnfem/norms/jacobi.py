@@ -15,12 +15,13 @@ FLOOR = 0.1
 def jacobi(space: Space, linearization: Linearization) -> Weighted:
     """Return the norm ``|v|_x^2 = sum_i max(C_ii, floor) v_i^2`` with the diagonal of the curvature ``C`` at a point.
 
-    It is a metric, for the argument `norm` of the solvers: the scaling of Levenberg-Marquardt methods.
+    It is a metric, for the argument `norm` of the solvers: the scaling of Levenberg-Marquardt methods.  The diagonal is
+    that of the matrix in single precision, which dense steps begin with.
 
     References
     ----------
     Moré, The Levenberg-Marquardt algorithm, Lecture Notes in Mathematics 630 (1978) 105-116.
     """
-    diagonal = np.diagonal(linearization.gram())
+    diagonal = np.diagonal(linearization.gram(single=True))
     floor = FLOOR * float(np.mean(diagonal)) or 1.0
     return Weighted(space, np.maximum(diagonal, floor))

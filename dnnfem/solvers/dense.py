@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import scipy.linalg
@@ -21,25 +22,44 @@ LIMIT = 20
 NEAR = 0.25
 """Relative accuracy with which a definite model's step meets the radius: each digit would cost a factorization."""
 
+VANISHED, LARGE = -10.0, 100.0
+"""Logarithms of changes of the multiplier: so far down that it may as well be zero, and as far up as it may go."""
 
-def definite(matrix: Array, derivative: Array, norm: Norm, radius: float, start: float = 0.0) -> InnerStep | None:
+SMALLER = 1e-4
+"""Least multiplier that is thought of, relative to one that is too large, if no other is known to be too small."""
+
+DEFECT = 0.005
+"""Largest error of a step, in the energy norm and relative to it, that the rounding of its matrix may cause.  The
+geodesic correction gets ten times as much, about what it has from the difference quotient that it is."""
+
+
+def definite(
+    matrix: Array, derivative: Array, norm: Norm, radius: float, start: float = 0.0, rounding: float = 0.0
+) -> InnerStep | None:
     """Return the step of a positive definite model, its length within `NEAR` of the radius if that binds.
 
-    Newton's method for ``1/radius - 1/|d(multiplier)|`` takes a Cholesky factorization a step.  The function is
-    concave: from a multiplier that is too small the iterates rise to the solution, from one that is too large the first
-    one falls below it.  From the multiplier of the step before, one or two do.
+    The multiplier ``s`` solves ``|d(s)| = radius``, with a Cholesky factorization for every ``s`` that is tried.
+    Newton's method is for ``log |d|`` as a function of ``log s``: networks have curvatures of all sizes, and their
+    steps behave like a power of ``s`` over many decades.  Where that leads astray, it is for ``1/|d|``, a concave
+    function of ``s`` whose tangents never go beyond the solution.  From a multiplier that belongs to a radius not far
+    away, one or two factorizations do.
 
     Parameters and references are those of `more_sorensen`, and
 
     start : float
         Multiplier to begin with.
+    rounding : float
+        Error of an entry ``H_ij`` of the matrix, relative to ``sqrt(H_ii H_jj)``.
 
     Returns
     -------
     InnerStep or None
-        None if the matrix is not numerically positive definite.
+        None if the matrix, shifted, is not numerically positive definite, if its rounding spoils the step, or if no
+        multiplier is found.
     """
-    shift = start if 0.0 < start < math.inf else 0.0
+    # Lengths are too large at `lower`, where zero is not tried yet, and too small at `upper`: no matrix is below zero.
+    lower, upper = -1.0, norm.dual_norm(derivative) / radius
+    shift = min(start, upper)
     for _ in range(LIMIT):
         shifted = matrix.copy(order="F")
         norm.dense(shifted, shift)
@@ -51,11 +71,50 @@ def definite(matrix: Array, derivative: Array, norm: Norm, radius: float, start:
         length = math.sqrt(float(d @ dual))
         if abs(length - radius) <= NEAR * radius or (shift == 0.0 and length <= radius):
             break
+        lower, upper = (shift, upper) if length > radius else (lower, shift)
         # -d/ds |d|^2 / 2 = <M d, (H + s M)^-1 M d>
         q, _ = lapack.dtrtrs(factor, dual, lower=1)
-        shift = max(shift + length**2 / float(q @ q) * (length - radius) / radius, 0.0)
-    decrease = -float(d @ (derivative + 0.5 * (matrix @ d)))
-    return InnerStep(d, decrease, shift > 0.0, False, 0, shift, factor)
+        fall = float(q @ q) / length**2 if length**2 > 0.0 else 0.0
+        if not 0.0 < fall < math.inf:
+            return None
+        shift = _following(shift, length / radius, fall, lower, upper)
+    else:
+        return None
+    energy = math.sqrt(max(-float(derivative @ d), 0.0))
+    if rounding > 0.0 and not rounding * _loss(matrix, factor, d) <= DEFECT * energy:
+        return None
+    image = matrix @ d
+    decrease = -float(d @ (derivative + 0.5 * image))
+    return InnerStep(d, decrease, shift > 0.0, False, 0, shift, factor, image)
+
+
+def _following(shift: float, ratio: float, fall: float, lower: float, upper: float) -> float:
+    """Return the multiplier to try next, from ``|d| / radius`` and ``fall = -d log |d| / ds`` at the present one."""
+    if shift * fall > 0.0:
+        change = math.log(ratio) / (shift * fall)
+        power = shift * math.exp(min(change, LARGE))
+        if change > VANISHED and lower < power < upper:
+            return power
+    tangent = max(shift + (ratio - 1.0) / fall, 0.0)
+    return tangent if tangent > lower else math.sqrt(max(lower, SMALLER * upper) * upper)
+
+
+@lru_cache(maxsize=8)
+def _signs(size: int) -> Array:
+    """Return signs without a pattern, the same ones every time: neighbouring coefficients often belong together."""
+    return np.random.default_rng(0).choice([-1.0, 1.0], size)
+
+
+def _loss(matrix: Array, factor: Array, d: Array) -> float:
+    """Return how far a step is off, in the energy norm of ``H + s M = L L^T``, per relative error of the matrix.
+
+    Independent errors ``E_ij`` of size ``sqrt(H_ii H_jj)`` move the step by ``(H + s M)^-1 E d``, of energy norm
+    ``|L^-1 E d|``.  With ``D = diag(sqrt(H_ii))``, ``E d`` is as large as ``|D d| D e`` with random signs ``e``: one
+    draw of them, with one triangular solve, stands for all.
+    """
+    roots = np.sqrt(np.diagonal(matrix))
+    probe, _ = lapack.dtrtrs(factor, roots * _signs(len(d)), lower=1)
+    return float(np.linalg.norm(roots * d) * np.linalg.norm(probe))
 
 
 def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -> InnerStep:

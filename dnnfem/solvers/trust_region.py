@@ -22,6 +22,9 @@ DENSE_LIMIT = {"hessian": 300, "curvature": 2000}
 ACCEPT, GOOD = 0.1, 0.75
 SHRINK, GROW = 0.25, 2.0
 ROUNDING = 10.0 * np.finfo(float).eps
+SINGLE = float(np.finfo(np.float32).eps)
+"""Errors of the entries of a matrix whose products are taken in single precision."""
+
 NOISE = 1e-8
 """A promise above this part of the value that is kept at no radius is stagnation, below it may be rounding."""
 
@@ -36,11 +39,19 @@ VALUE_WORK = 1.0 / 3.0
 
 
 @dataclass(frozen=True, eq=False)
+class Model:
+    """The matrix of dense steps, and the relative error of its entries."""
+
+    matrix: Array
+    rounding: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class NewtonIterate(Iterate):
-    """An iterate with its norm, its dense Hessian if one is used, and the model's step within the radius."""
+    """An iterate with its norm, the model of dense steps, and the step within the radius."""
 
     norm: Norm
-    matrix: Array | None
+    model: Model | None
     trial: InnerStep
 
 
@@ -62,16 +73,19 @@ class TrustRegion:
         norm = norm_at(self.metric, self.functional, linearization)
         dual_norm = norm.dual_norm(linearization.derivative)
         work = step.work + 1.0
-        matrix: Array | None = None
-        if self.dense:
-            matrix = linearization.gram() if self.curvature else linearization.hessian(np.eye(len(linearization.x)))
-            work += 2.0 if self.curvature else 2.0 * len(linearization.x)
+        model, dim = None, len(linearization.x)
+        if self.dense and self.curvature:
+            # Whether single precision is enough is seen when the step is there.
+            model, work = Model(linearization.gram(single=True), SINGLE), work + 2.0
+        elif self.dense:
+            model, work = Model(linearization.hessian(np.eye(dim))), work + 2.0 * dim
         radius = step.radius if math.isfinite(step.radius) else self._first_radius(linearization, norm, dual_norm)
-        trial = self._inner(linearization, norm, matrix, radius, step.multiplier)
+        expected = _expected(step.multiplier, step.length, radius)
+        trial, model = self._inner(linearization, norm, model, radius, expected)
         algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
         work += 2.0 * trial.iterations
         step = replace(step, dual_norm=dual_norm, radius=radius, algebraic=algebraic, work=work)
-        return NewtonIterate(linearization, step, norm, matrix, trial)
+        return NewtonIterate(linearization, step, norm, model, trial)
 
     def estimate(self, steps: Steps) -> float:
         """Return the smaller of the model's promise and the extrapolated estimate."""
@@ -89,19 +103,25 @@ class TrustRegion:
         return dual_norm**3 / bend if bend > 0.0 else max(1.0, norm.norm(linearization.x))
 
     def _inner(
-        self, linearization: Linearization, norm: Norm, matrix: Array | None, radius: float, multiplier: float
-    ) -> InnerStep:
+        self, linearization: Linearization, norm: Norm, model: Model | None, radius: float, multiplier: float
+    ) -> tuple[InnerStep, Model | None]:
+        """Return the step within the radius, and the model that it comes from: a better one if need be."""
         derivative = linearization.derivative
-        if matrix is not None:
-            step = definite(matrix, derivative, norm, radius, multiplier) if self.curvature else None
-            return step or more_sorensen(matrix, derivative, norm, radius)
+        if model is not None:
+            step: InnerStep | None = None
+            if self.curvature:
+                step = definite(model.matrix, derivative, norm, radius, multiplier, model.rounding)
+                if step is None and model.rounding > 0.0:
+                    model = Model(linearization.gram())
+                    step = definite(model.matrix, derivative, norm, radius, multiplier)
+            return step or more_sorensen(model.matrix, derivative, norm, radius), model
         dual_norm = norm.dual_norm(derivative)
         accuracy = min(0.1, math.sqrt(dual_norm / (1.0 + abs(linearization.value))))
 
         def product(v: Array) -> Array:
             return self._product(linearization, v)
 
-        return steihaug(product, derivative, norm, radius, accuracy, 2 * len(derivative) + 10)
+        return steihaug(product, derivative, norm, radius, accuracy, 2 * len(derivative) + 10), None
 
     def _bend(self, iterate: NewtonIterate, trial: InnerStep) -> Array | None:
         """Return the geodesic correction ``-(H + s M)^-1 A^T r''(d, d) / 2`` of a step ``d``; None if there is none.
@@ -110,12 +130,12 @@ class TrustRegion:
         factor are there, it costs no more than a value and a derivative.
         """
         here, d = iterate.linearization, trial.step
-        if trial.factor is None or iterate.matrix is None:
+        if trial.factor is None or trial.image is None:
             return None
         ahead = here.mixed(self.functional.linearize(here.x + PROBE * d))
         if ahead is None:
             return None
-        second = (ahead - here.derivative - PROBE * (iterate.matrix @ d)) / (0.5 * PROBE**2)
+        second = (ahead - here.derivative - PROBE * trial.image) / (0.5 * PROBE**2)
         if not np.isfinite(second).all():
             return np.zeros_like(d)
         return np.asarray(lapack.dpotrs(trial.factor, -0.5 * second, lower=1)[0])
@@ -123,7 +143,8 @@ class TrustRegion:
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Reduce the radius until a step is accepted."""
         assert isinstance(iterate, NewtonIterate)
-        here, last, norm, trial = iterate.linearization, iterate.step, iterate.norm, iterate.trial
+        here, last, norm = iterate.linearization, iterate.step, iterate.norm
+        trial, model = iterate.trial, iterate.model
         work, inner, radius = last.work, max(trial.iterations, 1), last.radius
         rounding = ROUNDING * abs(here.value)
         exhausted = Status.EXHAUSTED if trial.decrease <= NOISE * abs(here.value) else Status.STAGNATED
@@ -148,13 +169,23 @@ class TrustRegion:
             radius = SHRINK * min(radius, length)
             if radius <= np.finfo(float).eps * max(norm.norm(here.x), np.finfo(float).tiny):
                 return Status.STAGNATED
-            trial = self._inner(here, norm, iterate.matrix, radius, trial.multiplier)
+            expected = _expected(trial.multiplier, length, radius)
+            trial, model = self._inner(here, norm, model, radius, expected)
             inner += max(trial.iterations, 1)
             work += 2.0 * trial.iterations + VALUE_WORK
         if ratio > GOOD and trial.boundary:
-            radius = max(radius, GROW * length)
+            radius = GROW * max(radius, length)
         row = Step(last.number + 1, there.value, math.nan, length, radius, ratio, trial.multiplier)
         return self.assess(there, replace(row, inner=inner, work=work))
+
+
+def _expected(multiplier: float, length: float, radius: float) -> float:
+    """Return the multiplier that goes with a radius if steps get longer like ``multiplier^-1/2``; 0 if none is known.
+
+    Steps of networks nearly do, over many decades.
+    """
+    expected = multiplier * (length / radius) ** 2
+    return expected if math.isfinite(expected) else 0.0
 
 
 def trust_region(

@@ -45,7 +45,7 @@ class CompiledEvaluator:
     memory: int = MEMORY
     pool: Pool = field(default_factory=Pool, init=False, repr=False)
     _desks: Pool = field(default_factory=Pool, init=False, repr=False)
-    grams: Recent[Array] = field(default_factory=lambda: Recent(1), init=False, repr=False)
+    grams: Recent[Array] = field(default_factory=lambda: Recent(2), init=False, repr=False)
     _selections: Recent[Selection] = field(default_factory=lambda: Recent(4), init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,10 @@ import numpy as np
 from dnnfem.kernels.compiled import drivers, outputs, rows
 from dnnfem.kernels.compiled.outputs import pulled
 from dnnfem.kernels.compiled.samples import Loan, Tape, aligned, groups, tile_sums
+from dnnfem.kernels.gram import remembered
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.program import as_columns
 from dnnfem.kernels.protocol import LawLinearization
-from dnnfem.kernels.recent import frozen
 from dnnfem.records import Array, Index
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class CompiledLinearization:
     x: Array
     weights: Array
     _lock: RLock = field(default_factory=RLock, init=False, repr=False)
+    _grams: dict[bool, Array] = field(default_factory=dict, init=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CompiledLinearization, (self.evaluator, self.x, self.weights)
@@ -208,14 +209,8 @@ class CompiledLinearization:
         """
         return rows.system(self, columns)
 
-    @cached_property
-    def _gram(self) -> Array:
-        return self.evaluator.grams(self.x.tobytes(), lambda: frozen(self._computed_gram()))
-
-    def _computed_gram(self) -> Array:
-        matrix = rows.gram(self)
-        return self.curvature(np.eye(self.x.size)) if matrix is None else matrix
-
-    def gram(self) -> Array:
-        """Return ``sum_q w T^T C T``, shape (dim, dim)."""
-        return self._gram
+    def gram(self, single: bool = False) -> Array:
+        """Return ``sum_q w T^T C T``, shape (dim, dim); with `single` from products of rows in single precision."""
+        if single not in self._grams:
+            self._grams[single] = remembered(self.evaluator.grams, self, partial(rows.gram, self), single)
+        return self._grams[single]

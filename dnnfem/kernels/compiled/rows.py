@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ENTRIES = 2**20
 """Numbers in the rows that are multiplied at a time: enough for `dsyrk` to run at its rate, and little memory."""
 
+SINGLE_ROWS = 2048
+"""Rows whose products are summed up in single precision: sums of more would lose digits."""
+
 FEWEST_ROWS = 512
 """Rows that are eliminated at a time, even if there are fewer columns."""
 
@@ -105,18 +108,25 @@ def _compressed(
     return DenseLeastSquares(matrix, triangle[:, -1], reduction=reduction)
 
 
-def gram(linearization: CompiledLinearization) -> Array | None:
+def gram(linearization: CompiledLinearization, single: bool) -> Array | None:
     """Return ``sum_q w T^T C T``, shape (dim, dim), from rows ``sqrt(w) S T``, ``C = S^T S``, block by block.
 
+    With `single` the products of `SINGLE_ROWS` rows are taken in single precision, and summed up in double precision.
     None if the law gives no root ``S`` of its curvature.
     """
     slopes, dim = linearization.law.slopes, linearization.x.size
     if slopes is None:
         return None
     total = np.zeros((dim, dim), order="F")
-    tiles = max(1, ENTRIES // (dim * len(slopes) * linearization.evaluator.code.tile))
+    count = SINGLE_ROWS if single else ENTRIES // dim
+    tiles = max(1, count // (len(slopes) * linearization.evaluator.code.tile))
     for block in blocks(linearization, linearization.evaluator.selection(None), len(slopes), tiles):
-        total = blas.dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
+        if single:
+            with np.errstate(over="ignore"):
+                rows = block.T.astype(np.float32, order="F")
+            total += blas.ssyrk(1.0, rows, trans=1, lower=1)
+        else:
+            total = blas.dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
     drivers.mirror(total)
     return total
 

@@ -52,7 +52,7 @@ class DeviceEvaluator:
     capture: bool = True
     graphs: Graphs = field(default_factory=Graphs, init=False, repr=False)
     _samples: dict[int, Samples] = field(default_factory=dict, init=False, repr=False)
-    grams: Recent[Array] = field(default_factory=lambda: Recent(1), init=False, repr=False)
+    grams: Recent[Array] = field(default_factory=lambda: Recent(2), init=False, repr=False)
     _selections: Recent[rows.Selection] = field(default_factory=lambda: Recent(4), init=False, repr=False)
 
     def __post_init__(self) -> None:

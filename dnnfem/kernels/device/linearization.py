@@ -15,8 +15,8 @@ from dnnfem.kernels.device.least_squares import DeviceLeastSquares
 from dnnfem.kernels.device.place import array
 from dnnfem.kernels.device.pointwise import Tensor
 from dnnfem.kernels.device.tape import Tape
+from dnnfem.kernels.gram import remembered
 from dnnfem.kernels.program import as_columns
-from dnnfem.kernels.recent import frozen
 from dnnfem.records import Array, Index
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class DeviceLinearization:
     x: Array
     weights: Tensor
     _tapes: dict[int, Tape] = field(default_factory=dict, init=False, repr=False)
+    _grams: dict[bool, Array] = field(default_factory=dict, init=False, repr=False)
 
     def tapes(self) -> Iterator[Tape]:
         """Yield the forward sweep chunk by chunk; those that are held are computed once."""
@@ -134,15 +135,8 @@ class DeviceLinearization:
         with self.evaluator.place.arithmetic():
             return rows.system(self, columns)
 
-    @cached_property
-    def _gram(self) -> Array:
-        return self.evaluator.grams(self.x.tobytes(), lambda: frozen(self._computed_gram()))
-
-    def _computed_gram(self) -> Array:
-        with self.evaluator.place.arithmetic():
-            matrix = rows.gram(self)
-        return self.curvature(np.eye(self.x.size)) if matrix is None else matrix
-
-    def gram(self) -> Array:
-        """Return ``sum_q w T^T C T``, shape (dim, dim)."""
-        return self._gram
+    def gram(self, single: bool = False) -> Array:
+        """Return ``sum_q w T^T C T``, shape (dim, dim); with `single` from products of rows in single precision."""
+        if single not in self._grams:
+            self._grams[single] = remembered(self.evaluator.grams, self, partial(rows.gram, self), single)
+        return self._grams[single]

@@ -92,12 +92,8 @@ class Place:
 
         TF32 and bfloat16 are off, whatever the user allows elsewhere.
         """
-        with torch.no_grad():
-            if self.dtype == torch.float64:
-                yield
-            else:
-                with _full_precision:
-                    yield
+        with torch.no_grad(), _full_precision:
+            yield
 
 
 class _FullPrecision:

@@ -201,20 +201,25 @@ def _compressed(
     return DeviceLeastSquares(e.place, matrix, triangle[:, -1], reduction=reduction)
 
 
-def gram(linearization: DeviceLinearization) -> Array | None:
+def gram(linearization: DeviceLinearization, single: bool) -> Array | None:
     """Return ``sum_q w T^T C T``, shape (dim, dim), from rows ``sqrt(w) S T``, ``C = S^T S``, block by block.
 
-    None if the law gives no root ``S`` of its curvature.
+    With `single` the products of a block are taken in single precision, and summed up in double precision.  None if the
+    law gives no root ``S`` of its curvature.
     """
     e = linearization.evaluator
-    if next(linearization.tapes()).law.slopes is None:
-        return None
-    chosen = e.selection(None)
-    total = e.place.zeros(e.program.dim, e.program.dim)
-    for _, _, block in _blocks(linearization, chosen):
-        rows = block.flatten(0, 1)
-        total.addmm_(rows.mT, rows)
-    return array(0.5 * (total + total.mT))
+    with e.place.arithmetic():
+        if next(linearization.tapes()).law.slopes is None:
+            return None
+        total = e.place.zeros(e.program.dim, e.program.dim)
+        for _, _, block in _blocks(linearization, e.selection(None)):
+            rows = block.flatten(0, 1)
+            if single:
+                rows = rows.float()
+                total += rows.mT @ rows
+            else:
+                total.addmm_(rows.mT, rows)
+        return array(0.5 * (total + total.mT))
 
 
 def left_out(linearization: DeviceLinearization, root: Tensor, exact: bool) -> LeftOut:
