@@ -1,7 +1,7 @@
 """Adaptive regression of given functions: test errors, coefficients, times, and three ablations at equal size.
 
     python tools/bench_regression.py --function sincos --seeds 10 --json
-    python tools/bench_regression.py --data DIR --folds 3 --json
+    python tools/bench_regression.py --data DIR --folds 3 --jobs 2 --json
 
 The second form fits tables, see `tables.py` beside this file.  In the first form every run uses defaults only.  A seed
 draws the sample and everything that is random in the method.  The ablations have as many coefficients as the adaptive
