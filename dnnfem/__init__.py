@@ -26,6 +26,7 @@ _public = {
         "leave_one_out",
         "penalty_weight",
         "removal",
+        "residual",
         "sampling",
     ),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "as_scipy", "condense", "from_callables"),
@@ -33,7 +34,7 @@ _public = {
     "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
     "observers": ("observe", "progress"),
     "plotting": (),
-    "problems": ("Classification", "Classifier", "Regression", "Solution"),
+    "problems": ("Box", "Classification", "Classifier", "Collocation", "Regression", "Solution"),
     "quadrature": ("Quadrature",),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
     "refinement": ("coarsen", "insert_layer", "ridge_candidates", "widen"),
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     )
     from dnnfem.estimators.penalty import penalty_weight as penalty_weight
     from dnnfem.estimators.removal import removal as removal
+    from dnnfem.estimators.residual import residual as residual
     from dnnfem.estimators.sampling import sampling as sampling
     from dnnfem.estimators.validation import cross_validation as cross_validation
     from dnnfem.functionals import (
@@ -87,8 +89,10 @@ if TYPE_CHECKING:
     )
     from dnnfem.observers import observe as observe, progress as progress
     from dnnfem.problems import (
+        Box as Box,
         Classification as Classification,
         Classifier as Classifier,
+        Collocation as Collocation,
         Regression as Regression,
         Solution as Solution,
     )

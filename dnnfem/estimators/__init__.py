@@ -10,6 +10,7 @@ from dnnfem.estimators.insertion import insertion_sensitivity
 from dnnfem.estimators.leave_one_out import generalized_cross_validation, leave_one_out
 from dnnfem.estimators.penalty import penalty_weight
 from dnnfem.estimators.removal import removal
+from dnnfem.estimators.residual import residual
 from dnnfem.estimators.sampling import sampling
 from dnnfem.estimators.validation import Validation, cross_validation
 
@@ -27,5 +28,6 @@ __all__ = [
     "leave_one_out",
     "penalty_weight",
     "removal",
+    "residual",
     "sampling",
 ]

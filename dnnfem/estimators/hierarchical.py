@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-from dnnfem.functionals import Composed, Functional, Integral, LeastSquaresSystem, Scaled, Sum
+from dnnfem.functionals import Composed, Functional, LeastSquaresSystem
+from dnnfem.functionals.sampling import integrals_of
 from dnnfem.records import Array, Estimate, Index
 from dnnfem.refinement.width import cost, embed, readers, widen
 from dnnfem.solvers import gauss_newton, trust_region
@@ -197,20 +198,9 @@ def _select(enriched: Enriched, count: int) -> tuple[list[int], Array]:
     return [chosen[k] for k in best], np.array([gains[k] for k in best])
 
 
-def _integrals(functional: Functional, factor: float = 1.0) -> list[tuple[float, Integral]]:
-    """Return the integrals inside a functional with their factors."""
-    if isinstance(functional, Integral):
-        return [(factor, functional)]
-    if isinstance(functional, Sum):
-        return [found for term in functional.terms for found in _integrals(term, factor)]
-    if isinstance(functional, Scaled):
-        return _integrals(functional.functional, factor * functional.factor)
-    return []
-
-
 def _reference(functional: Functional) -> Callable[[Array], Array]:
     """Return the map to reference coordinates of the first integral inside a functional."""
-    found = _integrals(functional)
+    found = integrals_of(functional)
     return found[0][1].ansatz.reference if found else _identity
 
 
@@ -220,7 +210,7 @@ def _identity(points: Array) -> Array:
 
 def dispersion_of(functional: Functional) -> float | None:
     """Return twice the gain of one degree of freedom from noise if it is known: of likelihoods."""
-    found = [(factor, integral.dispersion) for factor, integral in _integrals(functional)]
+    found = [(factor, integral.dispersion) for factor, integral in integrals_of(functional)]
     known = [factor * dispersion for factor, dispersion in found if dispersion is not None]
     return max(known) if known and len(known) == len(found) else None
 

@@ -55,6 +55,8 @@ class Integral:
         has to be computed again does.
     device, precision : str, optional
         See `dnnfem.kernels.place`.
+    region : str, optional
+        Region of a quadrature that `quadrature` is, e.g. a side of a domain.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class Integral:
     memory: int | None = MEMORY
     device: str | None = None
     precision: str = "double"
+    region: str | None = None
 
     def __post_init__(self) -> None:
         budget(self.memory, self.quadrature)
@@ -136,13 +139,18 @@ class Integral:
     def on(
         self, *, space: Any = None, quadrature: Quadrature | None = None, transfer: Transfer | None = None
     ) -> Integral:
-        """Return the same integral on another space or quadrature; the present ones where None.
+        """Return the same integral on another space or quadrature, or its `region`; the present ones where None.
 
         Raises
         ------
         ValueError
-            If the numbers of inputs or outputs differ.
+            If the numbers of inputs or outputs differ, or the quadrature has no such region.
         """
+        if quadrature is not None and self.region is not None:
+            if self.region not in quadrature.regions:
+                names = ", ".join(quadrature.regions) or "none"
+                raise ValueError(f"quadrature: got the regions {names}, expected one named {self.region}")
+            quadrature = quadrature.regions[self.region]
         if space is not None and space.outputs != self.space.outputs:
             raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {self.space.outputs}")
         return replace(self, space=space or self.space, quadrature=quadrature or self.quadrature)

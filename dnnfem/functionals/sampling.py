@@ -34,14 +34,20 @@ def _quadratures(functional: Functional) -> list[Quadrature]:
     return [own] if isinstance(own, Quadrature) else []
 
 
+def integrals_of(functional: Functional, factor: float = 1.0) -> list[tuple[float, Integral]]:
+    """Return the integrals inside a functional with their factors."""
+    if isinstance(functional, Integral):
+        return [(factor, functional)]
+    if isinstance(functional, Sum):
+        return [found for term in functional.terms for found in integrals_of(term, factor)]
+    if isinstance(functional, Scaled):
+        return integrals_of(functional.functional, factor * functional.factor)
+    return integrals_of(functional.functional, factor) if isinstance(functional, Shifted) else []
+
+
 def integral_of(functional: Functional) -> Integral | None:
     """Return the first integral inside a functional, None if there is none."""
-    if isinstance(functional, Integral):
-        return functional
-    if isinstance(functional, Scaled | Shifted):
-        return integral_of(functional.functional)
-    found = [integral_of(term) for term in functional.terms] if isinstance(functional, Sum) else []
-    return next((integral for integral in found if integral is not None), None)
+    return next((integral for _, integral in integrals_of(functional)), None)
 
 
 def on_samples(functional: Functional, index: Index) -> Functional:

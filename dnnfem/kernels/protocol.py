@@ -45,6 +45,25 @@ class PlacedPoints(Protocol):
         ...
 
 
+class JetMap(Protocol):
+    """How reference jets become jets of the user's function at some points: an affine map, point by point.
+
+    Arrays belong to the library of these points and have them last, shape (components, outputs, m).
+    """
+
+    def jet(self, jet: Array) -> Array:
+        """Return the user's jet from the reference jet."""
+        ...
+
+    def tangent(self, jet: Array) -> Array:
+        """Apply the linear part of `jet`."""
+        ...
+
+    def cotangent(self, dual: Array) -> Array:
+        """Apply the transpose of `tangent`."""
+        ...
+
+
 class Ansatz(Protocol):
     """How the network's reference function becomes the user's function; affine in the jet at every point."""
 
@@ -56,16 +75,8 @@ class Ansatz(Protocol):
         """Return the components of the reference jet that those of the user's jet are made of."""
         ...
 
-    def jet(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
-        """Return the user's jet, shape (components, outputs, m), from the reference jet with what it `reads`."""
-        ...
-
-    def tangent(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
-        """Apply the linear part of `jet`."""
-        ...
-
-    def cotangent(self, points: Array, dual: Array, components: Sequence[Component]) -> Array:
-        """Apply the transpose of `tangent`."""
+    def at(self, points: Array, components: Sequence[Component]) -> JetMap:
+        """Return the map from what it `reads` to some components at points (m, d); a backend asks once for it."""
         ...
 
 

@@ -162,7 +162,7 @@ class ReferenceEvaluator:
     def jet(self, x: Array, points: Array, components: Sequence[Component]) -> Array:
         """Return the user's jet at any points, shape (components, outputs, m)."""
         value = self._jets(x, points, components, {})[frozenset()][0]
-        return self.ansatz.jet(points, value, components)
+        return self.ansatz.at(points, components).jet(value)
 
     def _law(self, x: Array) -> LawLinearization:
         q = self.quadrature
@@ -213,8 +213,8 @@ class ReferenceLinearization:
 
     def _user(self, jets: Array) -> Array:
         e = self.evaluator
-        points, components = e.quadrature.points, e.law.components
-        return np.stack([e.ansatz.tangent(points, jet, components) for jet in jets])
+        at = e.ansatz.at(e.quadrature.points, e.law.components)
+        return np.stack([at.tangent(jet) for jet in jets])
 
     @cached_property
     def tangents(self) -> Array:

@@ -8,6 +8,8 @@ from dnnfem._lazy import attach
 
 _public = {
     "classification": ("Classification", "Classifier"),
+    "collocation": ("Collocation",),
+    "domains": ("Box",),
     "regression": ("Regression",),
     "solution": ("Solution",),
 }
@@ -15,6 +17,8 @@ _public = {
 # For type checkers and editors; a test keeps it in step with the table.
 if TYPE_CHECKING:
     from dnnfem.problems.classification import Classification as Classification, Classifier as Classifier
+    from dnnfem.problems.collocation import Collocation as Collocation
+    from dnnfem.problems.domains import Box as Box
     from dnnfem.problems.regression import Regression as Regression
     from dnnfem.problems.solution import Solution as Solution
 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,28 @@ def _bounds(array: Array) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True, eq=False)
+class AffineMap:
+    """``jet -> factors * jet + shift``, the shift in the components `values`; see `dnnfem.kernels.protocol.JetMap`."""
+
+    factors: Array
+    shift: Array
+    values: tuple[int, ...]
+
+    def jet(self, jet: Array) -> Array:
+        """Return the user's jet, shape (components, outputs, m)."""
+        result = self.factors * jet
+        for number in self.values:
+            result[number] += self.shift
+        return result
+
+    def tangent(self, jet: Array) -> Array:
+        """Apply the linear part of `jet`, which is its own transpose."""
+        return self.factors * jet
+
+    cotangent = tangent
+
+
+@dataclass(frozen=True, eq=False)
 class AffineAnsatz:
     """``u(p) = output_shift + output_scale * N((p - input_shift) / input_scale)``.
 
@@ -42,7 +64,6 @@ class AffineAnsatz:
     input_scale: Array
     output_shift: Array
     output_scale: Array
-    _known: dict[tuple[Component, ...], Array] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def fitted(cls, points: Array, targets: Array, weights: Array) -> AffineAnsatz:
@@ -92,16 +113,6 @@ class AffineAnsatz:
         weights = [float(weight / self.input_scale[i] ** 2) for weight, (i, _) in squares(laplacian)]
         return weights, next((weight for weight in weights if weight), 1.0)
 
-    def _factors(self, components: Sequence[Component]) -> Array:
-        """Chain rule: one factor per component and output, shape (components, outputs, 1)."""
-        key = tuple(components)
-        if key not in self._known:
-            scales, xp = self.output_scale, array_namespace(self.output_scale)
-            one = xp.ones((), dtype=scales.dtype, device=device(scales))
-            chain = xp.stack([one * self._factor(component) for component in components])
-            self._known[key] = chain[:, None, None] * scales[None, :, None]
-        return self._known[key]
-
     def _factor(self, component: Component) -> Any:
         """Return the factor of one component."""
         if isinstance(component, Laplacian):
@@ -111,16 +122,13 @@ class AffineAnsatz:
             factor = factor / self.input_scale[axis]
         return factor
 
-    def jet(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
-        """Return the user's jet, shape (components, outputs, m)."""
-        result = self._factors(components) * jet
-        for number, component in enumerate(components):
-            if component == ():
-                result[number] += self.output_shift[:, None]
-        return result
+    def at(self, points: Array, components: Sequence[Component]) -> AffineMap:
+        """Return the map of jets; it is the same at all points.
 
-    def tangent(self, points: Array, jet: Array, components: Sequence[Component]) -> Array:
-        """Apply the linear part of `jet`."""
-        return self._factors(components) * jet
-
-    cotangent = tangent
+        By the chain rule it has one factor per component and output, shape (components, outputs, 1).
+        """
+        scales, xp = self.output_scale, array_namespace(self.output_scale)
+        one = xp.ones((), dtype=scales.dtype, device=device(scales))
+        chain = xp.stack([one * self._factor(component) for component in components])
+        values = tuple(number for number, component in enumerate(components) if component == ())
+        return AffineMap(chain[:, None, None] * scales[None, :, None], self.output_shift[:, None], values)

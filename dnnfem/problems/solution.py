@@ -10,7 +10,7 @@ import numpy as np
 from dnnfem import kernels
 from dnnfem.kernels.components import Component
 from dnnfem.kernels.laws import Misfit
-from dnnfem.problems.ansatz import AffineAnsatz
+from dnnfem.kernels.protocol import Ansatz
 from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array
 from dnnfem.spaces.layout import NetworkSpace, check_coefficients
@@ -25,7 +25,7 @@ class Solution:
     space : NetworkSpace
     x : array, shape (dim,)
         Coefficients; what is kept is a copy that cannot be written to.
-    ansatz : AffineAnsatz
+    ansatz : Ansatz
         Coordinates and units.
     backend, device, precision : str
         Kernels, see `dnnfem.kernels.place`.
@@ -38,7 +38,7 @@ class Solution:
 
     space: NetworkSpace
     x: Array
-    ansatz: AffineAnsatz
+    ansatz: Ansatz
     backend: str = "compiled"
     device: str | None = None
     precision: str = "double"

@@ -72,7 +72,7 @@ class CompiledEvaluator:
         rows = flat.kept + flat.components * flat.rows + 2 * program.inputs + q.data.shape[1] + 6 * outputs
         # The second derivatives of the law, if they are kept as matrices.
         rows += outputs**2 * (outputs <= MOST)
-        return Tiles(q, self.ansatz, flat.tile, 8 * flat.tile * rows, self.memory)
+        return Tiles(q, self.ansatz, self.law.components, flat.tile, 8 * flat.tile * rows, self.memory)
 
     @property
     def tape_size(self) -> int:
@@ -117,7 +117,7 @@ class CompiledEvaluator:
         # A trial point may be far out: infinity is an answer there, and a NaN is reported by the solver.
         with np.errstate(over="ignore", invalid="ignore"):
             jet = self._outputs(self.code, samples, weights, first, kept)
-            jet = self.ansatz.jet(samples.points, jet, self.law.components)
+            jet = samples.map.jet(jet)
             return self.law.linearize(samples.points, samples.data, jet)
 
     def _densities(self, x: Array) -> Iterator[tuple[Array, Array]]:
@@ -160,9 +160,10 @@ class CompiledEvaluator:
         step = self.tiles.step * code.tile
         for start in range(0, m, step):
             part = points[start : start + step]
-            samples = Samples.of(part, np.empty((len(part), 0)), np.empty(len(part)), self.ansatz, code.tile)
-            outputs = self._outputs(code, samples, weights, 0, None)[..., : len(part)]
-            jet[..., start : start + step] = self.ansatz.jet(part, outputs, components)
+            nothing = (np.empty((len(part), 0)), np.empty(len(part)))
+            samples = Samples.of(part, *nothing, self.ansatz, components, code.tile)
+            outputs = samples.map.jet(self._outputs(code, samples, weights, 0, None))
+            jet[..., start : start + step] = outputs[..., : len(part)]
         return jet
 
     def linearize(self, x: Array) -> CompiledLinearization:

@@ -30,7 +30,7 @@ def pulled(evaluator: CompiledEvaluator, samples: Samples, duals: list[Array], r
         for seed, dual in zip(result, duals, strict=True):
             shape = (len(components), outputs, weights.size)
             full = dual if dual.shape == shape else np.broadcast_to(dual, shape)
-            np.multiply(weights, e.ansatz.cotangent(samples.points, full, components), out=seed)
+            np.multiply(weights, samples.map.cotangent(full), out=seed)
     return result.reshape(len(duals), -1, weights.size)
 
 
@@ -54,7 +54,7 @@ def bends(linearization: CompiledLinearization, tape: Tape, v: Array, exact: boo
         linearization.run(drivers.differentiate, tape, len(v), tape.lam, v, none, tangents, sums, drivers.TANGENT)
     apply = tape.law.hessian if exact else tape.law.curvature
     with np.errstate(over="ignore", invalid="ignore"):
-        jets = (e.ansatz.tangent(tape.samples.points, jet.reshape(*shape, -1), e.law.components) for jet in tangents)
+        jets = (tape.samples.map.tangent(jet.reshape(*shape, -1)) for jet in tangents)
         result = pulled(e, tape.samples, [apply(jet) for jet in jets])
     if size > MOST:
         return none, result

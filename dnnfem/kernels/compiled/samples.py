@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import RLock
@@ -9,7 +10,8 @@ from threading import RLock
 import numpy as np
 
 from dnnfem.kernels.compiled.tables import LANES
-from dnnfem.kernels.protocol import Ansatz, LawLinearization, PlacedPoints
+from dnnfem.kernels.components import Component
+from dnnfem.kernels.protocol import Ansatz, JetMap, LawLinearization, PlacedPoints
 from dnnfem.records import Array
 
 GROUPS = 32
@@ -40,6 +42,8 @@ class Samples:
     weights : array, shape (tiles * tile,)
     reference : array, shape (tiles, d * tile)
         Reference coordinates, as the input register of each tile.
+    map : JetMap
+        From reference jets to the user's.
     """
 
     size: int
@@ -47,9 +51,12 @@ class Samples:
     data: Array
     weights: Array
     reference: Array
+    map: JetMap
 
     @classmethod
-    def of(cls, points: Array, data: Array, weights: Array, ansatz: Ansatz, tile: int) -> Samples:
+    def of(
+        cls, points: Array, data: Array, weights: Array, ansatz: Ansatz, components: Sequence[Component], tile: int
+    ) -> Samples:
         """Convert and fill up points (m, d), data (m, k) and weights (m,)."""
         size, missing = len(points), -len(points) % tile
         data, weights = _filled(data, missing), _filled(weights, missing)
@@ -59,7 +66,8 @@ class Samples:
         points = np.ascontiguousarray(points.T, dtype=np.float64).T
         features = ansatz.reference(points).T
         tiles = np.ascontiguousarray(features.reshape(len(features), -1, tile).transpose(1, 0, 2))
-        return cls(size, points, data, weights, tiles.reshape(len(tiles), -1))
+        tiles = tiles.reshape(len(tiles), -1)
+        return cls(size, points, data, weights, tiles, ansatz.at(points, components))
 
     @property
     def tiles(self) -> int:
@@ -79,8 +87,8 @@ class Tiles:
 
     Parameters
     ----------
-    quadrature, ansatz
-        What is placed.
+    quadrature, ansatz, components
+        What is placed, and what the law reads.
     tile : int
         Samples of a tile.
     bytes : int
@@ -91,6 +99,7 @@ class Tiles:
 
     quadrature: PlacedPoints
     ansatz: Ansatz
+    components: Sequence[Component]
     tile: int
     bytes: int
     memory: int
@@ -126,7 +135,7 @@ class Tiles:
 
     def _converted(self, first: int, last: int) -> Samples:
         q, rows = self.quadrature, slice(first * self.tile, last * self.tile)
-        return Samples.of(q.points[rows], q.data[rows], q.weights[rows], self.ansatz, self.tile)
+        return Samples.of(q.points[rows], q.data[rows], q.weights[rows], self.ansatz, self.components, self.tile)
 
 
 def groups(tiles: int, entries: int) -> int:

@@ -94,7 +94,7 @@ class DeviceEvaluator:
         width = torch.empty(0, dtype=self.place.dtype).element_size()
         kept = width * (self.code.kept + self.program.inputs + size**2 * (size <= MOST))
         law = 8 * (6 * size + self.program.inputs + q.data.shape[1] + 1)
-        return Chunks(q, self.outputs.ansatz, self.place, kept + law, memory)
+        return Chunks(q, self.outputs.ansatz, self.law.components, self.place, kept + law, memory)
 
     def samples(self, number: int) -> Samples:
         """Return a chunk; those that are held are brought to the device once."""
@@ -162,9 +162,9 @@ class DeviceEvaluator:
         with self.place.arithmetic():
             for start in range(0, len(points), self.chunks.step):
                 part = self.place.tensor(points[start : start + self.chunks.step])
-                samples = self.chunks.of(part, part[:, :0], part[:, 0])
+                samples = self.chunks.of(part, part[:, :0], part[:, 0], components)
                 registers, _ = forward(outputs.code, weights, placed(outputs.code, samples.reference))
-                parts.append(array(outputs.jet(samples, registers[-1], components)))
+                parts.append(array(outputs.jet(samples, registers[-1])))
         return np.concatenate(parts, axis=2) if parts else np.empty((len(components), self.program.outputs, 0))
 
     def linearize(self, x: Array) -> DeviceLinearization:

@@ -6,13 +6,12 @@ samples; for ansatz and law the samples are last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from dnnfem.kernels.components import Component
 from dnnfem.kernels.device.pointwise import Tensor
 from dnnfem.kernels.device.samples import Samples
 from dnnfem.kernels.device.sweeps import Code
@@ -65,15 +64,13 @@ class Outputs:
         """Return numbers (samples, size) as a reference jet (components, outputs, samples)."""
         return values.to(torch.float64).mT.reshape(*self.shape, -1)
 
-    def jet(self, samples: Samples, output: Tensor, components: Sequence[Component]) -> Tensor:
+    def jet(self, samples: Samples, output: Tensor) -> Tensor:
         """Return the user's jet (components, outputs, samples) for an output register."""
-        jet: Tensor = self.ansatz.jet(samples.points, self._jet(read(self.code, output[None])[0]), components)
-        return jet
+        return samples.map.jet(self._jet(read(self.code, output[None])[0]))
 
     def at(self, samples: Samples, output: Tensor) -> Any:
         """Return the law at an output register (components, samples, outputs)."""
-        jet = self.jet(samples, output, self.law.components)
-        return self.law.linearize(samples.points, samples.data, jet)
+        return self.law.linearize(samples.points, samples.data, self.jet(samples, output))
 
     def pulled(self, samples: Samples, duals: list[Tensor], root: bool = False) -> Tensor:
         """Return ``w A^T dual`` for cotangents of the user's jet, shape (k, samples, size).
@@ -82,18 +79,13 @@ class Outputs:
         """
         weights = torch.sqrt(samples.weights) if root else samples.weights
         full = (len(self.law.components), self.code.program.outputs, len(weights))
-        found = [
-            weights * self.ansatz.cotangent(samples.points, dual.expand(full), self.law.components) for dual in duals
-        ]
+        found = [weights * samples.map.cotangent(dual.expand(full)) for dual in duals]
         return torch.stack([dual.flatten(0, 1).mT for dual in found]).to(samples.reference.dtype)
 
     def bent(self, samples: Samples, here: Any, jets: Tensor, exact: bool) -> Tensor:
         """Return products with the second derivatives of the law for jets (k, samples, size), same shape."""
         apply = here.hessian if exact else here.curvature
-        components, found = self.law.components, []
-        for values in jets:
-            found.append(apply(self.ansatz.tangent(samples.points, self._jet(values), components)))
-        return self.pulled(samples, found)
+        return self.pulled(samples, [apply(samples.map.tangent(self._jet(values))) for values in jets])
 
     def bent_register(self, samples: Samples, here: Any, tangents: Tensor, exact: bool) -> Tensor:
         """Return the cotangents of the output register for its tangents (k, components, samples, outputs)."""

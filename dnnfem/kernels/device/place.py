@@ -79,12 +79,13 @@ class Place:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
 
     def placed(self, thing: T) -> T:
-        """Return a law or an ansatz with its arrays here; one that is no dataclass is left alone."""
+        """Return a law or an ansatz with its arrays, and those of its parts, here; other things are left alone."""
         if not is_dataclass(thing) or isinstance(thing, type):
             return thing
         values = {field.name: getattr(thing, field.name) for field in fields(thing) if field.init}
-        arrays = {name: self.tensor(value) for name, value in values.items() if isinstance(value, np.ndarray)}
-        return replace(thing, **arrays)
+        here = {name: self.tensor(v) if isinstance(v, np.ndarray) else self.placed(v) for name, v in values.items()}
+        changed = {name: value for name, value in here.items() if value is not values[name]}
+        return replace(thing, **changed) if changed else thing
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:

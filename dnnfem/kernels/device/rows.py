@@ -231,7 +231,7 @@ def left_out(linearization: DeviceLinearization, root: Tensor, exact: bool) -> L
     for tape, part, block in _blocks(linearization, chosen, units.reshape(-1, components, outputs, 1)):
         reached = block @ root
         products = torch.einsum("imk,jmk->mij", reached, reached)
-        jet = e.outputs.jet(tape.samples, tape.registers[-1], e.law.components)[..., part]
+        jet = e.outputs.jet(tape.samples, tape.registers[-1])[..., part]
         points, data = tape.samples.points[part], tape.samples.data[part]
         found.append(influence.moved(e.outputs.law, points, data, jet, products, exact))
     return LeftOut(*(array(torch.cat(parts)) for parts in zip(*found, strict=True)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dnnfem.kernels.components import Component
 from dnnfem.kernels.device.place import Place
 from dnnfem.kernels.device.pointwise import Tensor
-from dnnfem.kernels.protocol import PlacedPoints
+from dnnfem.kernels.protocol import JetMap, PlacedPoints
 
 CHUNK = 2**24
 """Bytes that are worked on at a time on a CPU."""
@@ -30,12 +32,15 @@ class Samples:
     weights : tensor, shape (samples,), float64
     reference : tensor, shape (samples, inputs)
         Reference coordinates, in the type of the registers.
+    map : JetMap
+        From reference jets to the user's.
     """
 
     points: Tensor
     data: Tensor
     weights: Tensor
     reference: Tensor
+    map: JetMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +55,8 @@ class Chunks:
     quadrature : PlacedPoints
     ansatz
         With its arrays on the device.
+    components
+        What the law reads.
     place : Place
     bytes : int
         What has to be held for one sample.
@@ -59,6 +66,7 @@ class Chunks:
 
     quadrature: PlacedPoints
     ansatz: Any
+    components: Sequence[Component]
     place: Place
     bytes: int
     memory: int
@@ -91,9 +99,11 @@ class Chunks:
     def samples(self, number: int) -> Samples:
         """Bring a chunk to the device."""
         q, rows = self.quadrature, self.rows(number)
-        return self.of(*(self.place.tensor(array[rows]) for array in (q.points, q.data, q.weights)))
+        placed = (self.place.tensor(array[rows]) for array in (q.points, q.data, q.weights))
+        return self.of(*placed, self.components)
 
-    def of(self, points: Tensor, data: Tensor, weights: Tensor) -> Samples:
-        """Return samples that are on the device, with their reference coordinates."""
+    def of(self, points: Tensor, data: Tensor, weights: Tensor, components: Sequence[Component]) -> Samples:
+        """Return samples that are on the device, with their reference coordinates, for laws of some components."""
         reference: Tensor = self.ansatz.reference(points)
-        return Samples(points, data, weights, reference.to(self.place.dtype).contiguous())
+        reference = reference.to(self.place.dtype).contiguous()
+        return Samples(points, data, weights, reference, self.ansatz.at(points, components))

@@ -1,0 +1,275 @@
+"""Differential equations by collocation: the law is the strong residual, the quadrature covers the domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dnnfem import kernels
+from dnnfem.functionals import Functional, Integral, Sum
+from dnnfem.functionals.integral import budget
+from dnnfem.kernels.components import order
+from dnnfem.problems.ansatz import AffineAnsatz
+from dnnfem.problems.conditions import Misfit, Side, sided
+from dnnfem.problems.domains import Box
+from dnnfem.problems.exact import Conditions, ExactAnsatz
+from dnnfem.problems.pointwise import Jet, Points, PointwiseLaw, recorded
+from dnnfem.problems.solution import Solution
+from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints
+from dnnfem.records import Array
+from dnnfem.spaces import FeedforwardSpace
+from dnnfem.spaces.layout import NetworkSpace
+
+ResidualLaw = Callable[[Points, Jet], Any]
+
+MOST_GAUSS = 3
+"""Dimensions up to which there are Gauss points on cells, and Sobol' points above."""
+
+CELLS = {1: 16, 2: 8, 3: 4}
+"""Cells per axis at the beginning, by the number of axes."""
+
+GAUSS = 4
+"""Gauss points per axis of a cell."""
+
+SOBOL = 4096
+"""Sobol' points; a fourth of these on a side."""
+
+PROBES = 16
+"""Random neurons that the sizes of equations are measured with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Collocation:
+    """A differential equation on a box, by least squares: ``J = sum_q w_q sum_k (r_k(p_q, u) / s_k)^2 / 2``.
+
+    The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random neurons of
+    size one, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions on sides of the
+    box hold exactly, see `dnnfem.problems.exact`, or their residuals are further terms of `J`, scaled like equations.
+
+    Parameters
+    ----------
+    law : callable
+        ``law(p, u)``, the strong residual in torch at all points at once: a tensor (m,), or a list of these for several
+        equations.  `p` has ``x`` and ``t``; `u` has ``value, grad, hess, laplacian, dt, dtt, d(i, j, ...)``, and is its
+        value in arithmetic; ``u[k]`` is the k-th of several outputs.  Derivatives up to order 4.
+    domain : Box
+        In space.
+    time : (float, float), optional
+        Beginning and end; time is the last coordinate of points.
+    dirichlet : number, sequence, callable or mapping, optional
+        Values on all sides of the box, one per output, or ``g(p)`` in torch; or these for some sides, ``(axis, end)``
+        with end 0 or 1.  `g` is called on the boundary only.
+    initial : number, callable, or pair of these, optional
+        Values at the beginning; a tuple of two for values and first derivatives in time.
+    boundary : callable or mapping, optional
+        Further residuals ``law(p, u)`` on all sides, or on some; with ``p.normal`` and ``u.normal``, the derivative
+        along it, these are Neumann's and Robin's conditions.
+    periodic : tuple of int, optional
+        Coordinates in space in which the solution is periodic; the same inputs of spaces have to be.
+    outputs : int
+        Number of unknown functions.
+    exact : bool
+        Whether `dirichlet` and `initial` hold exactly; otherwise their residuals are added.
+    quadrature : Quadrature, optional
+        Of the domain, time being its last coordinate; default Gauss points on equal cells, in more than three
+        dimensions Sobol' points.
+    seed : int
+        Of Sobol' points.
+    backend, memory, device, precision : optional
+        As for `dnnfem.Regression`.
+
+    Raises
+    ------
+    ValueError
+        If the law returns something of a wrong shape, cannot be differentiated, does not depend on `u` or is not finite
+        at a point; if conditions contradict each other where they meet, or concern sides that there are not.
+
+    References
+    ----------
+    Lagaris, Likas and Fotiadis, IEEE Trans. Neural Networks 9 (1998) 987-1000; Gordon and Hall, Numer. Math. 21 (1973)
+    109-129, for the lift.
+    """
+
+    law: ResidualLaw
+    domain: Box
+    time: tuple[float, float] | None = None
+    dirichlet: Any = None
+    initial: Any = None
+    boundary: ResidualLaw | Mapping[Side, ResidualLaw] | None = None
+    periodic: tuple[int, ...] = ()
+    outputs: int = 1
+    exact: bool = True
+    quadrature: Quadrature = field(default=None)  # type: ignore[assignment]
+    seed: int = 0
+    backend: str = "compiled"
+    memory: int | None = None
+    device: str | None = None
+    precision: str = "double"
+    ansatz: ExactAnsatz | AffineAnsatz = field(init=False)
+    laws: Mapping[str, PointwiseLaw] = field(init=False)
+
+    def __post_init__(self) -> None:
+        kernels.check(self.backend, self.device, self.precision)
+        self._check()
+        (low, high), space = self._bounds, self.domain.dim
+        free = [axis for axis in range(space) if axis not in self.periodic]
+        sides = sided("dirichlet", self.dirichlet, free)
+        start, velocity = self.initial if isinstance(self.initial, tuple) else (self.initial, None)
+        if start is not None:
+            sides[space, 0] = start
+        ansatz: ExactAnsatz | AffineAnsatz = self._affine
+        soft: list[tuple[str, Side, ResidualLaw]] = []
+        if sides and self.exact:
+            ansatz = ExactAnsatz(ansatz, Conditions(low, high, space, self.outputs, sides, velocity))
+        else:
+            for side, given in sides.items():
+                name = "initial" if side[0] == space else f"dirichlet on {self._name(side)}"
+                soft.append((name, side, Misfit(name, given, velocity if side[0] == space else None)))
+        for side, condition in sided("boundary", self.boundary, free).items():
+            soft.append((f"boundary on {self._name(side)}", side, condition))
+        quadrature = self.quadrature or self._default({name: side for name, side, _ in soft})
+        self._fits(quadrature, [name for name, _, _ in soft])
+        object.__setattr__(self, "quadrature", quadrature)
+        object.__setattr__(self, "ansatz", ansatz)
+        laws = {"law": recorded(self.law, "law", quadrature.points, space, self.outputs)}
+        for name, side, condition in soft:
+            points = quadrature.regions[name].points
+            laws[name] = recorded(condition, name, points, space, self.outputs, self._outward(side))
+        object.__setattr__(self, "laws", {name: self._scaled(name, law) for name, law in laws.items()})
+
+    def _check(self) -> None:
+        """Raise a `ValueError` if the parameters make no sense."""
+        if not callable(self.law):
+            raise ValueError(f"law: got {type(self.law).__name__}, expected a function law(p, u)")
+        if not isinstance(self.domain, Box):
+            raise ValueError(f"domain: got {type(self.domain).__name__}, expected a Box")
+        if isinstance(self.outputs, bool) or not isinstance(self.outputs, int | np.integer) or self.outputs < 1:
+            raise ValueError(f"outputs: got {self.outputs!r}, expected a positive integer")
+        if self.time is not None:
+            times = np.asarray(self.time, dtype=np.float64)
+            if times.shape != (2,) or not np.isfinite(times).all() or not times[0] < times[1]:
+                raise ValueError(f"time: got {self.time!r}, expected beginning and end, the first one less")
+        elif self.initial is not None:
+            raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
+        axes = range(self.domain.dim)
+        if len(set(self.periodic)) != len(self.periodic) or not all(axis in axes for axis in self.periodic):
+            raise ValueError(f"periodic: got {self.periodic}, expected different coordinates in space, of {tuple(axes)}")
+
+    @property
+    def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Corners of the box with time."""
+        start, end = ((), ()) if self.time is None else ((float(t),) for t in self.time)
+        return (*self.domain.low, *start), (*self.domain.high, *end)
+
+    @property
+    def _affine(self) -> AffineAnsatz:
+        """From the box to [-1, 1]^d; outputs are in the user's units."""
+        low, high = map(np.array, self._bounds)
+        return AffineAnsatz(0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low, np.zeros(self.outputs), np.ones(self.outputs))
+
+    def _name(self, side: Side) -> str:
+        return f"x{side[0]} = {self._bounds[side[1]][side[0]]:g}"
+
+    def _outward(self, side: Side) -> tuple[float, ...] | None:
+        """Return the normal of a side in space."""
+        axis, end = side
+        return None if axis == self.domain.dim else tuple((2.0 * end - 1.0) * (i == axis) for i in range(self.domain.dim))
+
+    def _default(self, soft: Mapping[str, Side]) -> Quadrature:
+        """Return points in the domain and on sides."""
+        low, high = self._bounds
+        dim = len(low)
+
+        def points(low: tuple[float, ...], high: tuple[float, ...], share: int, seed: int) -> Quadrature:
+            if dim <= MOST_GAUSS:
+                return BoxMesh.uniform(low, high, CELLS[dim], GAUSS).quadrature()
+            return SobolPoints(low, high, SOBOL // share, seed).quadrature()
+
+        regions = {}
+        for number, (name, (axis, end)) in enumerate(soft.items(), start=1):
+            place = (low, high)[end][axis]
+            corners = ((*corner[:axis], place, *corner[axis + 1 :]) for corner in (low, high))
+            regions[name] = points(*corners, 4, self.seed + number)
+        return replace(points(low, high, 1, self.seed), regions=regions)
+
+    def _fits(self, quadrature: Quadrature, names: list[str]) -> None:
+        """Raise a `ValueError` if a quadrature is not one for this problem."""
+        inputs = len(self._bounds[0])
+        if quadrature.inputs != inputs:
+            raise ValueError(f"quadrature: got points with {quadrature.inputs} coordinates, expected {inputs}")
+        if set(quadrature.regions) != set(names):
+            raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {names}")
+
+    def _scaled(self, name: str, law: PointwiseLaw) -> PointwiseLaw:
+        """Divide a law by what it makes of random neurons of size one, root mean square; see `Collocation`."""
+        dim, equations = len(self._bounds[0]), len(law.scale)
+        space = FeedforwardSpace(dim, (1,), self.outputs, periodic=self.periodic)
+        functional = self._integral(name, law, space, self.quadrature)
+        zero, total = np.zeros(space.dim), np.zeros(equations)
+        at_zero = functional.linearize(zero).residual()
+        for seed in range(PROBES):
+            x = space.initial(seed)
+            with np.errstate(all="ignore"):
+                rows = np.asarray(functional.linearize(x).residual()) - np.asarray(at_zero)
+            squares = rows.reshape(equations, -1) ** 2
+            total += np.sum(np.where(np.isfinite(squares), squares, 0.0), axis=1) / PROBES
+        return replace(law, scale=np.where(total > 0.0, np.sqrt(total), 1.0))
+
+    def _integral(self, name: str, law: PointwiseLaw, space: NetworkSpace, quadrature: Quadrature) -> Integral:
+        region = None if name == "law" else name
+        part = quadrature if region is None else quadrature.regions[region]
+        memory = budget(self.memory, part, self.device)
+        where = (self.backend, memory, self.device, self.precision)
+        return Integral(space, part, self.ansatz, law, *where, region=region)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What an archive compares when a run is resumed."""
+        low, high = self._bounds
+        return {
+            "kind": "collocation",
+            "data": self.quadrature.hash,
+            "low": np.array(low),
+            "high": np.array(high),
+            "outputs": np.array(self.outputs),
+            "time": str(self.time is not None),
+            "periodic": str(self.periodic),
+            "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
+            "exact": str([] if isinstance(self.ansatz, AffineAnsatz) else sorted(self.ansatz.conditions.sides)),
+        }
+
+    def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
+        """Discretize: return the functional on `space`.
+
+        Raises
+        ------
+        ValueError
+            If the space does not have the numbers of inputs and outputs, the periodic inputs or the smoothness that
+            the equation asks for, or the quadrature not the regions.
+        """
+        quadrature = self.quadrature if quadrature is None else quadrature
+        self._fits(quadrature, [name for name in self.laws if name != "law"])
+        if space.outputs != self.outputs:
+            raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {self.outputs}")
+        periodic = tuple(getattr(space, "periodic", ()))
+        if set(periodic) != set(self.periodic):
+            raise ValueError(f"space: got {space}, periodic in {periodic}, expected one that is in {self.periodic}")
+        highest = max(order(c) for law in self.laws.values() for c in law.components)
+        if getattr(space, "activation", None) == "relu" and highest > 0:
+            raise ValueError(f"space: got {space}, expected a smooth activation for derivatives of order {highest}")
+        terms = [self._integral(name, law, space, quadrature) for name, law in self.laws.items()]
+        return terms[0] if len(terms) == 1 else Sum(*terms)
+
+    def solution(self, space: NetworkSpace, x: Array) -> Solution:
+        """Return the function with coefficients `x`, in the user's coordinates and units.
+
+        Raises
+        ------
+        ValueError
+            If `x` is no finite vector of the space.
+        """
+        return Solution(space, x, self.ansatz, self.backend, self.device, self.precision)

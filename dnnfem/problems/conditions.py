@@ -1,0 +1,82 @@
+"""Conditions on the sides of a box, as users write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dnnfem.problems.pointwise import Jet, Points, rows
+
+Values = Callable[[Points], Any] | float | int | Sequence[float]
+"""What holds on a side: ``g(p)`` in torch, or constants."""
+
+Side = tuple[int, int]
+"""Axis and end, 0 or 1; time is the last axis."""
+
+
+def sided(name: str, given: Any, axes: Sequence[int]) -> dict[Side, Any]:
+    """Return what is given for every side, or for some of them, as a mapping.
+
+    Raises
+    ------
+    ValueError
+        If it is given for a side that there is not.
+    """
+    if given is None:
+        return {}
+    sides = [(axis, end) for axis in axes for end in (0, 1)]
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(sides, given)
+    for side in given:
+        if side not in sides:
+            expected = ", ".join(map(str, sides)) or "none, as the problem is periodic in all coordinates"
+            raise ValueError(f"{name}: got a condition on the side {side!r}, expected some of {expected}")
+    return {side: given[side] for side in sides if side in given}
+
+
+def values(name: str, given: Values, points: torch.Tensor, space: int, outputs: int) -> torch.Tensor:
+    """Return what holds at points (m, d), shape (outputs, m).
+
+    Raises
+    ------
+    ValueError
+        If it has another shape or is not finite.
+    """
+    found = given(Points(points, space)) if callable(given) else given
+    found = list(found) if isinstance(found, Sequence) else found
+    result = rows(name, found, points, outputs)
+    wrong = ~torch.isfinite(result).all(dim=0)
+    if wrong.any():
+        point = points[int(torch.nonzero(wrong)[0])].tolist()
+        raise ValueError(f"{name}: got NaN or infinity at the point {point}, expected finite numbers")
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Misfit:
+    """The residual ``u - g`` of a condition that does not hold exactly, and ``u_t - h`` at the beginning.
+
+    Parameters
+    ----------
+    name : str
+        Of the condition, for messages.
+    given : Values
+        ``g``.
+    velocity : Values, optional
+        ``h``.
+    """
+
+    name: str
+    given: Values
+    velocity: Values | None = None
+
+    def __call__(self, p: Points, u: Jet) -> torch.Tensor:
+        """Return the residuals at points of the side."""
+        where, outputs = p.coordinates, len(u)
+        found = [u.value.reshape(outputs, -1) - values(self.name, self.given, where, p.space, outputs)]
+        if self.velocity is not None:
+            found.append(u.dt.reshape(outputs, -1) - values(self.name, self.velocity, where, p.space, outputs))
+        return torch.cat(found)

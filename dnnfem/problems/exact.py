@@ -1,0 +1,321 @@
+"""Conditions that are satisfied exactly: ``u = lift + factor * N``.
+
+On a box, conditions on sides define one interpolation operator per axis,
+
+    P_i g = (1 - s_i) g|_{s_i = 0} + s_i g|_{s_i = 1},     P_i g = g|_{s_i = 0} if there is only one side,
+
+and for the axis of time ``P_t g = u_0 + (t - t_0) v_0``, the last term if the velocity is given.  The lift is their
+Boolean sum ``(I - prod_i (I - P_i)) g`` (transfinite interpolation: Gordon and Hall 1973): it reads `g` on the sides
+alone and is equal to it on all of them.  The factor is the product of ``4 s (1 - s)``, ``s``, ``1 - s`` and ``s_t^2``.
+Jets of the product follow Leibniz' rule.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnfem.kernels.components import Component, Laplacian, squares
+from dnnfem.problems.ansatz import AffineAnsatz, AffineMap
+from dnnfem.problems.conditions import Side, Values, values
+from dnnfem.problems.pointwise import Tensor, tensor
+from dnnfem.records import Array
+
+MOST_AXES = 6
+"""Axes with conditions: the lift has up to ``3^axes`` terms."""
+
+CONSISTENT = 1e-8
+"""Relative difference of two conditions where they meet that counts as rounding."""
+
+SAMPLES = 64
+"""Random points where conditions are compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """Conditions on sides of a box that hold exactly.
+
+    Parameters
+    ----------
+    low, high : tuple of float
+        The box; time is the last axis, if `space` is one less.
+    space, outputs : int
+        Number of space coordinates and of outputs.
+    sides : mapping of (axis, end) to Values
+        Dirichlet conditions, and the initial value as ``(space, 0)``.
+    velocity : Values, optional
+        The initial first derivative in time.
+
+    Raises
+    ------
+    ValueError
+        If conditions contradict each other where they meet, or there are too many axes.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    space: int
+    outputs: int
+    sides: Mapping[Side, Values]
+    velocity: Values | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.axes) > MOST_AXES:
+            raise ValueError(
+                f"dirichlet: got conditions in {len(self.axes)} coordinates, expected at most {MOST_AXES} where they are "
+                "satisfied exactly; pass exact=False"
+            )
+        self._check_consistency()
+
+    @property
+    def axes(self) -> list[int]:
+        """Axes with a condition on one end or both."""
+        return sorted({axis for axis, _ in self.sides})
+
+    def ends(self, axis: int) -> list[int]:
+        """Ends of an axis with a condition."""
+        return [end for end in (0, 1) if (axis, end) in self.sides]
+
+    def corner(self, side: Side) -> float:
+        """Coordinate of a side."""
+        return (self.low, self.high)[side[1]][side[0]]
+
+    def _moving(self, axis: int) -> bool:
+        return axis == self.space and self.velocity is not None
+
+    def values(self, side: Side, points: Tensor, velocity: bool = False) -> Tensor:
+        """Return what holds on a side at points of it, shape (outputs, m)."""
+        given = self.velocity if velocity else self.sides[side]
+        assert given is not None
+        return values(self._name(side), given, points, self.space, self.outputs)
+
+    def _name(self, side: Side) -> str:
+        return "initial" if side[0] == self.space else "dirichlet"
+
+    def _check_consistency(self) -> None:
+        """Compare conditions in random points of all edges where two sides meet."""
+        box = np.random.default_rng(0).uniform(self.low, self.high, (SAMPLES, len(self.low)))
+        for first, second in combinations(sorted(self.sides), 2):
+            if first[0] == second[0]:
+                continue
+            points = torch.tensor(box)
+            for side in (first, second):
+                points[:, side[0]] = self.corner(side)
+            points.requires_grad_()
+            with torch.enable_grad():
+                pairs = [(self.values(first, points), self.values(second, points), "values")]
+                if self._moving(second[0]):
+                    speed = _derivatives(pairs[0][0], points)[..., self.space]
+                    pairs.append((speed, self.values(second, points, velocity=True), "derivatives in time"))
+            for a, b, what in pairs:
+                error = (a - b).abs().detach()
+                if (error > CONSISTENT * (1.0 + float(b.detach().abs().max()))).any():
+                    worst = int(error.amax(dim=0).argmax())
+                    one, other = map(self._name, (first, second))
+                    raise ValueError(
+                        f"{one}, {other}: got {what} {a[:, worst].tolist()} and {b[:, worst].tolist()} at "
+                        f"{points[worst].tolist()}, where two sides meet, expected equal ones"
+                    )
+
+    @property
+    def constant(self) -> Tensor | None:
+        """The lift (outputs, 1), if all conditions are one and the same constant."""
+        given = list(self.sides.values())
+        if any(callable(g) for g in given) or (self.velocity is not None and np.any(np.asarray(self.velocity))):
+            return None
+        place = torch.zeros((1, len(self.low)), dtype=torch.float64)
+        found = [self.values(side, place) for side in self.sides]
+        return found[0] if all(torch.equal(found[0], other) for other in found) else None
+
+    def lift(self, points: Tensor) -> Tensor:
+        """Return the transfinite interpolant at points (m, d), shape (outputs, m)."""
+        total = torch.zeros((self.outputs, len(points)), dtype=points.dtype, device=points.device)
+        choices: list[list[tuple[int, bool] | None]] = [
+            [None, *((end, False) for end in self.ends(axis)), *([(0, True)] if self._moving(axis) else [])]
+            for axis in self.axes
+        ]
+        for chosen in product(*choices):
+            parts = [(axis, *choice) for axis, choice in zip(self.axes, chosen, strict=True) if choice is not None]
+            if not parts:
+                continue
+            columns, weight = list(points.unbind(dim=1)), -1.0 * (-1.0) ** len(parts)
+            blend: Any = weight
+            for axis, end, velocity in parts:
+                s = (columns[axis] - self.low[axis]) / (self.high[axis] - self.low[axis])
+                if velocity:
+                    blend = blend * (columns[axis] - self.low[axis])
+                elif len(self.ends(axis)) == 2:
+                    blend = blend * (s if end else 1.0 - s)
+            for axis, end, _ in parts:
+                columns[axis] = torch.full_like(columns[axis], self.corner((axis, end)))
+            # What holds at the beginning decides about the velocity, and time is the last axis.
+            axis, end, velocity = parts[-1]
+            total = total + blend * self.values((axis, end), torch.stack(columns, dim=1), velocity)
+        return total
+
+    def factor(self, points: Any, derivative: tuple[int, ...]) -> Any:
+        """Return a derivative of the factor at points (m, d) of NumPy or torch, shape (m,)."""
+        times = Counter(derivative)
+        if set(times) - set(self.axes):
+            return 0.0 * points[:, 0]
+        result = 1.0 + 0.0 * points[:, 0]
+        for axis in self.axes:
+            length = self.high[axis] - self.low[axis]
+            s = np.polynomial.Polynomial([-self.low[axis] / length, 1.0 / length])
+            ends = self.ends(axis)
+            polynomial = 4.0 * s * (1.0 - s) if len(ends) == 2 else (1.0 - s if ends == [1] else s)
+            if self._moving(axis):
+                polynomial = s * s
+            value = 0.0
+            for coefficient in reversed(polynomial.deriv(times[axis]).coef.tolist()):
+                value = value * points[:, axis] + coefficient
+            result = result * value
+        return result
+
+
+def _derivatives(values: Tensor, points: Tensor) -> Tensor:
+    """Return first derivatives of values (outputs, m) that depend on points (m, d), shape (outputs, m, d)."""
+    if not values.requires_grad:
+        return torch.zeros((*values.shape, points.shape[1]), dtype=points.dtype, device=points.device)
+    found = [
+        torch.autograd.grad(row.sum(), points, create_graph=True, allow_unused=True, materialize_grads=True)[0]
+        for row in values
+    ]
+    return torch.stack(found)
+
+
+def function_jet(function: Callable[[Tensor], Tensor], points: Tensor, components: Sequence[Component]) -> Tensor:
+    """Return the jet (components, outputs, m) of a function of torch, (m, d) -> (outputs, m), at points (m, d)."""
+    known: dict[tuple[int, ...], Tensor] = {}
+    with torch.enable_grad():
+        at = points.detach().clone().requires_grad_()
+        known[()] = function(at)
+
+        def get(component: tuple[int, ...]) -> Tensor:
+            if component not in known:
+                lower = get(component[:-1])
+                for axis, values in enumerate(_derivatives(lower, at).unbind(dim=-1)):
+                    known[(*component[:-1], axis)] = values
+            return known[component]
+
+        parts = []
+        for component in components:
+            if isinstance(component, Laplacian):
+                parts.append(sum((a * get(part) for a, part in squares(component)), torch.zeros_like(known[()])))
+            else:
+                parts.append(get(component))
+        return torch.stack(parts).detach()
+
+
+def leibniz(component: Component) -> list[tuple[float, tuple[int, ...], Component]]:
+    """Return the terms ``c d_a f d_b N`` of a component of ``f N``, as ``(c, a, b)``."""
+    if isinstance(component, Laplacian):
+        terms: list[tuple[float, tuple[int, ...], Component]] = [(1.0, (), component)]
+        for weight, (i, _) in squares(component):
+            terms += [(2.0 * weight, (i,), (i,)), (weight, (i, i), ())]
+        return terms
+    found: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
+    for chosen in product((False, True), repeat=len(component)):
+        of_factor = tuple(axis for axis, c in zip(component, chosen, strict=True) if c)
+        found[of_factor, tuple(axis for axis, c in zip(component, chosen, strict=True) if not c)] += 1
+    return [(float(count), a, b) for (a, b), count in found.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class ExactMap:
+    """``jet -> lift + sum of terms``; see `dnnfem.kernels.protocol.JetMap`.
+
+    Parameters
+    ----------
+    base : AffineMap
+        From the reference jet to that of ``N`` in the user's coordinates.
+    lift : array, shape (components, outputs, m or 1)
+    terms : tuple of (component, read, array)
+        Numbers of components of ``u`` and ``N``, and what multiplies them, shape (m,).
+    components : int
+    """
+
+    base: AffineMap
+    lift: Array
+    terms: tuple[tuple[int, int, Array], ...]
+    components: int
+
+    def jet(self, jet: Array) -> Array:
+        """Return the user's jet, shape (components, outputs, m)."""
+        return self.tangent(jet) + self.lift
+
+    def tangent(self, jet: Array) -> Array:
+        """Apply the linear part of `jet`."""
+        inner = self.base.tangent(jet)
+        result = 0.0 * inner[:1] if self.components == 1 else inner[[0] * self.components] * 0.0
+        for number, read, factor in self.terms:
+            result[number] += factor * inner[read]
+        return result
+
+    def cotangent(self, dual: Array) -> Array:
+        """Apply the transpose of `tangent`."""
+        reads = len(self.base.factors)
+        result = dual[[0] * reads] * 0.0
+        for number, read, factor in self.terms:
+            result[read] += factor * dual[number]
+        return self.base.cotangent(result)
+
+
+@dataclass(frozen=True, eq=False)
+class ExactAnsatz:
+    """``u = lift + factor * N``; see `dnnfem.kernels.protocol.Ansatz`.
+
+    Parameters
+    ----------
+    base : AffineAnsatz
+        Coordinates of the network.
+    conditions : Conditions
+        What `u` satisfies whatever the network does.
+    """
+
+    base: AffineAnsatz
+    conditions: Conditions
+
+    def reference(self, points: Array) -> Array:
+        """Map points (m, d) to reference coordinates."""
+        return self.base.reference(points)
+
+    def _parts(self, components: Sequence[Component]) -> tuple[Component, ...]:
+        """Return the components of ``N``, in the user's coordinates, that those of ``u`` are made of."""
+        return tuple(dict.fromkeys(b for component in components for _, _, b in leibniz(component)))
+
+    def reads(self, components: Sequence[Component]) -> tuple[Component, ...]:
+        """Return the components of the reference jet that those of the user's jet are made of."""
+        return self.base.reads(self._parts(components))
+
+    def at(self, points: Array, components: Sequence[Component]) -> ExactMap:
+        """Return the map of jets at points (m, d)."""
+        parts = self._parts(components)
+        derivatives = {a for component in components for _, a, _ in leibniz(component)}
+        factors = {a: self.conditions.factor(points, a) for a in derivatives}
+        terms = tuple(
+            (number, parts.index(b), c * factors[a])
+            for number, component in enumerate(components)
+            for c, a, b in leibniz(component)
+        )
+        return ExactMap(self.base.at(points, parts), self._lift(points, components), terms, len(components))
+
+    def _lift(self, points: Any, components: Sequence[Component]) -> Any:
+        """Return the jet of the lift, in the library of the points."""
+        host = isinstance(points, np.ndarray)
+        where = tensor(points) if host else points
+        constant = self.conditions.constant
+        if constant is None:
+            jet = function_jet(self.conditions.lift, where, components)
+        else:
+            jet = torch.zeros((len(components), self.conditions.outputs, 1), dtype=torch.float64, device=where.device)
+            for number, component in enumerate(components):
+                if component == ():
+                    jet[number] = constant.to(where.device)
+        return jet.numpy() if host else jet
