@@ -23,7 +23,8 @@ def attach(package: str, public: Mapping[str, tuple[str, ...]]) -> tuple[Callabl
     def __getattr__(name: str) -> Any:
         if name in owner:
             module = importlib.import_module(f"{package}.{owner[name]}")
-            for each in public[owner[name]]:  # all at once, because one of them may be called like the module itself
+            # One of them may be called like the module itself: it has to be there before anybody asks for it.
+            for each in {name, owner[name]}.intersection(public[owner[name]]):
                 setattr(sys.modules[package], each, getattr(module, each))
             return getattr(module, name)
         if name in public:
