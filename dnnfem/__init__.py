@@ -35,9 +35,9 @@ _public = {
     "observers": ("observe", "progress"),
     "plotting": (),
     "problems": ("Box", "Classification", "Classifier", "Collocation", "Regression", "Solution"),
-    "quadrature": ("Quadrature",),
+    "quadrature": ("BoxMesh", "Quadrature", "SobolPoints"),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
-    "refinement": ("coarsen", "insert_layer", "ridge_candidates", "widen"),
+    "refinement": ("coarsen", "insert_layer", "refine_quadrature", "ridge_candidates", "widen"),
     "solvers": ("gauss_newton", "stochastic", "trust_region"),
     "spaces": ("FeedforwardSpace", "Hierarchy", "Transfer"),
     "testing": (),
@@ -96,7 +96,11 @@ if TYPE_CHECKING:
         Regression as Regression,
         Solution as Solution,
     )
-    from dnnfem.quadrature import Quadrature as Quadrature
+    from dnnfem.quadrature import (
+        BoxMesh as BoxMesh,
+        Quadrature as Quadrature,
+        SobolPoints as SobolPoints,
+    )
     from dnnfem.records import (
         Decision as Decision,
         Estimate as Estimate,
@@ -111,6 +115,7 @@ if TYPE_CHECKING:
     from dnnfem.refinement import (
         coarsen as coarsen,
         insert_layer as insert_layer,
+        refine_quadrature as refine_quadrature,
         ridge_candidates as ridge_candidates,
         widen as widen,
     )

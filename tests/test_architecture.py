@@ -24,7 +24,7 @@ ARROWS = {
     "records": set(),
     "_lazy": set(),
     "marking": set(),
-    "quadrature": set(),
+    "quadrature": {"_lazy"},
     "kernels": set(),
     "spaces": {"kernels.program"},
     "functionals": {"spaces", "quadrature", "kernels"},

@@ -10,9 +10,9 @@ import pytest
 from dnnfem import archive as archive_module
 from dnnfem.archive import Archive, ArchiveError, container, read
 from dnnfem.problems import Regression
-from dnnfem.quadrature import Quadrature
+from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints
 from dnnfem.records import Estimate, Status, Step, Steps
-from dnnfem.refinement import coarsen, widen
+from dnnfem.refinement import coarsen, refine_quadrature, widen
 from dnnfem.solvers import gauss_newton
 from dnnfem.spaces import FeedforwardSpace, Transfer
 from dnnfem.spaces.feedforward import Neuron
@@ -649,6 +649,67 @@ def test_a_built_quadrature_is_stored_once_by_its_content(problem, path):
     space = archive.level.space
     archive.refined(np.array([0]), *widen(space, pool(space)[:1]), problem.quadrature)
     assert archive.level.quadrature is problem.quadrature
+
+
+def square():
+    """Return a quadrature with a mesh and regions, the names not in the order of the alphabet."""
+    rule = BoxMesh.uniform([0, 0], [1, 1], 2, points=2).quadrature()
+    regions = {
+        "right": BoxMesh.uniform([1, 0], [1, 1], 3).quadrature(),
+        "left": SobolPoints([0, 0], [0, 1], 4, seed=5).finer().quadrature(),
+        "größer": Quadrature([[0.5, 0.5]], 2.0, [3.0]),
+    }
+    return Quadrature(rule.points, rule.weights, cells=rule.cells, mesh=rule.mesh, regions=regions)
+
+
+def test_a_quadrature_comes_back_with_mesh_and_regions_and_can_be_refined(problem, path):
+    archive = solved_run(problem, path)
+    quadrature = square()
+    for marked in ([0, 3], [4, 7], [1]):
+        space = archive.level.space
+        archive.refined(np.array([0]), *widen(space, pool(space)[:1]), quadrature)
+        back = Archive.open(path, problem, SPACE, START).level.quadrature
+        assert back.hash == quadrature.hash and list(back.regions) == ["right", "left", "größer"]
+        assert np.array_equal(back.points, quadrature.points) and type(back.mesh) is BoxMesh
+        assert refine_quadrature(back, marked).hash == refine_quadrature(quadrature, marked).hash
+        assert back.finer().hash == quadrature.finer().hash
+        quadrature = refine_quadrature(back, marked)
+        here = problem.on(archive.level.space)
+        archive.solved(gauss_newton(here, archive.level.x, 0.0, max_steps=1), estimate(archive.level.space))
+    with h5py.File(path, "r") as file:
+        assert len(file["quadratures"]) == 3
+        group = file[f"quadratures/{square().hash}"]
+        assert group["mesh"].attrs["kind"] == "boxes" and group["mesh/lower"].shape == (4, 2)
+        assert group["points"].shape == (16, 2) and group["regions/left/points"].shape == (16, 2)
+        assert group["regions"].attrs["order"].tolist() == ["right", "left", "größer"]
+
+
+def test_the_points_in_the_file_are_those_that_are_read(problem, path):
+    archive = solved_run(problem, path)
+    quadrature = square()
+    archive.refined(np.array([0]), *widen(SPACE, pool(SPACE)[:1]), quadrature)
+    with container.writing(path) as file:
+        file[f"quadratures/{quadrature.hash}/points"][0, 0] += 1e-16
+        shifted = file[f"quadratures/{quadrature.hash}/points"][()]
+    assert np.array_equal(archive.level.quadrature.points, shifted)
+
+
+def test_a_mesh_that_could_not_be_rebuilt_is_refused_and_the_file_left_alone(problem, path):
+    class Triangles:
+        cell_count = 3
+
+        def attributes(self):
+            return {"kind": "triangles"}
+
+        def arrays(self):
+            return {"corners": np.zeros((3, 2))}
+
+    archive = solved_run(problem, path)
+    before = digest(path)
+    quadrature = Quadrature(np.eye(3, 2), 1.0, cells=[0, 1, 2], mesh=Triangles())
+    with pytest.raises(ValueError, match="^mesh: got kind 'triangles', expected one of boxes, sobol"):
+        archive.refined(np.array([0]), *widen(SPACE, pool(SPACE)[:1]), quadrature)
+    assert digest(path) == before and os.listdir(path.parent) == [path.name]
 
 
 def stored(problem, path, given):

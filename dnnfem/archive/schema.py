@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 
-from dnnfem.quadrature import Quadrature
+from dnnfem.quadrature import Quadrature, mesh_from_attributes
 from dnnfem.records import STEP_FIELDS, Array, Estimate, State, Status, Step, Steps
 from dnnfem.spaces import Transfer, space_from_attributes
 from dnnfem.spaces.feedforward import Neuron
@@ -70,15 +70,43 @@ def read_transfer(group: h5py.Group) -> Transfer:
 
 
 def write_quadrature(group: h5py.Group, quadrature: Quadrature) -> None:
-    """Store a quadrature that was built, not given."""
+    """Store a quadrature that was built, not given.
+
+    Raises
+    ------
+    ValueError
+        If its mesh is of a kind that cannot be rebuilt.
+    """
     for name in ("points", "weights", "data", "cells"):
         if getattr(quadrature, name) is not None:
             put(group, name, getattr(quadrature, name))
+    if quadrature.mesh is not None:
+        attributes, arrays = quadrature.mesh.attributes(), quadrature.mesh.arrays()
+        # What could not be read again is refused now, not when the run is resumed.
+        mesh_from_attributes(attributes, arrays)
+        mesh = group.create_group("mesh")
+        mesh.attrs.update(attributes)
+        for name, array in arrays.items():
+            put(mesh, name, array)
+    if quadrature.regions:
+        regions = group.create_group("regions")
+        # Groups are read in the order of their names.
+        regions.attrs["order"] = list(quadrature.regions)
+        for name, region in quadrature.regions.items():
+            write_quadrature(regions.create_group(name), region)
 
 
 def read_quadrature(group: h5py.Group) -> Quadrature:
-    """Rebuild a quadrature."""
-    return Quadrature(**{name: group[name][()] for name in ("points", "weights", "data", "cells") if name in group})
+    """Rebuild a quadrature, with the points that are stored: those of the mesh may differ by rounding elsewhere."""
+    arrays = {name: group[name][()] for name in ("points", "weights", "data", "cells") if name in group}
+    mesh = None
+    if "mesh" in group:
+        attributes = {name: _plain(value) for name, value in group["mesh"].attrs.items()}
+        mesh = mesh_from_attributes(attributes, {name: array[()] for name, array in group["mesh"].items()})
+    regions = {}
+    if "regions" in group:
+        regions = {name: read_quadrature(group["regions"][name]) for name in group["regions"].attrs["order"]}
+    return Quadrature(**arrays, mesh=mesh, regions=regions)
 
 
 def append_level(

@@ -1,10 +1,11 @@
-"""Refinement and coarsening of spaces; every rule returns the new space and the transfer."""
+"""Refinement and coarsening: of spaces with the new space and the transfer as result, and of quadratures."""
 
 from __future__ import annotations
 
 from dnnfem.refinement.candidates import RidgeCandidates, ridge_candidates
 from dnnfem.refinement.coarsening import coarsen
 from dnnfem.refinement.depth import insert_layer
+from dnnfem.refinement.points import refine_quadrature
 from dnnfem.refinement.width import widen
 
-__all__ = ["RidgeCandidates", "coarsen", "insert_layer", "ridge_candidates", "widen"]
+__all__ = ["RidgeCandidates", "coarsen", "insert_layer", "refine_quadrature", "ridge_candidates", "widen"]

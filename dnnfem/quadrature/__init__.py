@@ -1,0 +1,39 @@
+"""Quadratures: samples, Gauss points on bisected cells, Sobol' points; refinement of those that come from a mesh."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dnnfem._lazy import attach
+from dnnfem.quadrature.arrays import as_finite, row_blocks
+from dnnfem.quadrature.boxes import BoxMesh
+from dnnfem.quadrature.points import Mesh, Quadrature
+from dnnfem.records import Array
+
+__all__ = ["BoxMesh", "Mesh", "Quadrature", "SobolPoints", "as_finite", "mesh_from_attributes", "row_blocks"]
+
+# scipy.stats takes longer to import than all that most scripts need.
+if TYPE_CHECKING:
+    from dnnfem.quadrature.sobol import SobolPoints as SobolPoints
+else:
+    __getattr__, __dir__ = attach(__name__, {"sobol": ("SobolPoints",)})
+
+_KINDS = {"boxes": "BoxMesh", "sobol": "SobolPoints"}
+
+
+def mesh_from_attributes(attributes: Mapping[str, Any], arrays: Mapping[str, Array]) -> Mesh:
+    """Rebuild a mesh from `Mesh.attributes` and `Mesh.arrays`.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+    """
+    values = dict(attributes)
+    kind = values.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"mesh: got kind {kind!r}, expected one of {', '.join(sorted(_KINDS))}")
+    mesh: Mesh = getattr(sys.modules[__name__], _KINDS[kind])(**values, **arrays)
+    return mesh

@@ -1,0 +1,35 @@
+"""Refinement of the points: those of a mesh get more of its cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dnnfem.quadrature import Quadrature
+
+
+def refine_quadrature(quadrature: Quadrature, marked: Any) -> Quadrature:
+    """Refine cells of a quadrature: boxes are bisected, sequences of points go on.
+
+    The sum of the weights is kept, in the interior and in every region.  Where nothing is marked the quadrature itself
+    is returned.
+
+    Parameters
+    ----------
+    quadrature : Quadrature
+        Of a mesh, e.g. `dnnfem.BoxMesh` or `dnnfem.SobolPoints`; so have to be the regions whose cells are marked.
+    marked : int array
+        Numbers of cells, in any order: first those of the interior, then those of the regions, one region after
+        another.
+
+    Returns
+    -------
+    quadrature : Quadrature
+        Cells are numbered anew: those that a cell was cut into take its place.
+
+    Raises
+    ------
+    ValueError
+        If there is no such cell, or it belongs to a part that has no mesh or that has data, or it cannot be refined
+        any further.
+    """
+    return quadrature.refined(marked)
