@@ -25,6 +25,9 @@ NEAR = 0.25
 VANISHED, LARGE = -10.0, 100.0
 """Logarithms of changes of the multiplier: so far down that it may as well be zero, and as far up as it may go."""
 
+STEEPER = 10.0
+"""Factor between multipliers as long as a semidefinite matrix has no factor."""
+
 SMALLER = 1e-4
 """Least multiplier that is thought of, relative to one that is too large, if no other is known to be too small."""
 
@@ -54,22 +57,28 @@ def definite(
     Returns
     -------
     InnerStep or None
-        None if the matrix, shifted, is not numerically positive definite, if its rounding spoils the step, or if no
-        multiplier is found.
+        None if the rounding of the matrix makes it indefinite or spoils the step, or if no multiplier is found.  A
+        matrix without rounding that has no factor is taken for a semidefinite one: the multiplier is then as small as
+        arithmetic allows where the radius asks for none, and the step counts as an interior one.
     """
     # Lengths are too large at `lower`, where zero is not tried yet, and too small at `upper`: no matrix is below zero.
-    lower, upper = -1.0, norm.dual_norm(derivative) / radius
+    # There is no factor at `singular`.
+    lower, upper, singular = -1.0, norm.dual_norm(derivative) / radius, -1.0
     shift = min(start, upper)
     for _ in range(LIMIT):
         shifted = matrix.copy(order="F")
         norm.dense(shifted, shift)
         factor, info = lapack.dpotrf(shifted, lower=1, overwrite_a=1, clean=0)
         if info != 0 or not np.isfinite(factor[-1, -1]):
-            return None
+            if rounding > 0.0 or not np.isfinite(matrix).all():
+                return None
+            lower = singular = shift
+            shift = max(STEEPER * shift, _smallest(matrix, norm))
+            continue
         d, _ = lapack.dpotrs(factor, -derivative, lower=1)
         dual = norm.apply(d)
         length = math.sqrt(float(d @ dual))
-        if abs(length - radius) <= NEAR * radius or (shift == 0.0 and length <= radius):
+        if abs(length - radius) <= NEAR * radius or (lower == singular and length <= radius):
             break
         lower, upper = (shift, upper) if length > radius else (lower, shift)
         # -d/ds |d|^2 / 2 = <M d, (H + s M)^-1 M d>
@@ -80,12 +89,36 @@ def definite(
         shift = _following(shift, length / radius, fall, lower, upper)
     else:
         return None
-    energy = math.sqrt(max(-float(derivative @ d), 0.0))
-    if rounding > 0.0 and not rounding * _loss(matrix, factor, d) <= DEFECT * energy:
-        return None
     image = matrix @ d
     decrease = -float(d @ (derivative + 0.5 * image))
-    return InnerStep(d, decrease, shift > 0.0, False, 0, shift, factor, image)
+    boundary = shift > 0.0 and not (lower == singular and length <= radius)
+    step = InnerStep(d, decrease, boundary, False, 0, shift, factor, image)
+    return step if rounding == 0.0 or faithful(matrix, derivative, step, rounding) else None
+
+
+def faithful(matrix: Array, derivative: Array, step: InnerStep, rounding: float) -> bool:
+    """Whether errors of the entries of a matrix, see `definite`, would leave a step as it is; no if it has no factor.
+
+    Parameters
+    ----------
+    matrix, derivative
+        Of the model.
+    step : InnerStep
+        Its step.
+    rounding : float
+        Relative size of the errors.
+    """
+    if step.factor is None:
+        return False
+    energy = math.sqrt(max(-float(derivative @ step.step), 0.0))
+    return rounding * _loss(matrix, step.factor, step.step) <= DEFECT * energy
+
+
+def _smallest(matrix: Array, norm: Norm) -> float:
+    """Return a multiplier from which on a semidefinite matrix, plus that of the norm, should have a factor."""
+    sizes = np.diagonal(norm.dense(np.zeros_like(matrix)))
+    largest = float(np.max(np.diagonal(matrix) / sizes))
+    return len(matrix) * float(np.finfo(float).eps) * max(largest, np.finfo(float).tiny)
 
 
 def _following(shift: float, ratio: float, fall: float, lower: float, upper: float) -> float:

@@ -12,7 +12,7 @@ from scipy.linalg import lapack
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import jacobi
 from dnnfem.records import Array, Result, State, Status, Step, Steps
-from dnnfem.solvers.dense import definite, more_sorensen
+from dnnfem.solvers.dense import definite, faithful, more_sorensen
 from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
 from dnnfem.solvers.krylov import InnerStep, steihaug
 
@@ -75,8 +75,10 @@ class TrustRegion:
         work = step.work + 1.0
         model, dim = None, len(linearization.x)
         if self.dense and self.curvature:
-            # Whether single precision is enough is seen when the step is there.
-            model, work = Model(linearization.gram(single=True), SINGLE), work + 2.0
+            # Whether single precision is enough is seen when the step is there; where it was not, it rarely is next.
+            single = "double" not in memory
+            model = Model(linearization.gram(single=True), SINGLE) if single else Model(linearization.gram())
+            work += 2.0
         elif self.dense:
             model, work = Model(linearization.hessian(np.eye(dim))), work + 2.0 * dim
         radius = step.radius if math.isfinite(step.radius) else self._first_radius(linearization, norm, dual_norm)
@@ -85,7 +87,11 @@ class TrustRegion:
         algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
         work += 2.0 * trial.iterations
         step = replace(step, dual_norm=dual_norm, radius=radius, algebraic=algebraic, work=work)
-        return NewtonIterate(linearization, step, norm, model, trial)
+        remember: Mapping[str, Array] = NOTHING
+        if self.curvature and model is not None and model.rounding == 0.0:
+            enough = faithful(model.matrix, linearization.derivative, trial, SINGLE)
+            remember = NOTHING if enough else {"double": np.array(1.0)}
+        return NewtonIterate(linearization, step, norm, model, trial, memory=remember)
 
     def estimate(self, steps: Steps) -> float:
         """Return the smaller of the model's promise and the extrapolated estimate."""
@@ -176,7 +182,7 @@ class TrustRegion:
         if ratio > GOOD and trial.boundary:
             radius = GROW * max(radius, length)
         row = Step(last.number + 1, there.value, math.nan, length, radius, ratio, trial.multiplier)
-        return self.assess(there, replace(row, inner=inner, work=work))
+        return self.assess(there, replace(row, inner=inner, work=work), iterate.memory)
 
 
 def _expected(multiplier: float, length: float, radius: float) -> float:
