@@ -38,13 +38,14 @@ def outputs(space, x, seed=5):
 
 @st.composite
 def spaces(draw):
-    """Draw a feedforward space, its first layer plain."""
+    """Draw a feedforward space, its first layer plain, perhaps with periodic inputs."""
     widths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     repeats = [draw(st.integers(0, 2)) for _ in widths]
     hidden = [w for w, r in zip(widths, repeats, strict=True) for _ in range(r + 1)]
     residual = [k > 0 for r in repeats for k in range(r + 1)]
     activation = draw(st.sampled_from(HIDDEN_ACTIVATIONS))
-    return FeedforwardSpace(2, tuple(hidden), draw(st.integers(1, 2)), activation, tuple(residual))
+    periodic = tuple(i for i in range(2) if draw(st.booleans()))
+    return FeedforwardSpace(2, tuple(hidden), draw(st.integers(1, 2)), activation, tuple(residual), periodic)
 
 
 @given(spaces(), st.integers(0, 1000), st.data())

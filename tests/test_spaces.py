@@ -32,10 +32,12 @@ def outputs(space, x, points):
 @st.composite
 def spaces(draw):
     """Draw a feedforward space of any depth, with skip connections where the width allows them."""
-    inputs = draw(st.integers(1, 3))
+    inputs, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     hidden = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=4)))
-    flags = tuple(a == b and draw(st.booleans()) for a, b in zip((inputs, *hidden), hidden, strict=False))
-    return FeedforwardSpace(inputs, hidden, draw(st.integers(1, 3)), draw(st.sampled_from(HIDDEN_ACTIVATIONS)), flags)
+    periodic = tuple(i for i in range(inputs) if draw(st.booleans()))
+    widths = (inputs + len(periodic), *hidden)
+    flags = tuple(a == b and draw(st.booleans()) for a, b in zip(widths, hidden, strict=False))
+    return FeedforwardSpace(inputs, hidden, outputs, draw(st.sampled_from(HIDDEN_ACTIVATIONS)), flags, periodic)
 
 
 @given(spaces(), st.integers(0, 2**63))
@@ -47,7 +49,9 @@ def test_every_space_is_what_the_library_relies_on(space, seed):
 def test_the_function_is_the_one_written_down_layer_by_layer(space, seed):
     random = np.random.default_rng(seed)
     x, points = random.standard_normal(space.dim), random.uniform(-1, 1, (5, space.inputs))
-    y, start = points, 0
+    y, start, periodic = points.copy(), 0, list(space.periodic)
+    y[:, periodic] = np.sin(np.pi * points[:, periodic])
+    y = np.column_stack([y, np.cos(np.pi * points[:, periodic])])
     for width, skip in zip((*space.hidden, space.outputs), (*space.residual, False), strict=True):
         matrix = x[start : start + width * y.shape[1]].reshape(width, y.shape[1])
         bias = x[start + matrix.size : start + matrix.size + width]
@@ -139,6 +143,15 @@ def test_ridges_pass_through_their_points(count, dimension, seed):
         ({"residual": (True, False)}, "residual"),
         ({"hidden": (3, 4), "residual": (False, True)}, "residual"),
         ({"hidden": (3,), "residual": (True,)}, "residual"),
+        ({"hidden": (2,), "residual": (True,), "periodic": (0,)}, "residual"),
+        ({"periodic": (2,)}, "periodic"),
+        ({"periodic": (-1,)}, "periodic"),
+        ({"periodic": (1, 1)}, "periodic"),
+        ({"periodic": (0.0,)}, "periodic"),
+        ({"periodic": (True,)}, "periodic"),
+        ({"periodic": 0}, "periodic"),
+        ({"periodic": None}, "periodic"),
+        ({"periodic": "0"}, "periodic"),
     ],
 )
 def test_spaces_refuse_what_is_no_network(change, name):
@@ -159,11 +172,15 @@ def test_spaces_are_values():
     assert FeedforwardSpace(2, 3, 1) == FeedforwardSpace(2, (3,), 1)
     assert space != FeedforwardSpace(2, (3, 3), 1)
     assert str(space) == "2-3-3r-1 tanh"
+    assert FeedforwardSpace(3, 2, 1, periodic=np.array([2, 0])) == FeedforwardSpace(3, 2, 1, periodic=(0, 2))
+    assert FeedforwardSpace(3, 2, 1, periodic=[1]) != FeedforwardSpace(3, 2, 1)
+    assert str(FeedforwardSpace(3, 2, 1, periodic=[2, 0])) == "3-2-1 tanh, periodic in 0, 2"
 
 
 @given(spaces())
 def test_spaces_are_rebuilt_from_their_attributes(space):
     assert space_from_attributes(space.attributes()) == space
+    assert ("periodic" in space.attributes()) == (space.periodic != ())
 
 
 def test_unknown_kinds_of_spaces_are_refused():

@@ -132,14 +132,29 @@ class Program:
     @cached_property
     def is_identity(self) -> bool:
         """Whether weights and coefficients are the same vector, so that kernels can skip the embedding."""
-        e = self.embedding
+        return self.is_inclusion and self.offset.size == self.dim
+
+    @cached_property
+    def is_inclusion(self) -> bool:
+        """Whether the first weights are the coefficients, and those behind them fixed."""
+        e, dim = self.embedding, self.dim
         return (
-            e.shape[0] == e.shape[1]
-            and e.nnz == e.shape[0]
-            and not self.offset.any()
-            and bool((e.indices == np.arange(e.nnz)).all())
+            e.nnz == dim <= e.shape[0]
+            and not self.offset[:dim].any()
+            and np.array_equal(e.indptr[: dim + 1], np.arange(dim + 1))
+            and np.array_equal(e.indices, np.arange(dim))
             and bool((e.data == 1.0).all())
         )
+
+    @cached_property
+    def fixed(self) -> frozenset[int]:
+        """Registers that do not depend on the coefficients: the input, and what fixed weights make of it."""
+        found = {0}
+        for stage in self.stages:
+            block, rows = self.blocks[stage.block], self.embedding.indptr
+            if rows[block.start] == rows[block.stop] and found.issuperset((stage.input, *(j for j, _ in stage.carry))):
+                found.add(stage.output)
+        return frozenset(found)
 
     def weights(self, x: Array) -> Array:
         """Return the weights that belong to the coefficients `x`."""

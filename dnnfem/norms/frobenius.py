@@ -171,7 +171,7 @@ def frobenius(
     Herzog, Köhne, Kreis and Schiela, arXiv 2311.15419 (2023).
     """
     integral = integral_of(functional)
-    if integral is None or not integral.space.program.is_identity:
+    if integral is None or not integral.space.program.is_inclusion:
         raise ValueError(
             f"functional: got {type(functional).__name__} on {functional.space}, expected one with an integral over a "
             "space whose coefficients are its weights"
@@ -185,18 +185,25 @@ def frobenius(
     few, many = (np.sort(random.permutation(len(q))[: max(count, least)]) for least in (0, FIRST))
     points, weights = integral.ansatz.reference(q.points[few]), q.weights[few] / np.sum(q.weights[few])
     signs = random.choice([-1.0, 1.0], (len(few), program.outputs))
-    # The points do not move: what the blocks read from them is computed once.
+    # The points do not move: what the blocks read from them, by fixed weights at most, is computed once.
     seen, shares = integral.ansatz.reference(q.points[many]), q.weights[many] / np.sum(q.weights[many])
-    first = {bias: Factor(_damped(_moments(seen, shares, bias), damping)) for bias in {b.bias for b in program.blocks}}
+    still, _ = _forward(program.truncated(max(program.fixed)), np.zeros(program.dim), seen)
+    blocks = [(number, block) for number, block in enumerate(program.blocks) if block.start < program.dim]
+    sources = {number: {stage.input for stage in program.stages if stage.block == number} for number, _ in blocks}
+    first = {
+        number: Factor(_damped(_moments(still[min(sources[number])], shares, block.bias), damping))
+        for number, block in blocks
+        if len(sources[number]) == 1 and sources[number] <= program.fixed
+    }
 
     def metric(space: Space, linearization: Linearization) -> Frobenius:
         registers, slopes = _forward(program, linearization.x, points)
         cotangents = _backward(program, linearization.x, slopes, signs) if outputs else None
         products = []
-        for number, block in enumerate(program.blocks):
+        for number, block in blocks:
             places = [place for place, stage in enumerate(program.stages) if stage.block == number]
-            if all(program.stages[place].input == 0 for place in places):
-                inner = first[block.bias]
+            if number in first:
+                inner = first[number]
             else:
                 read = [_moments(registers[program.stages[place].input], weights, block.bias) for place in places]
                 inner = Factor(_damped(sum(read[1:], read[0]) / len(read), damping))
@@ -225,12 +232,12 @@ def _moments(values: Array, weights: Array, bias: bool) -> Array:
 
 def _forward(program: Program, x: Array, points: Array) -> tuple[list[Array], list[Array]]:
     """Return all registers (m, width), and ``scale * sigma'`` of each stage."""
-    registers, slopes = [points], []
+    registers, slopes, weights = [points], [], program.weights(x)
     with np.errstate(over="ignore", invalid="ignore"):
         for stage in program.stages:
             b = program.blocks[stage.block]
-            z = registers[stage.input] @ x[b.start : b.bias_start].reshape(b.rows, b.columns).T
-            value, slope = derivatives(stage.activation, z + x[b.bias_start : b.stop] if b.bias else z, 1)
+            z = registers[stage.input] @ weights[b.start : b.bias_start].reshape(b.rows, b.columns).T
+            value, slope = derivatives(stage.activation, z + weights[b.bias_start : b.stop] if b.bias else z, 1)
             registers.append(stage.scale * value + sum(a * registers[j] for j, a in stage.carry))
             slopes.append(stage.scale * slope)
     return registers, slopes
@@ -240,13 +247,14 @@ def _backward(program: Program, x: Array, slopes: list[Array], dual: Array) -> l
     """Return the cotangents (m, rows) of what each block gives, for those of the outputs."""
     cotangents: dict[int, Array] = {len(program.stages): dual}
     result: list[Array] = []
+    weights = program.weights(x)
     for number in reversed(range(len(program.stages))):
         stage = program.stages[number]
         b = program.blocks[stage.block]
         above = cotangents.pop(stage.output, np.zeros((len(dual), b.rows)))
         own = slopes[number] * above
         result.append(own)
-        sources = [(stage.input, own @ x[b.start : b.bias_start].reshape(b.rows, b.columns))]
+        sources = [(stage.input, own @ weights[b.start : b.bias_start].reshape(b.rows, b.columns))]
         for register, part in sources + [(j, a * above) for j, a in stage.carry]:
             cotangents[register] = cotangents[register] + part if register in cotangents else part
     return result[::-1]

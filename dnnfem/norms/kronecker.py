@@ -121,8 +121,10 @@ def kronecker(functional: Functional) -> Rule:
         raise ValueError(f"functional: got {len(integrals)} integrals in {functional!r}, expected one, and penalties")
     factor, integral = integrals[0]
     program, m = integral.space.program, len(integral.quadrature)
-    blocks = [program.blocks[stage.block] for stage in program.stages]
-    if not program.is_identity or len(set(blocks)) < len(blocks) or not all(block.bias for block in blocks):
+    # Stages with fixed weights come without coefficients.
+    stages = [n for n, stage in enumerate(program.stages) if program.blocks[stage.block].start < program.dim]
+    blocks = [program.blocks[program.stages[n].block] for n in stages]
+    if not program.is_inclusion or len(set(blocks)) < len(blocks) or not all(block.bias for block in blocks):
         raise ValueError(
             f"functional: got one on {integral.space}, expected a space whose layers have biases and coefficients of "
             "their own"
@@ -142,15 +144,15 @@ def kronecker(functional: Functional) -> Rule:
             raise ValueError("functional: got a law without a root of its curvature, expected one, or another norm")
         moments, cotangents = here.moments(), system.curvature(np.eye(len(biases)))
         layers = []
-        for number, (stage, block) in enumerate(zip(program.stages, blocks, strict=True)):
-            if stage.input == 0 and number not in kept:
-                kept[number] = _diagonalized(moments[number], penalty[number])
-            inner, primal = kept.get(number) or _diagonalized(moments[number], penalty[number])
+        for number, (stage, block) in enumerate(zip(stages, blocks, strict=True)):
+            if program.stages[stage].input in program.fixed and number not in kept:
+                kept[number] = _diagonalized(moments[stage], penalty[number])
+            inner, primal = kept.get(number) or _diagonalized(moments[stage], penalty[number])
             part = slice(ends[number], ends[number + 1])
             outer, directions = np.linalg.eigh(factor * cotangents[part, part])
             values = np.outer(np.maximum(outer, 0.0), inner) + (0.0 if diagonal is None else 1.0)
             # Biases are hardly penalized and would dominate a mean of all ratios.
-            ratios = np.diagonal(moments[number])[:-1] / penalty[number][:-1]
+            ratios = np.diagonal(moments[stage])[:-1] / penalty[number][:-1]
             values += FLOOR * float(np.mean(np.maximum(outer, 0.0)) * np.mean(ratios)) or FLOOR
             layers.append(Layer(block, directions, primal, penalty[number][:, None] * primal, values))
         return Kronecker(space, tuple(layers))

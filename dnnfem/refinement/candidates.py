@@ -56,7 +56,8 @@ class RidgeCandidates:
         for layer in self.layers:
             sets = 1 if self.directions == "sphere" else 3
             points = self.points[random.integers(len(self.points), size=sets * self.count)]
-            read = evaluate(self.space.program.truncated(layer), x, reference(points))[frozenset()][0]
+            program = self.space.program.truncated(self.space.reads(layer))
+            read = evaluate(program, x, reference(points))[frozenset()][0]
             weights, bias = ridges(random, read) if sets == 1 else between(random, *np.split(read, sets))
             neurons += [Neuron(layer, w, float(b)) for w, b in zip(weights, bias, strict=True)]
         return neurons

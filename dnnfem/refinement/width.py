@@ -45,7 +45,7 @@ def readers(space: FeedforwardSpace, layer: int, neuron: int, present: Feedforwa
 
 def cost(space: FeedforwardSpace, layer: int, change: int = 1) -> int:
     """Return the number of coefficients by which the space grows when its layer gets `change` more neurons."""
-    widths = [space.inputs, *space.hidden, space.outputs]
+    widths = [space.blocks[0].columns, *space.hidden, space.outputs]
     for member in group(space, layer):
         widths[member + 1] += change
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths)) - space.dim
@@ -65,7 +65,7 @@ def embed(coarse: FeedforwardSpace, fine: FeedforwardSpace, kept: list[Index]) -
     -------
     sparse array, shape (fine.dim, coarse.dim)
     """
-    inputs = [np.arange(coarse.inputs), *kept]
+    inputs = [np.arange(coarse.blocks[0].columns), *kept]
     outputs = [*kept, np.arange(coarse.outputs)]
     rows = []
     for block, source, target in zip(fine.blocks, inputs, outputs, strict=True):

@@ -283,6 +283,6 @@ def stochastic(
 
 def _default_norm(functional: Functional) -> Metric:
     integral = integral_of(functional)
-    if integral is None or not integral.space.program.is_identity:
+    if integral is None or not integral.space.program.is_inclusion:
         return Euclidean(functional.space)
     return frobenius(functional, count=POINTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -43,6 +44,9 @@ class Neuron:
 class FeedforwardSpace:
     """Networks ``u = W_L y_{L-1} + b_L``, ``y_l = sigma(W_l y_{l-1} + b_l)``, ``y_0`` the reference coordinates.
 
+    With periodic inputs ``y_0`` are features of them: ``sin(pi z_i)`` in the place of each periodic ``z_i``, and after
+    all inputs ``cos(pi z_i)``.
+
     A layer marked in `residual` has a skip connection, ``y_l = y_{l-1} + sigma(W_l y_{l-1} + b_l)``.  Coefficients are
     stored layer by layer, ``W_l`` row by row, then ``b_l``.
 
@@ -56,12 +60,15 @@ class FeedforwardSpace:
         ``"tanh"``, ``"sin"``, ``"softplus"``, ``"gelu"``, ``"sigmoid"`` or ``"relu"``.
     residual : tuple of bool, optional
         Which hidden layers have a skip connection; default none.
+    periodic : tuple of int, optional
+        Numbers of the inputs in which all functions of the space have the period 2, the length of the reference box;
+        default none.
 
     Raises
     ------
     ValueError
-        If a width is not positive, there is no hidden layer, the activation is unknown, or a residual layer would
-        change the width.
+        If a width is not positive, there is no hidden layer, the activation is unknown, a residual layer would change
+        the width, or `periodic` are not different inputs.
     """
 
     inputs: int
@@ -69,6 +76,7 @@ class FeedforwardSpace:
     outputs: int
     activation: str = "tanh"
     residual: tuple[bool, ...] = ()
+    periodic: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         hidden = (self.hidden,) if isinstance(self.hidden, int | np.integer) else tuple(self.hidden)
@@ -82,18 +90,25 @@ class FeedforwardSpace:
             raise ValueError(f"activation: got {self.activation!r}, expected one of {', '.join(HIDDEN_ACTIVATIONS)}")
         if len(residual) != len(hidden):
             raise ValueError(f"residual: got {len(residual)} flags for {len(hidden)} hidden layers")
-        for layer, (before, after) in enumerate(zip((self.inputs, *hidden), hidden, strict=False)):
+        periodic = tuple(self.periodic) if isinstance(self.periodic, Iterable) else (None,)
+        integers = all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in periodic)
+        if not integers or not set(periodic) <= set(range(self.inputs)) or len(set(periodic)) < len(periodic):
+            raise ValueError(
+                f"periodic: got {self.periodic!r}, expected different numbers of inputs from 0 to {self.inputs - 1}"
+            )
+        for layer, (before, after) in enumerate(zip((self.inputs + len(periodic), *hidden), hidden, strict=False)):
             if residual[layer] and before != after:
                 raise ValueError(f"residual: layer {layer} would change the width from {before} to {after}")
         object.__setattr__(self, "inputs", int(self.inputs))
         object.__setattr__(self, "outputs", int(self.outputs))
         object.__setattr__(self, "hidden", tuple(int(w) for w in hidden))
         object.__setattr__(self, "residual", residual)
+        object.__setattr__(self, "periodic", tuple(sorted(int(i) for i in periodic)))
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Affine maps of the layers, the output layer last."""
-        widths = (self.inputs, *self.hidden, self.outputs)
+        """Affine maps of the layers in the coefficients, the output layer last."""
+        widths = (self.inputs + len(self.periodic), *self.hidden, self.outputs)
         blocks: list[Block] = []
         start = 0
         for fan_in, fan_out in pairwise(widths):
@@ -106,17 +121,39 @@ class FeedforwardSpace:
         """Number of coefficients."""
         return self.blocks[-1].stop
 
+    def _features(self) -> tuple[Array, Array, Array]:
+        """``W_0, b_0, W_1`` of what the first layer reads, ``sin(W_0 z + b_0) + W_1 z``."""
+        unit, periodic = np.eye(self.inputs), list(self.periodic)
+        sines = np.isin(np.arange(self.inputs), periodic)
+        waves = np.pi * np.concatenate([unit * sines, unit[periodic]])
+        phases = np.repeat([0.0, np.pi / 2.0], [self.inputs, len(periodic)])
+        return waves, phases, np.concatenate([unit * ~sines, 0.0 * unit[periodic]])
+
+    @property
+    def _stages_ahead(self) -> int:
+        """Number of stages with fixed weights, which compute the features, ahead of those of the layers."""
+        return (len(self.periodic) > 0) + (0 < len(self.periodic) < self.inputs)
+
+    def reads(self, layer: int) -> int:
+        """Return the register that a layer reads; hidden layers count from 0, then comes the output layer."""
+        return layer + self._stages_ahead
+
     @cached_property
     def program(self) -> Program:
-        """One stage per layer; weights and coefficients are the same vector."""
-        stages = [
-            Stage(n + 1, n, n, self.activation, carry=((n, 1.0),) if self.residual[n] else ())
-            for n in range(len(self.hidden))
-        ]
-        stages.append(Stage(len(stages) + 1, len(stages), len(stages)))
-        embedding = sp.csr_array(sp.eye_array(self.dim))
-        widths = (self.inputs, *self.hidden, self.outputs)
-        return Program(widths, tuple(stages), self.blocks, embedding, np.zeros(self.dim))
+        """One stage per layer; the weights are the coefficients, followed by those of the features."""
+        ahead, width, last = self._stages_ahead, self.blocks[0].columns, len(self.hidden)
+        sines = Block(width, self.inputs, self.dim)
+        blocks = (*self.blocks, *(sines, Block(width, self.inputs, sines.stop, bias=False))[:ahead])
+        stages = [Stage(1, 0, last + 1, "sin"), Stage(2, 0, last + 2, carry=((1, 1.0),))][:ahead]
+        for layer, skip in enumerate(self.residual):
+            r = self.reads(layer)
+            stages.append(Stage(r + 1, r, layer, self.activation, carry=((r, 1.0),) if skip else ()))
+        stages.append(Stage(self.reads(last) + 1, self.reads(last), last))
+        fixed = self._features()[: ahead + 1] if ahead else ()
+        offset = np.concatenate([np.zeros(self.dim), *map(np.ravel, fixed)])
+        embedding = sp.csr_array(sp.eye_array(offset.size, self.dim))
+        widths = (self.inputs, *[width] * ahead, *self.hidden, self.outputs)
+        return Program(widths, tuple(stages), blocks, embedding, offset)
 
     @cached_property
     def condensable(self) -> Index:
@@ -147,6 +184,9 @@ class FeedforwardSpace:
         for layer, block in enumerate(self.blocks):
             if layer == 0:
                 points = random.uniform(-1.0, 1.0, (block.rows, self.inputs))
+                if self.periodic:
+                    waves, phases, copies = self._features()
+                    points = np.sin(points @ waves.T + phases) + points @ copies.T
                 weights, bias = ridges(random, points)
             else:
                 scale = 0.1 if layer < len(self.hidden) and self.residual[layer] else 1.0
@@ -158,6 +198,8 @@ class FeedforwardSpace:
 
     def attributes(self) -> dict[str, Any]:
         """Return plain data from which the space can be rebuilt."""
+        # Without periodic inputs they are those of the first versions.
+        periodic = {"periodic": self.periodic} if self.periodic else {}
         return {
             "kind": "feedforward",
             "inputs": self.inputs,
@@ -165,11 +207,13 @@ class FeedforwardSpace:
             "outputs": self.outputs,
             "activation": self.activation,
             "residual": self.residual,
+            **periodic,
         }
 
     def __str__(self) -> str:
         hidden = "-".join(f"{w}r" if r else str(w) for w, r in zip(self.hidden, self.residual, strict=True))
-        return f"{self.inputs}-{hidden}-{self.outputs} {self.activation}"
+        periodic = f", periodic in {', '.join(map(str, self.periodic))}" if self.periodic else ""
+        return f"{self.inputs}-{hidden}-{self.outputs} {self.activation}{periodic}"
 
 
 def ridges(random: np.random.Generator, points: Array, scales: tuple[float, float] = SCALES) -> tuple[Array, Array]:

@@ -167,7 +167,7 @@ class Selection:
             block = program.blocks[stage.block]
             used[block.start : block.stop] += 1
         position = np.full(used.size, -1, dtype=np.int64)
-        if program.is_identity and used.max(initial=0) <= 1 and np.unique(chosen).size == chosen.size:
+        if program.is_inclusion and used.max(initial=0) <= 1 and np.unique(chosen).size == chosen.size:
             position[chosen] = np.arange(chosen.size)
             start, index, factor = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
             direct, buffered, empty = True, 0, np.flatnonzero(used[chosen] == 0)
