@@ -386,9 +386,23 @@ def test_steps_come_from_double_where_single_precision_is_too_rough(monkeypatch,
 
 
 def test_cholesky_steps_leave_indefinite_matrices_to_the_eigenvalues():
-    for lowest in (-1.0, 0.0, np.nan):
+    for lowest in (-1.0, -1e-9, np.nan):
         matrix = np.diag([lowest, 1.0, 2.0])
         assert definite(matrix, np.ones(3), Euclidean(Coordinates(3)), 1.0) is None
+
+
+@pytest.mark.parametrize("name", NORMS)
+@given(st.integers(3, 20), st.integers(1, 10), st.floats(1e-3, 1e3), st.integers(0, 1000))
+def test_semidefinite_matrices_have_cholesky_steps(name, n, rank, radius, seed):
+    rows, norm = np.random.default_rng(seed).standard_normal((min(rank, n), n)), NORMS[name](n)
+    matrix, derivative = rows.T @ rows, rows.T @ np.ones(len(rows))
+    step = definite(matrix, derivative, norm, radius)
+    best = more_sorensen(matrix, derivative, norm, radius)
+    # The multiplier takes at most a quarter off the radius, and nothing but rounding where there is no need of one.
+    assert norm.norm(step.step) <= 1.25 * radius * (1 + 1e-9)
+    assert step.boundary == best.boundary or norm.norm(best.step) == pytest.approx(radius, rel=0.3)
+    if not step.boundary:
+        assert step.decrease == pytest.approx(0.5 * len(rows), rel=1e-6)
 
 
 def test_the_geodesic_correction_raises_the_order_to_three():

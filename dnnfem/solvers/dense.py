@@ -25,8 +25,9 @@ NEAR = 0.25
 VANISHED, LARGE = -10.0, 100.0
 """Logarithms of changes of the multiplier: so far down that it may as well be zero, and as far up as it may go."""
 
-STEEPER = 10.0
-"""Factor between multipliers as long as a semidefinite matrix has no factor."""
+STEEPER, INDEFINITE = 10.0, 1e3
+"""Factor between multipliers as long as a semidefinite matrix has no factor, and how far above rounding that may go: a
+matrix that has none then is indefinite."""
 
 SMALLER = 1e-4
 """Least multiplier that is thought of, relative to one that is too large, if no other is known to be too small."""
@@ -57,28 +58,29 @@ def definite(
     Returns
     -------
     InnerStep or None
-        None if the rounding of the matrix makes it indefinite or spoils the step, or if no multiplier is found.  A
-        matrix without rounding that has no factor is taken for a semidefinite one: the multiplier is then as small as
-        arithmetic allows where the radius asks for none, and the step counts as an interior one.
+        None if the rounding of the matrix makes it indefinite or spoils the step, or if no multiplier is found.  Where
+        a semidefinite matrix has no factor and the radius asks for no multiplier, it is as small as arithmetic allows,
+        and the step counts as an interior one; None if the matrix is indefinite.
     """
     # Lengths are too large at `lower`, where zero is not tried yet, and too small at `upper`: no matrix is below zero.
     # There is no factor at `singular`.
-    lower, upper, singular = -1.0, norm.dual_norm(derivative) / radius, -1.0
+    lower, upper, singular = -1.0, norm.dual_norm(derivative) / radius, math.nan
     shift = min(start, upper)
     for _ in range(LIMIT):
         shifted = matrix.copy(order="F")
         norm.dense(shifted, shift)
         factor, info = lapack.dpotrf(shifted, lower=1, overwrite_a=1, clean=0)
         if info != 0 or not np.isfinite(factor[-1, -1]):
-            if rounding > 0.0 or not np.isfinite(matrix).all():
+            smallest = _smallest(matrix, norm)
+            if rounding > 0.0 or not shift < INDEFINITE * smallest:
                 return None
             lower = singular = shift
-            shift = max(STEEPER * shift, _smallest(matrix, norm))
+            shift = max(STEEPER * shift, smallest)
             continue
         d, _ = lapack.dpotrs(factor, -derivative, lower=1)
         dual = norm.apply(d)
         length = math.sqrt(float(d @ dual))
-        if abs(length - radius) <= NEAR * radius or (lower == singular and length <= radius):
+        if abs(length - radius) <= NEAR * radius or (length <= radius and (shift == 0.0 or lower == singular)):
             break
         lower, upper = (shift, upper) if length > radius else (lower, shift)
         # -d/ds |d|^2 / 2 = <M d, (H + s M)^-1 M d>

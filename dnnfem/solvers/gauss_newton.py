@@ -22,6 +22,9 @@ is taken rather than the safest (Webb, Jerad, Cartis 2026)."""
 FACTOR = 4.0
 """Ratio of neighbouring radii."""
 
+GROWTHS = 2
+"""Times that a radius is enlarged in one step: a promise that is kept at all radii is that of neurons which saturate."""
+
 FIRST = 0.1
 """First radius, relative to the length of the starting point."""
 
@@ -122,7 +125,7 @@ class GaussNewton:
             if trial.ratio >= ACCEPT:
                 grown = found is not None or trials == 1
                 found = trial
-                if model.interior or not grown:
+                if model.interior or not grown or trials > GROWTHS:
                     break
                 radius *= FACTOR
             elif found is None:
