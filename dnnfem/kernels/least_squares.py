@@ -13,7 +13,7 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
 
-from dnnfem.kernels.orthogonal import Elimination, Factor
+from dnnfem.kernels.orthogonal import Elimination, Factor, Rotation
 from dnnfem.kernels.reduction import Reduction
 from dnnfem.kernels.selection import Candidates
 from dnnfem.kernels.spectral import SpectralSteps
@@ -148,11 +148,9 @@ class DenseLeastSquares:
     def steps(self, norm: Norm) -> SpectralSteps:
         """Factorize once; see `SpectralSteps`."""
         matrix, residual = norm.whiten(self.matrix), self.residual
-        if matrix.shape[0] > matrix.shape[1]:
-            qr, tau, _, _ = lapack.dgeqrf(np.asfortranarray(matrix))
-            n = matrix.shape[1]
-            rotated, _, _ = lapack.dormqr("L", "T", qr, tau, np.asfortranarray(residual[:, None]), 64)
-            matrix, residual = np.triu(qr[:n]), rotated[:n, 0]
+        if matrix.shape[0] > matrix.shape[1] > 0:
+            rotation, matrix = Rotation.of(matrix)
+            residual = rotation(residual[:, None], "T")[: len(matrix), 0]
         return SpectralSteps.of(matrix, residual, norm)
 
     def candidates(self, columns: Index) -> Candidates:
@@ -167,8 +165,7 @@ class DenseLeastSquares:
         """Return the roots from one triangular factor; see the protocol."""
         lengths = np.where(self.lengths > 0.0, self.lengths, 1.0)
         scaled = np.vstack([self.matrix / lengths, np.sqrt(damping) * np.eye(len(lengths))])
-        qr, _, _, _ = lapack.dgeqrf(np.asfortranarray(scaled))
-        inverse, _ = lapack.dtrtri(np.triu(qr[: len(lengths)]))
+        inverse, _ = lapack.dtrtri(Rotation.of(scaled)[1])
         # With H^-1 = R^-1 R^-T and B the rows of R^-1 that belong to a group, the complement is (B B^T)^-1.
         roots = []
         for group in groups:

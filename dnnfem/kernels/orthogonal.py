@@ -16,12 +16,45 @@ SAFE = 1e-9
 """Columns further than this from the span of those before them, relative to their length, need no pivoting."""
 
 
+BLOCK = 32
+"""Columns that are factorized and applied at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """The orthogonal factor of a matrix (m, f), as blocks of ``k = min(m, f)`` Householder vectors.
+
+    The compact form with recursive blocks (Elmroth and Gustavson 2000) is several times faster than vectors that come
+    one by one, for tall matrices in particular.
+    """
+
+    vectors: Array
+    blocks: Array
+
+    @classmethod
+    def of(cls, matrix: Array) -> tuple[Rotation, Array]:
+        """Return the factors ``Q`` and ``R``, shape (k, f), of a matrix that is not empty."""
+        k = min(matrix.shape)
+        vectors, blocks, _ = lapack.dgeqrt(min(BLOCK, k), np.asfortranarray(matrix))
+        return cls(vectors[:, :k], blocks), np.triu(vectors[:k])
+
+    def __call__(self, columns: Array, transpose: str) -> Array:
+        """Return ``Q^T columns`` or ``Q columns``, with ``"T"`` or ``"N"``, for (m, c)."""
+        out, _ = lapack.dgemqrt(self.vectors, self.blocks, np.asfortranarray(columns), side="L", trans=transpose)
+        return np.asarray(out)
+
+
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """Rank-revealing QR of a column-scaled matrix, ``A D = Q R P^T``; `Q` is kept as Householder vectors."""
+    """Rank-revealing QR of a column-scaled matrix, ``A D = Q R P^T``, `Q` as one or two rotations.
 
-    qr: Array
-    tau: Array
+    Columns are pivoted only if some are nearly dependent, and then on the triangle of the plain factorization.
+    """
+
+    rows: int
+    rotation: Rotation | None
+    turn: Rotation | None
+    triangle: Array
     pivots: Index
     scale: Array
     rank: int
@@ -29,71 +62,67 @@ class Factor:
     @classmethod
     def of(cls, matrix: Array) -> Factor:
         """Factorize a matrix (m, f)."""
+        m, f = matrix.shape
         length = np.sqrt(np.einsum("mf,mf->f", matrix, matrix))
         scale = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
         if matrix.size == 0:
-            return cls(matrix, np.empty(0), np.empty(0, dtype=np.int64), scale, 0)
-        scaled = np.asfortranarray(matrix * scale)
-        if matrix.shape[0] >= matrix.shape[1]:
-            # Without pivoting it is several times faster, and as good as long as no column is nearly dependent.
-            qr, tau, _, _ = lapack.dgeqrf(scaled)
-            if np.abs(np.diagonal(qr)).min() > SAFE:
-                return cls(qr, tau, np.arange(matrix.shape[1]), scale, matrix.shape[1])
-        qr, pivots, tau, _, _ = lapack.dgeqp3(scaled)
-        diagonal = np.abs(np.diagonal(qr))
-        rank = int(np.count_nonzero(diagonal > RANK_TOLERANCE * np.sqrt(len(matrix))))
-        return cls(qr, tau, np.asarray(pivots, dtype=np.int64) - 1, scale, rank)
-
-    @property
-    def reflectors(self) -> Array:
-        """Householder vectors of `Q`; with fewer rows than columns there is one per row."""
-        return self.qr[:, : self.tau.size]
+            return cls(m, None, None, np.empty((0, f)), np.empty(0, dtype=np.int64), scale, 0)
+        rotation, triangle = Rotation.of(matrix * scale)
+        if m >= f and np.abs(np.diagonal(triangle)).min() > SAFE:
+            return cls(m, rotation, None, triangle, np.arange(f), scale, f)
+        pivoted, pivots, _, _, _ = lapack.dgeqp3(triangle, lwork=2 * f + BLOCK * (f + 1))
+        order = np.asarray(pivots, dtype=np.int64) - 1
+        # The order of the columns is known now: their rotation can be had in blocks.
+        turn, triangle = Rotation.of(triangle[:, order])
+        diagonal = np.abs(np.diagonal(pivoted))
+        rank = int(np.count_nonzero(diagonal > RANK_TOLERANCE * np.sqrt(m)))
+        return cls(m, rotation, turn, triangle, order, scale, rank)
 
     def rotate(self, columns: Array) -> Array:
         """Return ``Q^T columns`` for (m, k); the first `rank` rows are the part inside the range."""
-        return self._multiply(columns, "T")
+        if self.rotation is None or self.rank == 0 or columns.size == 0:
+            return columns
+        out = self.rotation(columns, "T")
+        if self.turn is not None:
+            out[: len(self.triangle)] = self.turn(out[: len(self.triangle)], "T")
+        return out
 
     def expand(self, rotated: Array) -> Array:
         """Return ``Q rotated`` for (m, k), the inverse of `rotate`."""
-        return self._multiply(rotated, "N")
+        if self.rotation is None or self.rank == 0 or rotated.size == 0:
+            return rotated
+        if self.turn is not None:
+            turned = self.turn(rotated[: len(self.triangle)], "N")
+            rotated = np.concatenate([turned, rotated[len(self.triangle) :]])
+        return self.rotation(rotated, "N")
 
-    def _multiply(self, columns: Array, transpose: str) -> Array:
-        if self.rank == 0 or columns.size == 0:
-            return columns
-        out, _, info = lapack.dormqr(
-            "L", transpose, self.reflectors, self.tau, np.asfortranarray(columns), 32 * (columns.shape[1] + 1)
-        )
-        if info != 0:
-            raise ValueError(f"dormqr: argument {-info} is illegal")
-        return np.asarray(out)
+    @property
+    def _leading(self) -> Array:
+        return self.triangle[: self.rank, : self.rank]
 
     def solve(self, rotated: Array) -> Array:
         """Return the basic solution of ``min |A d - b|`` from ``Q^T b`` (m, k), shape (f, k)."""
-        f = self.qr.shape[1]
-        out = np.zeros((f, rotated.shape[1]))
+        out = np.zeros((len(self.scale), rotated.shape[1]))
         if self.rank:
-            top, _ = lapack.dtrtrs(self.qr[: self.rank, : self.rank], rotated[: self.rank])
-            out[self.pivots[: self.rank]] = top
+            out[self.pivots[: self.rank]] = lapack.dtrtrs(self._leading, rotated[: self.rank])[0]
         return out * self.scale[:, None]
 
     def solve_transposed(self, dual: Array) -> Array:
         """Return the least ``s`` with ``A^T s = dual``, shape (f,) to (m,); dependent columns are left out."""
-        out = np.zeros((len(self.qr), 1))
+        out = np.zeros((self.rows, 1))
         out[: self.rank] = self._half(dual)
         return self.expand(out)[:, 0]
 
     def normal_solve(self, dual: Array) -> Array:
         """Return the basic solution of ``A^T A z = dual``, shape (f,)."""
-        rotated = np.zeros((max(len(self.qr), self.rank), 1))
-        rotated[: self.rank] = self._half(dual)
-        return self.solve(rotated)[:, 0]
+        return self.solve(self._half(dual))[:, 0]
 
     def _half(self, dual: Array) -> Array:
         """Return ``R^-T P^T D dual``, shape (rank, 1)."""
         if self.rank == 0:
             return np.empty((0, 1))
         scaled = (dual * self.scale)[self.pivots[: self.rank], None]
-        return np.asarray(lapack.dtrtrs(self.qr[: self.rank, : self.rank], scaled, trans=1)[0])
+        return np.asarray(lapack.dtrtrs(self._leading, scaled, trans=1)[0])
 
 
 @dataclass(frozen=True, eq=False)
