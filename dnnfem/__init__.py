@@ -35,7 +35,7 @@ _public = {
     "observers": ("observe", "progress"),
     "plotting": (),
     "problems": ("Box", "Classification", "Classifier", "Collocation", "Regression", "Solution"),
-    "quadrature": ("BoxMesh", "Quadrature", "SobolPoints"),
+    "quadrature": ("BoxMesh", "Quadrature", "SobolPoints", "UnionMesh"),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
     "refinement": ("coarsen", "insert_layer", "refine_quadrature", "ridge_candidates", "widen"),
     "solvers": ("gauss_newton", "stochastic", "trust_region"),
@@ -100,6 +100,7 @@ if TYPE_CHECKING:
         BoxMesh as BoxMesh,
         Quadrature as Quadrature,
         SobolPoints as SobolPoints,
+        UnionMesh as UnionMesh,
     )
     from dnnfem.records import (
         Decision as Decision,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints, as_finite, mesh_from_attributes
+from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints, UnionMesh, as_finite, mesh_from_attributes
 from dnnfem.refinement import refine_quadrature
 from dnnfem.testing import convergence_order
 
@@ -587,3 +587,47 @@ def test_a_loop_of_refinement_finds_a_peak():
     assert quadrature.weights @ peak(quadrature.points) == pytest.approx(np.pi / 1e4, rel=1e-4)
     uniform = BoxMesh.uniform([0, 0], [1, 1], 10, points=3).quadrature()
     assert uniform.weights @ peak(uniform.points) != pytest.approx(np.pi / 1e4, rel=0.1)
+
+
+SIDES = UnionMesh(
+    (
+        BoxMesh.uniform([0, 0], [0, 2], 4, 3),
+        BoxMesh.uniform([1, 0], [1, 2], 2, 3),
+        BoxMesh.uniform([0, 2], [1, 2], 3, 3),
+    )
+)
+
+
+def test_a_union_has_the_cells_of_its_parts_one_after_another_and_equal_shares():
+    rule = SIDES.quadrature()
+    parts = [part.quadrature() for part in SIDES.parts]
+    assert np.array_equal(rule.points, np.concatenate([part.points for part in parts]))
+    assert rule.cell_count == 9 and rule.total == pytest.approx(1.0, rel=1e-15)
+    means = [np.sum(part.weights * part.points[:, 1] ** 5) for part in parts]
+    assert np.sum(rule.weights * rule.points[:, 1] ** 5) == pytest.approx(np.mean(means), rel=1e-14)
+
+
+@given(st.sets(st.integers(0, 8)))
+def test_cells_of_a_union_are_refined_where_they_belong(marked):
+    refined = SIDES.quadrature().refined(sorted(marked))
+    assert refined.cell_count == 9 + len(marked) and refined.total == pytest.approx(1.0, rel=1e-14)
+    fixed = np.concatenate([np.concatenate([part.lower, part.upper], axis=1) for part in SIDES.parts])
+    found = np.concatenate([np.concatenate([part.lower, part.upper], axis=1) for part in refined.mesh.parts])
+    gone = [k for k, cell in enumerate(fixed) if not (found == cell).all(axis=1).any()]
+    assert gone == sorted(marked)
+
+
+def test_a_union_is_rebuilt_from_attributes_and_arrays_and_can_be_pickled():
+    rule = SIDES.quadrature()
+    again = mesh_from_attributes(SIDES.attributes(), SIDES.arrays())
+    for other in (again.quadrature(), pickle.loads(pickle.dumps(rule))):
+        assert other.hash == rule.hash and other.refined([4]).hash == rule.refined([4]).hash
+
+
+def test_a_union_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match=r"^parts: got none, expected"):
+        UnionMesh(())
+    with pytest.raises(ValueError, match=r"^marked: got.*9.*expected"):
+        SIDES.refined([9])
+    with pytest.raises(ValueError, match=r"^parts: got meshes whose cells have.*expected equally many"):
+        UnionMesh((SIDES.parts[0], BoxMesh.uniform([0, 0], [1, 1], 2))).finer()

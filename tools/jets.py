@@ -20,7 +20,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +123,9 @@ def with_dnnfem(network: Network, threads: int) -> Products:
         (block,) = rows.blocks(evaluator.linearize(x), chosen, 1, tiles)
         return np.asarray(block[:, :SAMPLES].T)
 
-    # The matrix of the last point is remembered: this one is always another point.
-    alternating = cycle((x, np.nextafter(x, np.inf)))
-    return {("dnnfem", JACOBIAN): all_rows, ("dnnfem", GRAM): lambda: evaluator.linearize(next(alternating)).gram()}
+    # Matrices of the last points are remembered: this one is always another point, and by rounding no further away.
+    moving = (x * (1.0 + np.finfo(float).eps * number) for number in count())
+    return {("dnnfem", JACOBIAN): all_rows, ("dnnfem", GRAM): lambda: evaluator.linearize(next(moving)).gram()}
 
 
 def rows_of(functions: Any, namespace: Any, units: Any, join: Callable[[Any, int], Any]) -> dict[str, Any]:

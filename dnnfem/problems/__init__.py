@@ -12,6 +12,7 @@ _public = {
     "domains": ("Box",),
     "regression": ("Regression",),
     "solution": ("Solution",),
+    "torched": ("TorchFunction",),
 }
 
 # For type checkers and editors; a test keeps it in step with the table.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dnnfem.problems.domains import Box as Box
     from dnnfem.problems.regression import Regression as Regression
     from dnnfem.problems.solution import Solution as Solution
+    from dnnfem.problems.torched import TorchFunction as TorchFunction
 else:
     __all__ = [name for names in _public.values() for name in names]
     __getattr__, __dir__ = attach(__name__, _public)

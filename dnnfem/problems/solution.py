@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnfem import kernels
+from dnnfem import kernels, problems
 from dnnfem.kernels.components import Component
 from dnnfem.kernels.laws import Misfit
 from dnnfem.kernels.protocol import Ansatz
@@ -63,6 +63,10 @@ class Solution:
     def __call__(self, points: Any) -> Array:
         """Return the values at points (m, d), shape (m, outputs)."""
         return np.asarray(self._jet(points, ((),))[0].T)
+
+    def to_torch(self) -> Any:
+        """Return the same function in torch, differentiable: points (m, d) to values (m, outputs), in float64."""
+        return problems.TorchFunction(self.space.program, self.x, self.ansatz)
 
     def gradient(self, points: Any) -> Array:
         """Return the gradients at points (m, d) in the user's coordinates, shape (m, outputs, d)."""

@@ -10,9 +10,19 @@ from dnnfem._lazy import attach
 from dnnfem.quadrature.arrays import as_finite, row_blocks
 from dnnfem.quadrature.boxes import BoxMesh
 from dnnfem.quadrature.points import Mesh, Quadrature
+from dnnfem.quadrature.union import UnionMesh, split
 from dnnfem.records import Array
 
-__all__ = ["BoxMesh", "Mesh", "Quadrature", "SobolPoints", "as_finite", "mesh_from_attributes", "row_blocks"]
+__all__ = [
+    "BoxMesh",
+    "Mesh",
+    "Quadrature",
+    "SobolPoints",
+    "UnionMesh",
+    "as_finite",
+    "mesh_from_attributes",
+    "row_blocks",
+]
 
 # scipy.stats takes longer to import than all that most scripts need.
 if TYPE_CHECKING:
@@ -20,7 +30,7 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = attach(__name__, {"sobol": ("SobolPoints",)})
 
-_KINDS = {"boxes": "BoxMesh", "sobol": "SobolPoints"}
+_KINDS = {"boxes": "BoxMesh", "sobol": "SobolPoints", "union": "UnionMesh"}
 
 
 def mesh_from_attributes(attributes: Mapping[str, Any], arrays: Mapping[str, Array]) -> Mesh:
@@ -35,5 +45,8 @@ def mesh_from_attributes(attributes: Mapping[str, Any], arrays: Mapping[str, Arr
     kind = values.pop("kind", None)
     if kind not in _KINDS:
         raise ValueError(f"mesh: got kind {kind!r}, expected one of {', '.join(sorted(_KINDS))}")
+    if kind == "union":
+        parts, own = split(values), split(arrays)
+        return UnionMesh(tuple(mesh_from_attributes(parts[number], own[number]) for number in sorted(parts)))
     mesh: Mesh = getattr(sys.modules[__name__], _KINDS[kind])(**values, **arrays)
     return mesh

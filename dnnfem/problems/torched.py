@@ -1,0 +1,69 @@
+"""Solutions as functions of torch: for laws that read them, and for automatic differentiation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnfem.kernels.program import Program
+from dnnfem.problems.ansatz import AffineAnsatz
+from dnnfem.problems.exact import ExactAnsatz
+from dnnfem.records import Array
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "identity": lambda z: z,
+    "tanh": torch.tanh,
+    "sin": torch.sin,
+    "softplus": torch.nn.functional.softplus,
+    "gelu": torch.nn.functional.gelu,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TorchFunction:
+    """A function of the trial space in torch: points (m, d) to values (m, outputs), both in float64.
+
+    Parameters
+    ----------
+    program : Program
+    x : array, shape (dim,)
+        Coefficients.
+    ansatz : AffineAnsatz or ExactAnsatz
+    """
+
+    program: Program
+    x: Array
+    ansatz: AffineAnsatz | ExactAnsatz
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        """Return the values, as a differentiable function of the points."""
+        if isinstance(self.ansatz, ExactAnsatz):
+            conditions = self.ansatz.conditions
+            lift: torch.Tensor = conditions.lift(points)
+            factor = conditions.factor(points, ())
+            return lift.T + factor[:, None] * self._network(points, self.ansatz.base)
+        return self._network(points, self.ansatz)
+
+    def _network(self, points: torch.Tensor, ansatz: AffineAnsatz) -> torch.Tensor:
+        def here(array: Any) -> torch.Tensor:
+            return torch.as_tensor(np.array(array), dtype=points.dtype, device=points.device)
+
+        weights = here(self.program.weights(self.x))
+        registers = [(points - here(ansatz.input_shift)) / here(ansatz.input_scale)]
+        for stage in self.program.stages:
+            block = self.program.blocks[stage.block]
+            matrix = weights[block.start : block.bias_start].reshape(block.rows, block.columns)
+            z = registers[stage.input] @ matrix.T
+            if block.bias:
+                z = z + weights[block.bias_start : block.stop]
+            value = stage.scale * ACTIVATIONS[stage.activation](z)
+            for register, factor in stage.carry:
+                value = value + factor * registers[register]
+            registers.append(value)
+        return here(ansatz.output_shift) + here(ansatz.output_scale) * registers[-1]
