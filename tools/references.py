@@ -211,7 +211,7 @@ def poisson2d_source(p: Any) -> Any:
     return 2.0 * math.pi**2 * poisson2d(p)
 
 
-BUMP = (0.4, 0.6, 0.05)  # center and deviation
+BUMP = (0.6, 0.35, 0.05)  # center and deviation
 
 
 def poisson2d_bump(p: Any) -> Any:

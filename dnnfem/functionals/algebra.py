@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from dnnfem.functionals.penalty import TikhonovLinearization
 from dnnfem.functionals.protocols import Functional
@@ -300,9 +301,17 @@ class ComposedLinearization:
 
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
         """Columns of ``A P``."""
-        system = self.part.system()
-        if system is None:
-            return None
         matrix = self.transfer.matrix if columns is None else self.transfer.matrix[:, columns]
+        chosen = _chosen(matrix)
+        system = self.part.system(chosen)
+        if system is None or chosen is not None:
+            return system
         composed: LeastSquaresSystem = system @ matrix
         return composed
+
+
+def _chosen(matrix: sp.csr_array) -> Index | None:
+    """Return which coefficients the columns of a matrix stand for, if each is a unit vector; None otherwise."""
+    by_columns = matrix.tocsc()
+    single = np.array_equal(by_columns.indptr, np.arange(matrix.shape[1] + 1)) and bool((by_columns.data == 1.0).all())
+    return np.asarray(by_columns.indices, dtype=np.int64) if single else None

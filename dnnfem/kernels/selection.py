@@ -51,7 +51,8 @@ class Candidates:
 
     def score(self) -> Array:
         """Return the decrease that each candidate gains with all other columns re-solved, shape (c,)."""
-        return _gains(*self._projected(), self.groups, self.lengths)
+        matrix, residual = self._projected()
+        return _gains(_products(matrix, self.groups), (matrix.T @ residual)[self.groups], self.lengths)
 
     def select(self, count: int) -> tuple[Index, Array]:
         """Choose up to `count` candidates one after another, each time re-solving for all that were chosen before.
@@ -65,23 +66,27 @@ class Candidates:
         gains : array, same shape
             Decrease of the value that each one adds.
         """
-        matrix, residual = (part.copy() for part in self._projected())
+        matrix, residual = self._projected()
+        products, basis = _products(matrix, self.groups), np.empty((len(matrix), 0))
         order: list[int] = []
         gains: list[float] = []
         for _ in range(min(count, len(self.groups))):
-            score = _gains(matrix, residual, self.groups, self.lengths)
+            score = _gains(products, (matrix.T @ residual)[self.groups], self.lengths)
             score[order] = 0.0
             best = int(np.argmax(score))
             if not score[best] > 0.0:
                 break
             order.append(best)
             gains.append(float(score[best]))
+            columns = matrix[:, self.groups[best]] / np.maximum(self.lengths[best], TINY)
+            for _ in range(2):  # once leaves rounding errors of the size of what was there before
+                columns = columns - basis @ (basis.T @ columns)
             # A group may bring fewer new directions than it has columns.
-            scaled = matrix[:, self.groups[best]] / np.maximum(self.lengths[best], TINY)
-            basis, new, _ = np.linalg.svd(scaled, full_matrices=False)
-            basis = basis[:, new > NOVELTY]
-            matrix -= basis @ (basis.T @ matrix)
-            residual -= basis @ (basis.T @ residual)
+            found, new, _ = np.linalg.svd(columns, full_matrices=False)
+            found = found[:, new > NOVELTY]
+            basis = np.concatenate([basis, found], axis=1)
+            products -= _products(found.T @ matrix, self.groups)
+            residual = residual - found @ (found.T @ residual)
         return np.array(order, dtype=np.int64), np.array(gains)
 
     def joint(self) -> Enrichment:
@@ -104,14 +109,27 @@ class Candidates:
         return float(basis.shape[1] - np.sum(self.base.expand(basis)[self.penalties] ** 2))
 
 
-def _gains(matrix: Array, residual: Array, groups: Index, length: Array) -> Array:
-    """Return ``|P_g r|^2 / 2`` for groups (c, k) of orthogonalized columns whose original lengths were `length`."""
-    slope = (matrix.T @ residual)[groups]
-    gram = np.einsum("mck,mcl->ckl", matrix[:, groups], matrix[:, groups])
+def _products(matrix: Array, groups: Index) -> Array:
+    """Return the products of the columns of each group (c, k) with each other, shape (c, k, k)."""
+    columns = np.ascontiguousarray(matrix.T)[groups]
+    return np.asarray(columns @ columns.transpose(0, 2, 1))
+
+
+def _gains(products: Array, slope: Array, length: Array) -> Array:
+    """Return ``|P_g r|^2 / 2`` for groups of orthogonalized columns whose original lengths were `length`.
+
+    Parameters
+    ----------
+    products : array, shape (c, k, k)
+        Of the columns of a group with each other.
+    slope : array, shape (c, k)
+        Of the columns with the residual.
+    length : array, shape (c, k)
+    """
     floor = (NOVELTY * length) ** 2
-    gone = np.einsum("ckk->ck", gram) <= floor
-    slope = np.where(gone, 0.0, slope)
-    for k in range(groups.shape[1]):
-        gram[:, k, k] += np.where(gone[:, k], 1.0, floor[:, k])
-    solution = np.linalg.solve(gram, slope[..., None])[..., 0]
+    gone = np.einsum("ckk->ck", products) <= floor
+    slope, products = np.where(gone, 0.0, slope), products.copy()
+    for k in range(products.shape[1]):
+        products[:, k, k] += np.where(gone[:, k], 1.0, floor[:, k])
+    solution = np.linalg.solve(products, slope[..., None])[..., 0]
     return np.asarray(0.5 * np.sum(slope * solution, axis=1))

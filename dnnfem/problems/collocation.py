@@ -157,7 +157,9 @@ class Collocation:
             raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
         axes = range(self.domain.dim)
         if len(set(self.periodic)) != len(self.periodic) or not all(axis in axes for axis in self.periodic):
-            raise ValueError(f"periodic: got {self.periodic}, expected different coordinates in space, of {tuple(axes)}")
+            raise ValueError(
+                f"periodic: got {self.periodic}, expected different coordinates in space, of {tuple(axes)}"
+            )
 
     @property
     def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -169,7 +171,9 @@ class Collocation:
     def _affine(self) -> AffineAnsatz:
         """From the box to [-1, 1]^d; outputs are in the user's units."""
         low, high = map(np.array, self._bounds)
-        return AffineAnsatz(0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low, np.zeros(self.outputs), np.ones(self.outputs))
+        return AffineAnsatz(
+            0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low, np.zeros(self.outputs), np.ones(self.outputs)
+        )
 
     def _name(self, side: Side) -> str:
         return f"x{side[0]} = {self._bounds[side[1]][side[0]]:g}"
@@ -177,7 +181,9 @@ class Collocation:
     def _outward(self, side: Side) -> tuple[float, ...] | None:
         """Return the normal of a side in space."""
         axis, end = side
-        return None if axis == self.domain.dim else tuple((2.0 * end - 1.0) * (i == axis) for i in range(self.domain.dim))
+        return (
+            None if axis == self.domain.dim else tuple((2.0 * end - 1.0) * (i == axis) for i in range(self.domain.dim))
+        )
 
     def _default(self, soft: Mapping[str, Side]) -> Quadrature:
         """Return points in the domain and on sides."""

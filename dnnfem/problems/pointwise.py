@@ -449,7 +449,9 @@ def recorded(
             wrong &= ~torch.isfinite(law.evaluate(where, jet)).all(dim=0)
         if wrong.any():
             point = int(torch.nonzero(wrong)[0])
-            raise ValueError(f"{name}: got NaN or infinity at the point {where[point].tolist()}, expected finite numbers")
+            raise ValueError(
+                f"{name}: got NaN or infinity at the point {where[point].tolist()}, expected finite numbers"
+            )
         affine = _is_affine(law, where, len(components), generator)
     return PointwiseLaw(function, name, space, outputs, components, np.ones(len(residual)), affine, outward)
 

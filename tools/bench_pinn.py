@@ -1,0 +1,415 @@
+"""Differential equations: networks that grow until their residual stalls, against exact or reference solutions.
+
+    python tools/bench_pinn.py poisson2d --seeds 5 --json
+    python tools/bench_pinn.py all --quick
+
+One loop serves all problems, with defaults only.  A level is solved; where the residual estimate sees more between the
+points than at them, points are added there; where a level has gained less than a factor of two, the hierarchical
+estimate adds neurons.  Laws that are affine in the solution are solved by Gauss-Newton on the condensed functional,
+others by Levenberg-Marquardt.  A run ends with its time; what a problem may know is written in its definition: the
+number of hidden layers, and of time slabs.
+
+Errors are relative L2 and root mean square at 10000 random points that no run sees.  Ablations have as many
+coefficients, the same points at the end and the same time: random features (best of three scales, output layer solved),
+growth with random neurons, and the final architecture from scratch.
+
+median_rel_l2, median_rms, upper_quartile_rms   errors of the seeds
+median_seconds, median_dim                      time of a run and coefficients at its end
+random_features_rms, uniform_rms, scratch_rms   ablations, medians
+goal_rel_l2 or goal_rms, goal_seconds           what the problem asks for
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import references
+import scipy.sparse as sp
+import torch
+from threadpoolctl import threadpool_limits
+
+import dnnfem as fem
+from dnnfem.functionals import Composed
+from dnnfem.spaces.feedforward import ridges
+
+Array = np.ndarray
+PI = math.pi
+import os
+
+VERBOSE = "VERBOSE" in os.environ
+
+STEPS = 30
+"""Steps of a solve between two looks at the residual."""
+
+FAST = 0.5
+"""A level goes on as long as a solve leaves at most this part of the residual."""
+
+MISSING = 0.3
+"""Points are added where they miss more than this part of the residual."""
+
+POINTS = 4.0
+"""Least number of points, relative to the coefficients."""
+
+MARKED_POINTS, MARKED_NEURONS = 0.8, 0.9
+"""Parts of squared indicators that are marked (Doerfler)."""
+
+TEST = 10_000
+SCALES = ((0.5, 1.5), (1.0, 3.0), (3.0, 9.0))
+"""Lengths of the weights of random features."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem with its solution and goal."""
+
+    make: Callable[[], fem.Collocation]
+    exact: Callable[[Array], Array]
+    hidden: tuple[int, ...]
+    seconds: float
+    rms: float | None = None
+    relative: float | None = None
+
+
+def at(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function of coordinates as one of the points of a law."""
+    return lambda p: function(p.coordinates)
+
+
+def poisson(source: Callable[[Any], Any], dim: int, **conditions: Any) -> fem.Collocation:
+    """Return ``-Lap u = f`` on the unit box."""
+    return fem.Collocation(
+        lambda p, u: u.laplacian + source(p.coordinates), fem.Box([0.0] * dim, [1.0] * dim), **conditions
+    )
+
+
+def heat1d() -> fem.Collocation:
+    """Return ``u_t = u_xx / 4``."""
+    return fem.Collocation(
+        lambda p, u: u.dt - 0.25 * u.laplacian,
+        fem.Box([0.0], [1.0]),
+        time=(0.0, 1.0),
+        dirichlet=0.0,
+        initial=lambda p: torch.sin(PI * p.x[0]),
+    )
+
+
+def burgers() -> fem.Collocation:
+    """Return Burgers' equation with a layer of width 0.01."""
+    return fem.Collocation(
+        lambda p, u: u.dt + u.value * u.d(0) - 0.01 / PI * u.laplacian,
+        fem.Box([-1.0], [1.0]),
+        time=(0.0, 1.0),
+        dirichlet=0.0,
+        initial=lambda p: -torch.sin(PI * p.x[0]),
+    )
+
+
+def allen_cahn() -> fem.Collocation:
+    """Return Allen and Cahn's equation; the initial value has a kink where its period ends, so it is no lift."""
+    return fem.Collocation(
+        lambda p, u: u.dt - 1e-4 * u.laplacian - 5.0 * (u.value - u.value**3),
+        fem.Box([-1.0], [1.0]),
+        time=(0.0, 1.0),
+        initial=lambda p: p.x[0] ** 2 * torch.cos(PI * p.x[0]),
+        periodic=(0,),
+        exact=False,
+    )
+
+
+def convection() -> fem.Collocation:
+    """Return ``u_t + 40 u_x = 0``."""
+    return fem.Collocation(
+        lambda p, u: u.dt + 40.0 * u.d(0),
+        fem.Box([0.0], [2.0 * PI]),
+        time=(0.0, 1.0),
+        initial=lambda p: torch.sin(p.x[0]),
+        periodic=(0,),
+    )
+
+
+def reaction() -> fem.Collocation:
+    """Return ``u_t = 5 u (1 - u)``; no derivative in space: the solution is periodic as its initial value is."""
+    return fem.Collocation(
+        lambda p, u: u.dt - 5.0 * u.value * (1.0 - u.value),
+        fem.Box([0.0], [2.0 * PI]),
+        time=(0.0, 1.0),
+        initial=lambda p: torch.exp(-((p.x[0] - PI) ** 2) / (2.0 * (PI / 4.0) ** 2)),
+    )
+
+
+def wave() -> fem.Collocation:
+    """Return ``u_tt = 4 u_xx``."""
+    return fem.Collocation(
+        lambda p, u: u.dtt - 4.0 * u.laplacian,
+        fem.Box([0.0], [1.0]),
+        time=(0.0, 1.0),
+        dirichlet=0.0,
+        initial=(lambda p: torch.sin(PI * p.x[0]) + 0.5 * torch.sin(5.0 * PI * p.x[0]), 0.0),
+    )
+
+
+def helmholtz2d() -> fem.Collocation:
+    """Return ``-Lap u - k^2 u = f`` with k = 6 pi."""
+    return fem.Collocation(
+        lambda p, u: u.laplacian + references.WAVENUMBER**2 * u.value + references.helmholtz2d_source(p.coordinates),
+        fem.Box([0.0, 0.0], [1.0, 1.0]),
+        dirichlet=0.0,
+    )
+
+
+CASES = {
+    "poisson2d": Case(
+        lambda: poisson(references.poisson2d_source, 2, dirichlet=0.0), references.poisson2d, (8,), 60.0, rms=1e-10
+    ),
+    "poisson2d_bump": Case(
+        lambda: poisson(references.poisson2d_bump_source, 2, dirichlet=at(references.poisson2d_bump)),
+        references.poisson2d_bump,
+        (16, 16),
+        120.0,
+        relative=1e-7,
+    ),
+    "poisson5d": Case(
+        lambda: poisson(references.poisson5d_source, 5, dirichlet=at(references.poisson5d), exact=False),
+        references.poisson5d,
+        (16,),
+        300.0,
+        rms=2e-8,
+    ),
+    "poisson5d_product": Case(
+        lambda: poisson(
+            references.poisson5d_product_source, 5, dirichlet=at(references.poisson5d_product), exact=False
+        ),
+        references.poisson5d_product,
+        (12, 12),
+        300.0,
+        relative=1e-5,
+    ),
+    "poisson5d_product_exact": Case(
+        lambda: poisson(references.poisson5d_product_source, 5, dirichlet=at(references.poisson5d_product)),
+        references.poisson5d_product,
+        (12, 12),
+        300.0,
+        relative=1e-5,
+    ),
+    "heat1d": Case(heat1d, references.heat1d, (8,), 60.0, rms=1e-9),
+    "burgers": Case(burgers, lambda p: references.burgers(p[:, 1], p[:, 0]), (20, 20, 20), 180.0, relative=1e-6),
+    "allen_cahn": Case(
+        allen_cahn, lambda p: references.allen_cahn()(p[:, 1], p[:, 0]), (16, 16, 16), 300.0, relative=1e-5
+    ),
+    "convection": Case(convection, references.convection, (8, 8), 180.0, relative=1e-6),
+    "reaction": Case(reaction, references.reaction, (12, 12), 180.0, relative=1e-6),
+    "wave": Case(wave, references.wave, (8, 8), 180.0, relative=1e-6),
+    "helmholtz2d": Case(helmholtz2d, references.helmholtz2d, (20,), 180.0, relative=1e-7),
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """Where a run stands."""
+
+    space: fem.FeedforwardSpace
+    x: Array
+    quadrature: fem.Quadrature
+    residual: float
+    seconds: float
+    growing: bool = field(default=False)
+
+
+def everywhere(quadrature: fem.Quadrature) -> Array:
+    """Return the numbers of all cells, those of regions too."""
+    return np.arange(quadrature.cell_count + sum(region.cell_count for region in quadrature.regions.values()))
+
+
+def points(quadrature: fem.Quadrature) -> int:
+    """Return the number of points, those of regions too."""
+    return len(quadrature) + sum(len(region) for region in quadrature.regions.values())
+
+
+def solve(
+    problem: fem.Collocation, J: Any, x: Array, state: fem.State | None, seconds: float, steps: int = STEPS
+) -> fem.Result:
+    """Run some steps of the method that the equation asks for."""
+    if len(J.space.hidden) == 1 and all(law.affine for law in problem.laws.values()):
+        return fem.gauss_newton(J, x, 0.0, state=state, max_steps=steps, max_seconds=seconds)
+    return fem.trust_region(J, x, 0.0, state=state, curvature=True, max_steps=steps, max_seconds=seconds)
+
+
+def grow(case: Case, problem: fem.Collocation, seed: int, seconds: float, adaptive: bool = True, most: int = 10**9):
+    """Run the loop until its time is over or the next level would have more than `most` coefficients; return where."""
+    began = time.perf_counter()
+    space = fem.FeedforwardSpace(case_inputs(problem), case.hidden, problem.outputs, periodic=problem.periodic)
+    x, state, quadrature, last = space.initial(seed=seed), None, problem.quadrature, math.inf
+    best = None
+    while True:
+        while points(quadrature) < POINTS * space.dim:
+            quadrature = fem.refine_quadrature(quadrature, everywhere(quadrature))
+        J = problem.on(space, quadrature)
+        result = solve(problem, J, x, state, max(seconds - (time.perf_counter() - began), 0.0))
+        x, state = result.x, result.state
+        residual = fem.residual(J, x)
+        level = Level(space, x, quadrature, residual.total, time.perf_counter() - began)
+        # A run that has just grown may stand worse than before.
+        best = level if best is None or level.residual <= best.residual else best
+        if level.seconds >= seconds:
+            return best
+        known = residual.parts["known"]
+        if VERBOSE:
+            print(
+                f"  {space} dim {space.dim}, {points(quadrature)} points, residual {residual.total:.2e}, {residual.parts['points']:.2e}, error {error(case, problem, space, x)[0]:.2e}, {level.seconds:.1f} s, {result.steps[-1].number} {result.status.name}",
+                flush=True,
+            )
+        if residual.parts["points"] > MISSING * known:
+            missing = np.sqrt(np.abs(residual.signed))
+            quadrature = fem.refine_quadrature(quadrature, fem.dorfler(missing, theta=MARKED_POINTS))
+        elif known > FAST * last:
+            candidates = fem.ridge_candidates(space, quadrature, seed=seed)
+            if adaptive:
+                estimate = fem.hierarchical(J, x, candidates)
+                neurons = list(estimate.cells[fem.dorfler(estimate.indicators, theta=MARKED_NEURONS)])
+            else:
+                pool = candidates.draw(problem.ansatz.reference, x)
+                chosen = np.random.default_rng(seed).permutation(len(pool))[: max(4, sum(space.hidden) // 3)]
+                neurons = [pool[k] for k in chosen]
+            wider, P = fem.widen(space, neurons) if neurons else (space, None)
+            if not neurons or wider.dim > most:
+                return best
+            space, x, known = wider, P(x), math.inf
+        last = known
+
+
+def case_inputs(problem: fem.Collocation) -> int:
+    """Return the number of coordinates, time included."""
+    return problem.domain.dim + (problem.time is not None)
+
+
+def error(case: Case, problem: fem.Collocation, space: fem.FeedforwardSpace, x: Array) -> tuple[float, float]:
+    """Return the relative and the root mean square error at random points."""
+    low, high = (
+        (problem.quadrature.mesh.lower.min(axis=0), problem.quadrature.mesh.upper.max(axis=0))
+        if isinstance(problem.quadrature.mesh, fem.BoxMesh)
+        else (problem.quadrature.mesh.low, problem.quadrature.mesh.high)
+    )
+    places = np.random.default_rng(12345).uniform(low, high, (TEST, len(low)))
+    exact = case.exact(places)
+    rms = float(np.sqrt(np.mean((problem.solution(space, x)(places)[:, 0] - exact) ** 2)))
+    rms = rms if math.isfinite(rms) else math.inf
+    return rms / float(np.sqrt(np.mean(exact**2))), rms
+
+
+def random_features(case: Case, problem: fem.Collocation, level: Level, seed: int, seconds: float) -> float:
+    """Return the best error of untrained neurons of three scales, with as many coefficients, the output layer solved."""
+    inputs, best = level.space.inputs, math.inf
+    features = inputs + len(problem.periodic)
+    width = (level.space.dim - problem.outputs) // (features + 1 + problem.outputs)
+    space = fem.FeedforwardSpace(inputs, (width,), problem.outputs, periodic=problem.periodic)
+    J = problem.on(space, level.quadrature)
+    outer = space.condensable.ravel()
+    for scales in SCALES:
+        x, random = space.initial(seed=seed), np.random.default_rng(seed)
+        block = space.blocks[0]
+        lengths = np.exp(random.uniform(*np.log(scales), width))
+        rows = x[: block.bias_start].reshape(width, features)
+        factors = lengths / np.linalg.norm(rows, axis=1)
+        x[: block.bias_start] = (rows * factors[:, None]).ravel()
+        x[block.bias_start : block.stop] *= factors
+        matrix = sp.csr_array(
+            sp.coo_array((np.ones(len(outer)), (outer, np.arange(len(outer)))), (space.dim, len(outer)))
+        )
+        part = Composed(J, fem.Transfer(matrix, x))
+        found = fem.gauss_newton(part, np.zeros(len(outer)), 0.0, max_steps=20, max_seconds=seconds, condensed=False)
+        best = min(best, error(case, problem, space, part.transfer(found.x))[1])
+    return best
+
+
+def scratch(case: Case, problem: fem.Collocation, level: Level, seed: int, seconds: float) -> float:
+    """Return the error of the final architecture from random weights, on the final points."""
+    J, x = problem.on(level.space, level.quadrature), level.space.initial(seed=seed + 1000)
+    result = solve(problem, J, x, None, seconds, steps=10**6)
+    return error(case, problem, level.space, result.x)[1]
+
+
+def run(name: str, seed: int, seconds: float, ablations: bool) -> dict[str, float]:
+    """Run a problem with one seed."""
+    torch.set_num_threads(1)
+    case = CASES[name]
+    with threadpool_limits(1):
+        problem = case.make()
+        level = grow(case, problem, seed, seconds)
+        relative, rms = error(case, problem, level.space, level.x)
+        found = {"rel_l2": relative, "rms": rms, "seconds": level.seconds, "dim": float(level.space.dim)}
+        found["points"], found["residual"] = float(points(level.quadrature)), level.residual
+        if ablations:
+            found["random_features_rms"] = random_features(case, problem, level, seed, seconds)
+            other = grow(case, problem, seed, seconds, adaptive=False, most=level.space.dim)
+            found["uniform_rms"] = error(case, problem, other.space, other.x)[1]
+            found["scratch_rms"] = scratch(case, problem, level, seed, level.seconds)
+    return found
+
+
+def summary(name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Return medians and quartiles of the runs of a problem."""
+    case = CASES[name]
+
+    def median(key: str, quantile: float = 0.5) -> float | None:
+        values = [run[key] for run in runs if key in run]
+        return float(np.quantile(values, quantile, method="higher")) if values else None
+
+    line = {
+        "problem": name,
+        "median_rel_l2": median("rel_l2"),
+        "median_rms": median("rms"),
+        "upper_quartile_rms": median("rms", 0.75),
+        "median_seconds": median("seconds"),
+        "median_dim": median("dim"),
+        **{key: median(key) for key in ("random_features_rms", "uniform_rms", "scratch_rms")},
+        "goal_seconds": case.seconds,
+    }
+    line["goal_rms" if case.rms else "goal_rel_l2"] = case.rms or case.relative
+    return line
+
+
+def main() -> None:
+    """Run the chosen problems."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problem", choices=[*CASES, "all"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, help="time of a run; default that of the goal")
+    parser.add_argument("--no-ablations", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="one seed, ten seconds, no ablations")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON at the end")
+    options = parser.parse_args()
+    names = list(CASES) if options.problem == "all" else [options.problem]
+    seeds = range(1 if options.quick else options.seeds)
+    ablations = not (options.quick or options.no_ablations)
+    lines = []
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        for name in names:
+            seconds = 10.0 if options.quick else options.seconds or CASES[name].seconds
+            waiting = [pool.submit(run, name, seed, seconds, ablations) for seed in seeds]
+            runs = []
+            for seed, future in zip(seeds, waiting, strict=True):
+                runs.append(future.result())
+                print(f"{name}, seed {seed}: " + ", ".join(f"{k} {v:.3g}" for k, v in runs[-1].items()), flush=True)
+            lines.append(summary(name, runs))
+            goal = "goal_rms" if "goal_rms" in lines[-1] else "goal_rel_l2"
+            reached = lines[-1]["median_rms" if goal == "goal_rms" else "median_rel_l2"]
+            print(
+                f"{name}: median {reached:.2e}, goal {lines[-1][goal]:.0e} in {lines[-1]['goal_seconds']:.0f} s",
+                flush=True,
+            )
+    if options.json:
+        print(json.dumps(lines[0] if len(lines) == 1 else {"problems": lines}))
+
+
+if __name__ == "__main__":
+    main()
