@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from dnnfem import kernels
 from dnnfem.functionals import Functional, Integral, Sum
 from dnnfem.functionals.integral import budget
-from dnnfem.kernels.components import order
+from dnnfem.kernels.components import Component, Laplacian, order
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.conditions import Misfit, Side, sided
 from dnnfem.problems.domains import Box
@@ -40,6 +40,16 @@ SOBOL = 4096
 
 PROBES = 16
 """Random neurons that the sizes of equations are measured with."""
+
+MEASURED = 4096
+"""Most points at which they are."""
+
+
+def order_in(axis: int, component: Component) -> int:
+    """Return the order of a component in one coordinate."""
+    if isinstance(component, Laplacian):
+        return 2 * (axis in component.axes)
+    return component.count(axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,30 +125,31 @@ class Collocation:
     def __post_init__(self) -> None:
         kernels.check(self.backend, self.device, self.precision)
         self._check()
-        (low, high), space = self._bounds, self.domain.dim
+        space = self.domain.dim
         free = [axis for axis in range(space) if axis not in self.periodic]
         sides = sided("dirichlet", self.dirichlet, free)
         start, velocity = self.initial if isinstance(self.initial, tuple) else (self.initial, None)
         if start is not None:
             sides[space, 0] = start
-        ansatz: ExactAnsatz | AffineAnsatz = self._affine
-        soft: list[tuple[str, Side, ResidualLaw]] = []
-        if sides and self.exact:
-            ansatz = ExactAnsatz(ansatz, Conditions(low, high, space, self.outputs, sides, velocity))
-        else:
-            for side, given in sides.items():
-                name = "initial" if side[0] == space else f"dirichlet on {self._name(side)}"
-                soft.append((name, side, Misfit(name, given, velocity if side[0] == space else None)))
+        soft: dict[str, tuple[Side, ResidualLaw]] = {}
+        for side, given in {} if self.exact else sides.items():
+            name = "initial" if side[0] == space else f"dirichlet on {self._name(side)}"
+            soft[name] = side, Misfit(name, given, velocity if side[0] == space else None)
         for side, condition in sided("boundary", self.boundary, free).items():
-            soft.append((f"boundary on {self._name(side)}", side, condition))
-        quadrature = self.quadrature or self._default({name: side for name, side, _ in soft})
-        self._fits(quadrature, [name for name, _, _ in soft])
+            soft[f"boundary on {self._name(side)}"] = side, condition
+        quadrature = self.quadrature or self._default({name: side for name, (side, _) in soft.items()})
+        self._fits(quadrature, list(soft))
         object.__setattr__(self, "quadrature", quadrature)
-        object.__setattr__(self, "ansatz", ansatz)
         laws = {"law": recorded(self.law, "law", quadrature.points, space, self.outputs)}
-        for name, side, condition in soft:
-            points = quadrature.regions[name].points
-            laws[name] = recorded(condition, name, points, space, self.outputs, self._outward(side))
+        # In the order of the quadrature, by which its cells are numbered.
+        for name, region in quadrature.regions.items():
+            side, condition = soft[name]
+            laws[name] = recorded(condition, name, region.points, space, self.outputs, self._outward(side))
+        ansatz: ExactAnsatz | AffineAnsatz = self._affine
+        if sides and self.exact:
+            orders = {i: max(order_in(i, c) for law in laws.values() for c in law.components) for i in self.periodic}
+            ansatz = ExactAnsatz(ansatz, Conditions(*self._bounds, space, self.outputs, sides, velocity, orders))
+        object.__setattr__(self, "ansatz", ansatz)
         object.__setattr__(self, "laws", {name: self._scaled(name, law) for name, law in laws.items()})
 
     def _check(self) -> None:
@@ -155,9 +166,15 @@ class Collocation:
                 raise ValueError(f"time: got {self.time!r}, expected beginning and end, the first one less")
         elif self.initial is not None:
             raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
+        if isinstance(self.initial, tuple) and (len(self.initial) != 2 or self.initial[0] is None):
+            raise ValueError(f"initial: got a tuple {self.initial!r}, expected values and first derivatives in time")
         axes = range(self.domain.dim)
-        if len(set(self.periodic)) != len(self.periodic) or not all(axis in axes for axis in self.periodic):
-            raise ValueError(f"periodic: got {self.periodic}, expected different coordinates in space, of {tuple(axes)}")
+        periodic = tuple(self.periodic) if isinstance(self.periodic, Iterable) else (None,)
+        if len(set(periodic)) != len(periodic) or not all(axis in axes for axis in periodic):
+            raise ValueError(
+                f"periodic: got {self.periodic!r}, expected different coordinates in space, of {tuple(axes)}"
+            )
+        object.__setattr__(self, "periodic", periodic)
 
     @property
     def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -168,16 +185,19 @@ class Collocation:
     @property
     def _affine(self) -> AffineAnsatz:
         """From the box to [-1, 1]^d; outputs are in the user's units."""
-        low, high = map(np.array, self._bounds)
-        return AffineAnsatz(0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low, np.zeros(self.outputs), np.ones(self.outputs))
+        low, high = (0.5 * np.array(corner) for corner in self._bounds)
+        return AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.ones(self.outputs))
 
     def _name(self, side: Side) -> str:
-        return f"x{side[0]} = {self._bounds[side[1]][side[0]]:g}"
+        place = self._bounds[side[1]][side[0]]
+        # Six digits if these are all: opposite sides must have different names.
+        short = f"{place:g}"
+        return f"x{side[0]} = {short if float(short) == place else repr(place)}"
 
     def _outward(self, side: Side) -> tuple[float, ...] | None:
         """Return the normal of a side in space."""
-        axis, end = side
-        return None if axis == self.domain.dim else tuple((2.0 * end - 1.0) * (i == axis) for i in range(self.domain.dim))
+        (axis, end), dim = side, self.domain.dim
+        return None if axis == dim else tuple((2.0 * end - 1.0) * (i == axis) for i in range(dim))
 
     def _default(self, soft: Mapping[str, Side]) -> Quadrature:
         """Return points in the domain and on sides."""
@@ -206,18 +226,22 @@ class Collocation:
 
     def _scaled(self, name: str, law: PointwiseLaw) -> PointwiseLaw:
         """Divide a law by what it makes of random neurons of size one, root mean square; see `Collocation`."""
-        dim, equations = len(self._bounds[0]), len(law.scale)
-        space = FeedforwardSpace(dim, (1,), self.outputs, periodic=self.periodic)
-        functional = self._integral(name, law, space, self.quadrature)
-        zero, total = np.zeros(space.dim), np.zeros(equations)
-        at_zero = functional.linearize(zero).residual()
-        for seed in range(PROBES):
-            x = space.initial(seed)
-            with np.errstate(all="ignore"):
-                rows = np.asarray(functional.linearize(x).residual()) - np.asarray(at_zero)
-            squares = rows.reshape(equations, -1) ** 2
-            total += np.sum(np.where(np.isfinite(squares), squares, 0.0), axis=1) / PROBES
-        return replace(law, scale=np.where(total > 0.0, np.sqrt(total), 1.0))
+        space = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic)
+        part = self.quadrature if name == "law" else self.quadrature.regions[name]
+        if len(part) > MEASURED:
+            part = part.subset(np.linspace(0, len(part) - 1, MEASURED).astype(np.int64))
+        # Wherever the problem is solved, so that it is everywhere the same.
+        functional = Integral(space, part, self.ansatz, law, "reference")
+        points = [np.zeros(space.dim), *(space.initial(seed) for seed in range(PROBES))]
+        with np.errstate(all="ignore"):
+            found = np.stack([np.asarray(functional.linearize(x).residual()) for x in points])
+            rows = (found[1:] - found[0]).reshape(PROBES, len(law.scale), -1)
+            rows = np.where(np.isfinite(rows), rows, 0.0)
+            # By the largest one first: the squares might not be numbers.
+            largest = np.max(np.abs(rows), axis=(0, 2))
+            unit = np.where(largest > 0.0, largest, 1.0)
+            scale = unit * np.sqrt(np.sum((rows / unit[:, None]) ** 2, axis=(0, 2)) / PROBES)
+        return replace(law, scale=np.where(scale > 0.0, scale, 1.0))
 
     def _integral(self, name: str, law: PointwiseLaw, space: NetworkSpace, quadrature: Quadrature) -> Integral:
         region = None if name == "law" else name
@@ -240,6 +264,7 @@ class Collocation:
             "periodic": str(self.periodic),
             "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
             "exact": str([] if isinstance(self.ansatz, AffineAnsatz) else sorted(self.ansatz.conditions.sides)),
+            "conditions": np.empty(0) if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions.fingerprint,
         }
 
     def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
@@ -261,7 +286,7 @@ class Collocation:
         highest = max(order(c) for law in self.laws.values() for c in law.components)
         if getattr(space, "activation", None) == "relu" and highest > 0:
             raise ValueError(f"space: got {space}, expected a smooth activation for derivatives of order {highest}")
-        terms = [self._integral(name, law, space, quadrature) for name, law in self.laws.items()]
+        terms = [self._integral(name, self.laws[name], space, quadrature) for name in ("law", *quadrature.regions)]
         return terms[0] if len(terms) == 1 else Sum(*terms)
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:

@@ -8,7 +8,7 @@ the law acts point by point.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -24,9 +24,10 @@ MAGNITUDES = (1e-2, 1.0, 1e2)
 """Sizes of the random jets that decide whether a law is affine."""
 
 AFFINE = 1e-11
-"""Relative deviation from the mean of two values, at the mean of two jets, that counts as rounding."""
+"""Relative difference of slopes, or deviation of the mean of two values, that counts as rounding."""
 
-WORDS = {"t": -1}
+TRIES = 60
+"""Random jets at which a law may be NaN or infinite: a root or a logarithm of `u` is at every other one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +79,11 @@ class Jet:
     ----------
     read : callable
         From a component to its numbers, (outputs, m).
-    space : int
-        Number of space coordinates.
-    inputs : int
-        The same, and one more with time.
+    points : Points
+        For the numbers of coordinates, and the normal.
     outputs : int
     output : int, optional
         The one that is looked at.
-    points : Points
-        For the normal.
     """
 
     def __init__(
@@ -166,11 +163,9 @@ class Jet:
     @property
     def normal(self) -> Tensor:
         """Derivative along the outward normal; in conditions on the boundary only."""
-        total: Any = 0.0
-        for i, n in enumerate(self._points.normal[:, 0].tolist()):
-            if n != 0.0:
-                total = total + n * self.d(i)
-        result: Tensor = total
+        # The numbers and not `p.normal`, which may be on a device.
+        outward = self._points.outward or self._points.normal
+        result: Tensor = sum(n * self.d(i) for i, n in enumerate(outward) if n != 0.0)
         return result
 
     @classmethod
@@ -200,8 +195,27 @@ class Jet:
     def __pow__(self, other: Any) -> Tensor:
         return self.value ** _value(other)
 
+    def __rpow__(self, other: Any) -> Tensor:
+        power: Tensor = _value(other) ** self.value
+        return power
+
     def __neg__(self) -> Tensor:
         return -self.value
+
+    def __abs__(self) -> Tensor:
+        return self.value.abs()
+
+    def __lt__(self, other: Any) -> Tensor:
+        return self.value < _value(other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return self.value > _value(other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return self.value <= _value(other)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return self.value >= _value(other)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -218,6 +232,20 @@ def _value(thing: Any) -> Any:
     if isinstance(thing, Jet):
         return thing.value
     return type(thing)(_value(part) for part in thing) if isinstance(thing, list | tuple) else thing
+
+
+def _rows(name: str, part: Any, like: Tensor, alone: bool) -> Tensor:
+    """Return one part of what a user's function returned as rows; see `rows`."""
+    m = len(like)
+    if isinstance(part, int | float | np.floating | np.integer):
+        part = torch.full((m,), float(part), dtype=like.dtype, device=like.device)
+    if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
+        kind = f"a tensor of {part.dtype}" if isinstance(part, Tensor) else type(part).__name__
+        raise ValueError(f"{name}: got {kind}, expected a floating tensor of torch, a number, or a list of these")
+    full = part.expand(m) if part.ndim == 0 else part
+    if full.shape[-1] != m or full.ndim > 2 or (full.ndim == 2 and not alone):
+        raise ValueError(f"{name}: got shape {tuple(full.shape)}, expected {(m,)} at {m} points")
+    return full.to(like.dtype).reshape(-1, m)
 
 
 def rows(name: str, result: Any, like: Tensor, count: int | None = None) -> Tensor:
@@ -240,20 +268,9 @@ def rows(name: str, result: Any, like: Tensor, count: int | None = None) -> Tens
         If it is something else.
     """
     m, parts = len(like), list(result) if isinstance(result, list | tuple) else [result]
-    found = []
-    for part in parts:
-        part = _value(part)
-        if isinstance(part, int | float | np.floating | np.integer):
-            part = torch.full((m,), float(part), dtype=like.dtype, device=like.device)
-        if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
-            kind = f"a tensor of {part.dtype}" if isinstance(part, Tensor) else type(part).__name__
-            raise ValueError(f"{name}: got {kind}, expected a floating tensor of torch, a number, or a list of these")
-        if part.ndim == 0:
-            part = part.expand(m)
-        if part.shape[-1] != m or part.ndim > 2 or (part.ndim == 2 and len(parts) > 1):
-            raise ValueError(f"{name}: got shape {tuple(part.shape)}, expected {(m,)} at {m} points")
-        found.append(part.to(like.dtype).reshape(-1, m))
-    stacked = torch.cat(found)
+    if not parts:
+        raise ValueError(f"{name}: got an empty list, expected at least one tensor of shape {(m,)}")
+    stacked = torch.cat([_rows(name, _value(part), like, len(parts) == 1) for part in parts])
     if count is not None and len(stacked) == 1:
         stacked = stacked.expand(count, m)
     if count is not None and len(stacked) != count:
@@ -417,12 +434,13 @@ def recorded(
         finite at a point whatever `u` is there.
     """
     where = tensor(points)
-    generator, m = torch.Generator().manual_seed(0), len(where)
+    generator, m = torch.Generator("cpu").manual_seed(0), len(where)
     jets: dict[Component, Tensor] = {}
 
     def read(component: Component) -> Tensor:
         if component not in jets:
-            jets[component] = torch.randn((outputs, m), generator=generator, dtype=where.dtype).requires_grad_()
+            draw = torch.randn((outputs, m), generator=generator, dtype=where.dtype, device="cpu")
+            jets[component] = draw.requires_grad_()
         return jets[component]
 
     at = Points(where, space, outward)
@@ -430,37 +448,43 @@ def recorded(
         residual = rows(name, function(at, Jet(read, at, outputs)), where)
         if not jets:
             raise ValueError(f"{name}: got residuals that do not read u, expected ones that depend on it")
-        for number, row in enumerate(residual):
-            slopes = (
-                torch.autograd.grad(row.sum(), list(jets.values()), retain_graph=True, allow_unused=True)
-                if row.requires_grad
-                else []
-            )
-            if all(slope is None for slope in slopes):
-                raise ValueError(
-                    f"{name}: residual {number} cannot be differentiated in u, expected operations of torch on u"
-                )
-    components = tuple(jets)
-    law = PointwiseLaw(function, name, space, outputs, components, np.ones(len(residual)), True, outward)
+    components, count = tuple(jets), len(residual)
+    law = PointwiseLaw(function, name, space, outputs, components, np.ones(count), True, outward)
+
+    def draw(size: float) -> Tensor:
+        return size * torch.randn((len(components), outputs, m), generator=generator, dtype=where.dtype, device="cpu")
+
     with torch.no_grad():
         wrong = ~torch.isfinite(residual).all(dim=0)
-        for size in MAGNITUDES:
-            jet = size * torch.randn((len(components), outputs, m), generator=generator, dtype=where.dtype)
+        for number in range(TRIES):
+            if not wrong.any():
+                break
+            jet = draw(MAGNITUDES[number % len(MAGNITUDES)])
             wrong &= ~torch.isfinite(law.evaluate(where, jet)).all(dim=0)
-        if wrong.any():
-            point = int(torch.nonzero(wrong)[0])
-            raise ValueError(f"{name}: got NaN or infinity at the point {where[point].tolist()}, expected finite numbers")
-        affine = _is_affine(law, where, len(components), generator)
-    return PointwiseLaw(function, name, space, outputs, components, np.ones(len(residual)), affine, outward)
+    if wrong.any():
+        point = int(torch.nonzero(wrong)[0])
+        raise ValueError(f"{name}: got NaN or infinity at the point {where[point].tolist()}, expected finite numbers")
+    jets_at = [(draw(size), draw(size)) for size in MAGNITUDES]
+    pairs = [[Residuals(law, where, jet, False) for jet in (a, b, 0.5 * (a + b))] for a, b in jets_at]
+    used = torch.zeros(count, dtype=torch.bool, device="cpu")
+    if residual.requires_grad:
+        for first, *_ in pairs:
+            used |= (first.slopes != 0.0).flatten(1).any(dim=1)
+    if not used.all():
+        number = int(torch.nonzero(~used)[0])
+        raise ValueError(
+            f"{name}: got a residual {number} without a derivative in u, expected one that depends on u by operations "
+            "of torch"
+        )
+    return replace(law, affine=all(_is_affine(*pair) for pair in pairs))
 
 
-def _is_affine(law: PointwiseLaw, points: Tensor, components: int, generator: torch.Generator) -> bool:
-    """Whether residuals at the mean of two jets are the mean of those at the two, for jets of several sizes."""
-    for size in MAGNITUDES:
-        shape = (components, law.outputs, len(points))
-        a, b = (size * torch.randn(shape, generator=generator, dtype=points.dtype) for _ in range(2))
-        first, second, middle = (law.evaluate(points, jet) for jet in (a, b, 0.5 * (a + b)))
-        scale = (first.abs() + second.abs()).amax(dim=1, keepdim=True)
-        if not ((first + second - 2.0 * middle).abs() <= AFFINE * scale).all():
-            return False
-    return True
+def _is_affine(first: Residuals, second: Residuals, middle: Residuals) -> bool:
+    """Whether slopes at two jets are the same, and residuals at their mean the mean of those at the two.
+
+    The slopes see a small curved term beside a large affine one, the mean what reverse differentiation does not see.
+    """
+    bend = (first.residual + second.residual - 2.0 * middle.residual).abs()
+    scale = (first.residual.abs() + second.residual.abs()).amax(dim=1, keepdim=True)
+    change, slope = (first.slopes - second.slopes).abs(), first.slopes.abs() + second.slopes.abs()
+    return bool((bend <= AFFINE * scale).all() and (change <= AFFINE * slope).all())
