@@ -5,7 +5,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from test_kernels import check_parity
 
 import dnnfem as fem
 from dnnfem.functionals import Sum
-from dnnfem.kernels.components import Laplacian, order
-from dnnfem.problems.collocation import order_in
+from dnnfem.kernels.components import Laplacian, order, order_in
+from dnnfem.problems.fields import Points
 from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints
 from dnnfem.testing import check_functional
 
@@ -183,7 +183,7 @@ CASES = {
 
 
 def derivatives(case):
-    """Return multi-indices up to order 2; without velocities, whose lift is a derivative itself, some of higher order."""
+    """Return multi-indices up to order 2, and some of higher order unless the lift is a derivative itself."""
     d = len(case.low)
     found = [(), *((i,) for i in range(d)), *((i, j) for i in range(d) for j in range(i, d))]
     return found if case.velocity else [*found, (0, 0, 0), (0, 0, d - 1, d - 1)]
@@ -241,7 +241,7 @@ def test_the_normal_points_outward_and_is_what_u_is_differentiated_along():
 
     def flux(p, u):
         along = sum(n * g for n, g in zip(p.normal, u.grad, strict=True))
-        return torch.cat([u.normal, along, p.normal + 0.0 * u[0].value])
+        return torch.cat([u.normal, along, p.normal + u[0].value])
 
     problem = case.problem(lambda p, u: u.value, boundary=flux, quadrature=quadrature)
     x = np.random.default_rng(1).standard_normal(case.network.dim)
@@ -255,7 +255,7 @@ def test_the_normal_points_outward_and_is_what_u_is_differentiated_along():
         assert np.allclose(rows[:2], outward, rtol=1e-11, atol=1e-11) and np.allclose(rows[2:4], outward, atol=1e-11)
         normal = np.zeros((2, m))
         normal[axis] = 2 * end - 1
-        assert np.allclose(rows[4:], normal, atol=1e-14)
+        assert np.allclose(rows[4:] - derivative(case.u(x), term.quadrature.points)[0], normal, atol=1e-12)
     for law in (lambda p, u: u.normal, lambda p, u: u.value + p.normal[0]):
         with pytest.raises(ValueError, match="p.normal: got a point inside .*, expected one on its boundary"):
             case.problem(law)
@@ -341,7 +341,7 @@ def test_sides_with_the_value_zero_cost_nothing():
     lift = problem.ansatz.conditions.lift(points)
     start = points.clone()
     start[:, 3] = 0.0
-    assert len(calls) == 1 and torch.allclose(lift, g(fem.problems.pointwise.Points(start, 3)), atol=1e-15)
+    assert len(calls) == 1 and torch.allclose(lift, g(Points(start, 3)), atol=1e-15)
 
 
 # ---- backends
@@ -437,7 +437,9 @@ def test_neither_memory_nor_threads_of_python_change_a_bit():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_where_the_network_is_infinite_the_value_is_infinite_and_no_NaN(backend):
-    problem = CASES["square"].problem(lambda p, u: u.value, **BACKENDS[backend])
+    # As many points as fill tiles: those that are added for that have the weight zero, and there is no 0 * infinity.
+    case = CASES["square"]
+    problem = case.problem(lambda p, u: u.value, quadrature=few(case.low, case.high, 64), **BACKENDS[backend])
     space = fem.FeedforwardSpace(2, (3,), 1)
     x = space.initial(0)
     x[-4:] = 1e308
@@ -493,7 +495,7 @@ LAPLACIAN = Laplacian((0, 1), (1.0, 1.0))
     [
         (lambda p, u: u.laplacian, True, {LAPLACIAN}),
         (lambda p, u: u.hess[0, 0] + u.hess[1, 1], True, {(0, 0), (0, 1), (1, 1)}),
-        (lambda p, u: u.d(1, 0) - u.d(0, 1), True, {(0, 1)}),
+        (lambda p, u: u.d(1, 0) + u.d(0, 1), True, {(0, 1)}),
         (lambda p, u: torch.exp(p.x[0]) * u.grad[0] - 3.0 / p.x[1] * u, True, {(0,), (1,), ()}),
         (lambda p, u: 2.0 - u, True, {()}),
         (lambda p, u: torch.where(p.x[0] > 0.5, u.value, u.d(0)), True, {(), (0,)}),
@@ -649,7 +651,9 @@ MANUFACTURED = {
             fem.Box([0], [2]),
             dirichlet={(0, 0): 0.0, (0, 1): math.sin(2.0)},
         ),
-        (6,), np.sin, 1e-8,
+        (6,),
+        np.sin,
+        1e-8,
     ),
     "Neumann and Robin": (
         lambda: fem.Collocation(
@@ -660,13 +664,20 @@ MANUFACTURED = {
                 (0, 1): lambda p, u: u.normal + 2.0 * u - math.cos(2.0) - 2.0 * math.sin(2.0),
             },
         ),
-        (6,), np.sin, 1e-7,
+        (6,),
+        np.sin,
+        1e-7,
     ),
     "square": (
         lambda: fem.Collocation(
-            poisson, fem.Box([0, 0], [1, 1]), dirichlet=0.0, quadrature=BoxMesh.uniform([0, 0], [1, 1], 4, 4).quadrature()
+            poisson,
+            fem.Box([0, 0], [1, 1]),
+            dirichlet=0.0,
+            quadrature=BoxMesh.uniform([0, 0], [1, 1], 5, 4).quadrature(),
         ),
-        (24,), lambda x, y: np.sin(PI * x) * np.sin(PI * y), 1e-6,
+        (40,),
+        lambda x, y: np.sin(PI * x) * np.sin(PI * y),
+        1e-8,
     ),
     "soft": (
         lambda: fem.Collocation(
@@ -675,7 +686,9 @@ MANUFACTURED = {
             dirichlet=lambda p: torch.sin(p.x[0]),
             exact=False,
         ),
-        (6,), np.sin, 1e-7,
+        (6,),
+        np.sin,
+        1e-7,
     ),
     "periodic advection": (
         lambda: fem.Collocation(
@@ -686,7 +699,9 @@ MANUFACTURED = {
             periodic=(0,),
             quadrature=BoxMesh.uniform([0, 0], [2, 1], 4, 4).quadrature(),
         ),
-        (12,), lambda x, t: np.sin(PI * (x - 0.5 * t)), 1e-5,
+        (16,),
+        lambda x, t: np.sin(PI * (x - 0.5 * t)),
+        1e-4,
     ),
     "wave": (
         lambda: fem.Collocation(
@@ -697,9 +712,11 @@ MANUFACTURED = {
             initial=(0.0, lambda p: PI * torch.sin(PI * p.x[0])),
             quadrature=BoxMesh.uniform([0, 0], [1, 0.7], 4, 4).quadrature(),
         ),
-        (16,), lambda x, t: np.sin(PI * x) * np.sin(PI * t), 1e-6,
+        (20,),
+        lambda x, t: np.sin(PI * x) * np.sin(PI * t),
+        1e-5,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MANUFACTURED)
@@ -707,23 +724,20 @@ def test_manufactured_solutions(name):
     build, hidden, exact, tolerance = MANUFACTURED[name]
     problem = build()
     space = fem.FeedforwardSpace(len(problem._bounds[0]), hidden, 1, periodic=problem.periodic)
-    errors = []
+    errors, steps = [], 120 if name == "square" else 50
     for seed in range(3):
-        result = fem.gauss_newton(problem.on(space), space.initial(seed), 1e-10, max_steps=50)
+        result = fem.gauss_newton(problem.on(space), space.initial(seed), 1e-10, max_steps=steps)
         errors.append(error(problem, space, result.x, exact))
-    print(name, errors, len(result.steps))
     assert np.median(errors) <= tolerance, errors
 
 
 def test_a_nonlinear_equation():
-    problem = fem.Collocation(lambda p, u: u.dt - u * (1.0 - u), fem.Box([0.0], [1.0]), time=(0.0, 2.0), initial=0.2,
-                              quadrature=BoxMesh.uniform([0, 0], [1, 2], [1, 6], 3).quadrature())  # fmt: skip
-    space, errors = fem.FeedforwardSpace(2, (6,), 1), []
+    problem = fem.Collocation(lambda p, u: u.d(0) - u * (1.0 - u), fem.Box([0.0], [2.0]), dirichlet={(0, 0): 0.2})
+    space, errors = fem.FeedforwardSpace(1, (4,), 1), []
     for seed in range(3):
         result = fem.trust_region(problem.on(space), space.initial(seed), 1e-9, curvature=True, max_steps=200)
-        errors.append(error(problem, space, result.x, lambda x, t: 1.0 / (1.0 + 4.0 * np.exp(-t))))
-    print(errors)
-    assert np.median(errors) <= 1e-5, errors
+        errors.append(error(problem, space, result.x, lambda x: 1.0 / (1.0 + 4.0 * np.exp(-x))))
+    assert np.median(errors) <= 1e-7, errors
 
 
 # ---- residual estimate
@@ -839,9 +853,12 @@ WRONG = {
     "shape": (lambda: unit(lambda p, u: u.value[:-1]), r"law: got shape \(63,\), expected \(64,\) at 64 points"),
     "three axes": (lambda: unit(lambda p, u: u.hess, d=2), "law: got shape .*, expected"),
     "nothing in a list": (lambda: unit(lambda p, u: []), "law: got an empty list, expected at least one tensor"),
-    "NumPy": (lambda: unit(lambda p, u: u.value.detach().numpy()), "law: got ndarray, expected a floating tensor of torch"),
+    "NumPy": (lambda: unit(lambda p, u: u.value.detach().numpy()), "law: got ndarray, expected a floating tensor"),
     "nothing": (lambda: unit(lambda p, u: None), "law: got NoneType, expected a floating tensor"),
-    "integers": (lambda: unit(lambda p, u: u.value.long()), "law: got a tensor of torch.int64, expected a floating tensor"),
+    "integers": (
+        lambda: unit(lambda p, u: u.value.long()),
+        "law: got a tensor of torch.int64, expected a floating tensor",
+    ),
     "not differentiable": (
         lambda: unit(lambda p, u: [u.value, torch.round(u.value.detach())]),
         "law: got a residual 1 without a derivative in u, expected one that depends on u",
@@ -864,7 +881,10 @@ WRONG = {
         lambda: timed(dirichlet=lambda p: 3.0 * p.t, initial=(0.0, 1.0)),
         r"dirichlet, initial: got derivatives in time \[3.0\] and \[1.0\] at .*, expected equal",
     ),
-    "no such side": (lambda: unit(dirichlet={(1, 0): 0.0}), r"dirichlet: got .* side \(1, 0\), expected some of \(0, 0\)"),
+    "no such side": (
+        lambda: unit(dirichlet={(1, 0): 0.0}),
+        r"dirichlet: got .* side \(1, 0\), expected some of \(0, 0\)",
+    ),
     "no such side of the boundary": (lambda: unit(boundary={0: 0.0}), "boundary: got .* the side 0, expected some of"),
     "periodic side": (
         lambda: unit(dirichlet={(0, 0): 0.0}, periodic=(0,)),
@@ -876,14 +896,20 @@ WRONG = {
     ),
     "a kink": (
         lambda: timed(lambda p, u: u.dt - u.laplacian, initial=lambda p: p.x[0] * (1.0 - p.x[0]), periodic=(0,)),
-        r"initial: got derivatives of order 1 in coordinate 0 \[1.0\] at .* and \[-1.0\] at the other end, expected equal",
+        r"initial: got derivatives of order 1 in coordinate 0 \[1.0\] at .* and \[-1.0\] at the other end",
     ),
     "a jump of the velocity": (
         lambda: timed(lambda p, u: u.dtt, initial=(0.0, lambda p: p.x[0]), periodic=(0,)),
         r"initial: got values \[0.0\] at .* and \[1.0\] at the other end, expected equal",
     ),
-    "initial without time": (lambda: unit(initial=0.0), "initial: got a condition for a problem without time, expected"),
-    "three initial values": (lambda: timed(initial=(0.0, 0.0, 0.0)), "initial: got a tuple .*, expected values and first"),
+    "initial without time": (
+        lambda: unit(initial=0.0),
+        "initial: got a condition for a problem without time, expected",
+    ),
+    "three initial values": (
+        lambda: timed(initial=(0.0, 0.0, 0.0)),
+        "initial: got a tuple .*, expected values and first",
+    ),
     "velocity alone": (lambda: timed(initial=(None, 0.0)), "initial: got a tuple .*, expected values and first"),
     "time backwards": (lambda: timed(time=(1.0, 0.0)), r"time: got \(1.0, 0.0\), expected beginning and end"),
     "time stands still": (lambda: timed(time=(1.0, 1.0)), "time: got .*, expected beginning and end"),
@@ -907,7 +933,10 @@ WRONG = {
         r"quadrature: got the regions \['boundary on x0 = 0'\], expected \[\]",
     ),
     "inputs": (lambda: unit().on(fem.FeedforwardSpace(2, (3,), 1)), "space: got 2 inputs .*, expected 1"),
-    "outputs of the space": (lambda: unit().on(fem.FeedforwardSpace(1, (3,), 2)), "space: got 2 outputs .*, expected 1"),
+    "outputs of the space": (
+        lambda: unit().on(fem.FeedforwardSpace(1, (3,), 2)),
+        "space: got 2 outputs .*, expected 1",
+    ),
     "period of the space": (
         lambda: unit(periodic=(0,)).on(fem.FeedforwardSpace(1, (3,), 1)),
         r"space: got .*, periodic in \(\), expected one that is in \(0,\)",
@@ -918,14 +947,18 @@ WRONG = {
     ),
     "no time": (lambda: unit(lambda p, u: u.d("t")), "u.d: got 't', expected the number of a coordinate, 0 to 0$"),
     "no time in points": (lambda: unit(lambda p, u: u * p.t), "p.t: got a problem without time, expected one with"),
-    "no such coordinate": (lambda: timed(lambda p, u: u.d(2)), "u.d: got 2, expected the number of a coordinate, 0 to 1 or"),
-    "order 5": (lambda: unit(lambda p, u: u.d(0, 0, 0, 0, 0)), "components: got .*, expected derivatives of order at most 4"),
+    "no such coordinate": (lambda: timed(lambda p, u: u.d(2)), "u.d: got 2, expected the number of a coordinate"),
+    "order 5": (
+        lambda: unit(lambda p, u: u.d(0, 0, 0, 0, 0)),
+        "components: got .*, expected derivatives of order at most 4",
+    ),
     "g of NumPy": (
         lambda: unit(dirichlet=lambda p: p.x[0].detach().numpy()),
-        "dirichlet: got ndarray, expected a floating tensor of torch",
+        "dirichlet: got ndarray, expected a floating tensor",
     ),
     "g with two rows": (
-        lambda: unit(dirichlet=lambda p: torch.stack([p.x[0], p.x[0]])), "dirichlet: got 2 rows, expected 1, one per output",
+        lambda: unit(dirichlet=lambda p: torch.stack([p.x[0], p.x[0]])),
+        "dirichlet: got 2 rows, expected 1, one per output",
     ),
     "constants": (lambda: unit(dirichlet=[1.0, 2.0], outputs=3), "dirichlet: got 2 rows, expected 3, one per output"),
     "NaN on a side": (
@@ -939,7 +972,7 @@ WRONG = {
     ),
     "memory": (lambda: unit(memory=-1).on(LINE), "memory: got -1, expected a number of bytes"),
     "backend": (lambda: unit(backend="numpy"), "backend: got 'numpy', expected one of"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -1022,6 +1055,10 @@ def louder(p, u):
     return u.laplacian + 101.0 * torch.exp(-300.0 * (p.x[0] - 0.4) ** 2)
 
 
+def steeper(p, u):
+    return u.d(0) + 100.0 * torch.exp(-300.0 * (p.x[0] - 0.4) ** 2)
+
+
 @pytest.mark.parametrize("kill", [(0, 3), (1, 2)])
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, kill):
     expected, points = loop(tmp_path / "quiet.h5")
@@ -1031,10 +1068,19 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, kill):
     assert np.array_equal(found, expected) and quadrature.hash == points.hash and len(quadrature) > 12
 
 
-@pytest.mark.parametrize("other", [{"law": louder}, {"value": 0.1}], ids=["law", "boundary value"])
-def test_another_problem_is_refused(tmp_path, other):
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        ({"law": louder}, "run.h5: the problem gives .*, the archive has"),
+        # The equation does not see a boundary value whose lift is harmonic.
+        ({"value": 0.1}, "run.h5: belongs to another problem, different in conditions"),
+        ({"law": steeper}, "run.h5: belongs to another problem, different in laws"),
+    ],
+    ids=["law", "boundary value", "order"],
+)
+def test_another_problem_is_refused(tmp_path, other, message):
     loop(tmp_path / "run.h5")
-    with pytest.raises(fem.ArchiveError, match="run.h5: the problem gives .*, the archive has"):
+    with pytest.raises(fem.ArchiveError, match=message):
         loop(tmp_path / "run.h5", **other)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,44 +12,22 @@ import numpy as np
 from dnnfem import kernels
 from dnnfem.functionals import Functional, Integral, Sum
 from dnnfem.functionals.integral import budget
-from dnnfem.kernels.components import Component, Laplacian, order
+from dnnfem.kernels.components import order, order_in
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.conditions import Misfit, Side, sided
+from dnnfem.problems.covering import covering, scaled
 from dnnfem.problems.domains import Box
 from dnnfem.problems.exact import Conditions, ExactAnsatz
-from dnnfem.problems.pointwise import Jet, Points, PointwiseLaw, recorded
+from dnnfem.problems.fields import Jet, Points
+from dnnfem.problems.pointwise import PointwiseLaw
+from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
-from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints
+from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.spaces import FeedforwardSpace
 from dnnfem.spaces.layout import NetworkSpace
 
 ResidualLaw = Callable[[Points, Jet], Any]
-
-MOST_GAUSS = 3
-"""Dimensions up to which there are Gauss points on cells, and Sobol' points above."""
-
-CELLS = {1: 16, 2: 8, 3: 4}
-"""Cells per axis at the beginning, by the number of axes."""
-
-GAUSS = 4
-"""Gauss points per axis of a cell."""
-
-SOBOL = 4096
-"""Sobol' points; a fourth of these on a side."""
-
-PROBES = 16
-"""Random neurons that the sizes of equations are measured with."""
-
-MEASURED = 4096
-"""Most points at which they are."""
-
-
-def order_in(axis: int, component: Component) -> int:
-    """Return the order of a component in one coordinate."""
-    if isinstance(component, Laplacian):
-        return 2 * (axis in component.axes)
-    return component.count(axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +102,8 @@ class Collocation:
 
     def __post_init__(self) -> None:
         kernels.check(self.backend, self.device, self.precision)
-        self._check()
+        _check(self)
+        object.__setattr__(self, "periodic", tuple(self.periodic))
         space = self.domain.dim
         free = [axis for axis in range(space) if axis not in self.periodic]
         sides = sided("dirichlet", self.dirichlet, free)
@@ -137,7 +116,9 @@ class Collocation:
             soft[name] = side, Misfit(name, given, velocity if side[0] == space else None)
         for side, condition in sided("boundary", self.boundary, free).items():
             soft[f"boundary on {self._name(side)}"] = side, condition
-        quadrature = self.quadrature or self._default({name: side for name, (side, _) in soft.items()})
+        quadrature = self.quadrature or covering(
+            *self._bounds, {name: side for name, (side, _) in soft.items()}, self.seed
+        )
         self._fits(quadrature, list(soft))
         object.__setattr__(self, "quadrature", quadrature)
         laws = {"law": recorded(self.law, "law", quadrature.points, space, self.outputs)}
@@ -148,33 +129,11 @@ class Collocation:
         ansatz: ExactAnsatz | AffineAnsatz = self._affine
         if sides and self.exact:
             orders = {i: max(order_in(i, c) for law in laws.values() for c in law.components) for i in self.periodic}
-            ansatz = ExactAnsatz(ansatz, Conditions(*self._bounds, space, self.outputs, sides, velocity, orders))
+            ansatz = ExactAnsatz(self._affine, Conditions(*self._bounds, space, self.outputs, sides, velocity, orders))
         object.__setattr__(self, "ansatz", ansatz)
-        object.__setattr__(self, "laws", {name: self._scaled(name, law) for name, law in laws.items()})
-
-    def _check(self) -> None:
-        """Raise a `ValueError` if the parameters make no sense."""
-        if not callable(self.law):
-            raise ValueError(f"law: got {type(self.law).__name__}, expected a function law(p, u)")
-        if not isinstance(self.domain, Box):
-            raise ValueError(f"domain: got {type(self.domain).__name__}, expected a Box")
-        if isinstance(self.outputs, bool) or not isinstance(self.outputs, int | np.integer) or self.outputs < 1:
-            raise ValueError(f"outputs: got {self.outputs!r}, expected a positive integer")
-        if self.time is not None:
-            times = np.asarray(self.time, dtype=np.float64)
-            if times.shape != (2,) or not np.isfinite(times).all() or not times[0] < times[1]:
-                raise ValueError(f"time: got {self.time!r}, expected beginning and end, the first one less")
-        elif self.initial is not None:
-            raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
-        if isinstance(self.initial, tuple) and (len(self.initial) != 2 or self.initial[0] is None):
-            raise ValueError(f"initial: got a tuple {self.initial!r}, expected values and first derivatives in time")
-        axes = range(self.domain.dim)
-        periodic = tuple(self.periodic) if isinstance(self.periodic, Iterable) else (None,)
-        if len(set(periodic)) != len(periodic) or not all(axis in axes for axis in periodic):
-            raise ValueError(
-                f"periodic: got {self.periodic!r}, expected different coordinates in space, of {tuple(axes)}"
-            )
-        object.__setattr__(self, "periodic", periodic)
+        neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic)
+        parts = {"law": quadrature, **quadrature.regions}
+        object.__setattr__(self, "laws", {name: scaled(law, parts[name], ansatz, neuron) for name, law in laws.items()})
 
     @property
     def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -199,23 +158,6 @@ class Collocation:
         (axis, end), dim = side, self.domain.dim
         return None if axis == dim else tuple((2.0 * end - 1.0) * (i == axis) for i in range(dim))
 
-    def _default(self, soft: Mapping[str, Side]) -> Quadrature:
-        """Return points in the domain and on sides."""
-        low, high = self._bounds
-        dim = len(low)
-
-        def points(low: tuple[float, ...], high: tuple[float, ...], share: int, seed: int) -> Quadrature:
-            if dim <= MOST_GAUSS:
-                return BoxMesh.uniform(low, high, CELLS[dim], GAUSS).quadrature()
-            return SobolPoints(low, high, SOBOL // share, seed).quadrature()
-
-        regions = {}
-        for number, (name, (axis, end)) in enumerate(soft.items(), start=1):
-            place = (low, high)[end][axis]
-            corners = ((*corner[:axis], place, *corner[axis + 1 :]) for corner in (low, high))
-            regions[name] = points(*corners, 4, self.seed + number)
-        return replace(points(low, high, 1, self.seed), regions=regions)
-
     def _fits(self, quadrature: Quadrature, names: list[str]) -> None:
         """Raise a `ValueError` if a quadrature is not one for this problem."""
         inputs = len(self._bounds[0])
@@ -223,25 +165,6 @@ class Collocation:
             raise ValueError(f"quadrature: got points with {quadrature.inputs} coordinates, expected {inputs}")
         if set(quadrature.regions) != set(names):
             raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {names}")
-
-    def _scaled(self, name: str, law: PointwiseLaw) -> PointwiseLaw:
-        """Divide a law by what it makes of random neurons of size one, root mean square; see `Collocation`."""
-        space = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic)
-        part = self.quadrature if name == "law" else self.quadrature.regions[name]
-        if len(part) > MEASURED:
-            part = part.subset(np.linspace(0, len(part) - 1, MEASURED).astype(np.int64))
-        # Wherever the problem is solved, so that it is everywhere the same.
-        functional = Integral(space, part, self.ansatz, law, "reference")
-        points = [np.zeros(space.dim), *(space.initial(seed) for seed in range(PROBES))]
-        with np.errstate(all="ignore"):
-            found = np.stack([np.asarray(functional.linearize(x).residual()) for x in points])
-            rows = (found[1:] - found[0]).reshape(PROBES, len(law.scale), -1)
-            rows = np.where(np.isfinite(rows), rows, 0.0)
-            # By the largest one first: the squares might not be numbers.
-            largest = np.max(np.abs(rows), axis=(0, 2))
-            unit = np.where(largest > 0.0, largest, 1.0)
-            scale = unit * np.sqrt(np.sum((rows / unit[:, None]) ** 2, axis=(0, 2)) / PROBES)
-        return replace(law, scale=np.where(scale > 0.0, scale, 1.0))
 
     def _integral(self, name: str, law: PointwiseLaw, space: NetworkSpace, quadrature: Quadrature) -> Integral:
         region = None if name == "law" else name
@@ -298,3 +221,27 @@ class Collocation:
             If `x` is no finite vector of the space.
         """
         return Solution(space, x, self.ansatz, self.backend, self.device, self.precision)
+
+
+def _check(problem: Collocation) -> None:
+    """Raise a `ValueError` if the parameters make no sense."""
+    if not callable(problem.law):
+        raise ValueError(f"law: got {type(problem.law).__name__}, expected a function law(p, u)")
+    if not isinstance(problem.domain, Box):
+        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box")
+    if isinstance(problem.outputs, bool) or not isinstance(problem.outputs, int | np.integer) or problem.outputs < 1:
+        raise ValueError(f"outputs: got {problem.outputs!r}, expected a positive integer")
+    if problem.time is not None:
+        times = np.asarray(problem.time, dtype=np.float64)
+        if times.shape != (2,) or not np.isfinite(times).all() or not times[0] < times[1]:
+            raise ValueError(f"time: got {problem.time!r}, expected beginning and end, the first one less")
+    elif problem.initial is not None:
+        raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
+    if isinstance(problem.initial, tuple) and (len(problem.initial) != 2 or problem.initial[0] is None):
+        raise ValueError(f"initial: got a tuple {problem.initial!r}, expected values and first derivatives in time")
+    axes = range(problem.domain.dim)
+    periodic = tuple(problem.periodic) if isinstance(problem.periodic, Iterable) else (None,)
+    if len(set(periodic)) != len(periodic) or not all(axis in axes for axis in periodic):
+        raise ValueError(
+            f"periodic: got {problem.periodic!r}, expected different coordinates in space, of {tuple(axes)}"
+        )

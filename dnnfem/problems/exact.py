@@ -25,7 +25,7 @@ from array_api_compat import array_namespace, device
 from dnnfem.kernels.components import Component, Laplacian, squares
 from dnnfem.problems.ansatz import AffineAnsatz, AffineMap
 from dnnfem.problems.conditions import Side, Values, values
-from dnnfem.problems.pointwise import Tensor, tensor
+from dnnfem.problems.fields import Tensor, tensor
 from dnnfem.records import Array
 
 MOST_AXES = 6
@@ -203,8 +203,7 @@ class Conditions:
         polynomial = 4.0 * s * (1.0 - s) if len(ends) == 2 else (1.0 - s if ends == [1] else s)
         found = (s * s if self._moving(axis) else polynomial).deriv(times)
         # Each derivative in s is one in the coordinate times the length of the side.
-        scaled: list[float] = (found.coef / (self.high[axis] - self.low[axis]) ** times).tolist()
-        return scaled
+        return [float(c) / (self.high[axis] - self.low[axis]) ** times for c in found.coef]
 
     def vanishes(self, derivative: tuple[int, ...]) -> bool:
         """Whether a derivative of the factor is zero everywhere."""
@@ -274,7 +273,8 @@ def leibniz(component: Component) -> list[tuple[float, tuple[int, ...], Componen
 
 def _zeros(components: int, like: Any) -> Any:
     """Return the jet zero with as many outputs and points as another one, which may be infinite."""
-    return array_namespace(like).zeros((components, *like.shape[1:]), dtype=like.dtype, device=device(like))
+    xp: Any = array_namespace(like)
+    return xp.zeros((components, *like.shape[1:]), dtype=like.dtype, device=device(like))
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,12 +298,13 @@ class ExactMap:
 
     def jet(self, jet: Array) -> Array:
         """Return the user's jet, shape (components, outputs, m)."""
-        return self.tangent(jet) + self.lift
+        result: Array = self.tangent(jet) + self.lift
+        return result
 
     def tangent(self, jet: Array) -> Array:
         """Apply the linear part of `jet`."""
         inner = self.base.tangent(jet)
-        result = _zeros(self.components, inner)
+        result: Array = _zeros(self.components, inner)
         for number, read, factor in self.terms:
             result[number] += factor * inner[read]
         return result

@@ -1,237 +1,22 @@
 """Laws that users write with torch: ``law(p, u)`` at all points at once.
 
-A law is called once with random jets when a problem is built: what it reads then is what kernels compute from there on.
 Derivatives with respect to the jet are taken by reverse differentiation of sums over the points, which are exact as
 the law acts point by point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from dnnfem.kernels.components import Component, Laplacian, check
+from dnnfem.kernels.components import Component
+from dnnfem.problems.fields import Jet, Points, Tensor, tensor, value_of
 from dnnfem.records import Array
-
-Tensor = torch.Tensor
-
-MAGNITUDES = (1e-2, 1.0, 1e2)
-"""Sizes of the random jets that decide whether a law is affine."""
-
-AFFINE = 1e-11
-"""Relative difference of slopes, or deviation of the mean of two values, that counts as rounding."""
-
-TRIES = 60
-"""Random jets at which a law may be NaN or infinite: a root or a logarithm of `u` is at every other one."""
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """What a law knows of the points: the first argument `p` of ``law(p, u)``.
-
-    Attributes
-    ----------
-    x : tensor, shape (d, m)
-        Coordinates in space: ``p.x[0]``, ``p.x[1]``, ...
-    t : tensor, shape (m,)
-        Time.
-    normal : tensor, shape (d, m)
-        Outward unit normal; in conditions on the boundary only.
-    """
-
-    coordinates: Tensor
-    space: int
-    outward: tuple[float, ...] | None = None
-
-    @property
-    def x(self) -> Tensor:
-        """Coordinates in space, shape (d, m)."""
-        return self.coordinates[:, : self.space].T
-
-    @property
-    def t(self) -> Tensor:
-        """Time, shape (m,)."""
-        if self.coordinates.shape[1] == self.space:
-            raise ValueError("p.t: got a problem without time, expected one with time=(t0, t1)")
-        return self.coordinates[:, self.space]
-
-    @property
-    def normal(self) -> Tensor:
-        """Outward unit normal, shape (d, m)."""
-        if self.outward is None:
-            raise ValueError("p.normal: got a point inside the domain, expected one on its boundary")
-        normal = torch.tensor(self.outward, dtype=self.coordinates.dtype, device=self.coordinates.device)
-        return normal[:, None].expand(-1, len(self.coordinates))
-
-
-class Jet:
-    """Value and derivatives of the unknown function: the second argument `u` of ``law(p, u)``.
-
-    With one output every attribute has shape (m,), with several (outputs, m), and ``u[k]`` is the jet of the k-th one.
-    In arithmetic and in functions of torch, `u` is its value.
-
-    Parameters
-    ----------
-    read : callable
-        From a component to its numbers, (outputs, m).
-    points : Points
-        For the numbers of coordinates, and the normal.
-    outputs : int
-    output : int, optional
-        The one that is looked at.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[Component], Tensor],
-        points: Points,
-        outputs: int,
-        output: int | None = None,
-    ) -> None:
-        self._read = read
-        self._points = points
-        self._outputs = outputs
-        self._output = output
-
-    def __getitem__(self, output: int) -> Jet:
-        if self._output is not None or not -self._outputs <= output < self._outputs:
-            raise IndexError(f"u: got output {output!r}, expected one of {self._outputs}")
-        return Jet(self._read, self._points, self._outputs, output % self._outputs)
-
-    def __len__(self) -> int:
-        return self._outputs
-
-    def _get(self, component: Component) -> Tensor:
-        values = self._read(component)
-        if self._output is not None:
-            return values[self._output]
-        return values[0] if self._outputs == 1 else values
-
-    @property
-    def value(self) -> Tensor:
-        """The value."""
-        return self._get(())
-
-    def d(self, *axes: int | str) -> Tensor:
-        """Return a derivative: ``u.d(0, 1)`` is ``d^2 u / dx_0 dx_1``, and ``"t"`` stands for time; order at most 4."""
-        space, inputs = self._points.space, self._points.coordinates.shape[1]
-        numbers = []
-        for axis in axes:
-            if axis == "t" and inputs > space:
-                numbers.append(space)
-            elif isinstance(axis, int | np.integer) and not isinstance(axis, bool) and 0 <= axis < inputs:
-                numbers.append(int(axis))
-            else:
-                time = ' or "t"' if inputs > space else ""
-                raise ValueError(f"u.d: got {axis!r}, expected the number of a coordinate, 0 to {inputs - 1}{time}")
-        component = tuple(sorted(numbers))
-        check((component,), inputs)
-        return self._get(component)
-
-    @property
-    def grad(self) -> Tensor:
-        """First derivatives in space, ``u.grad[i]``."""
-        return torch.stack([self.d(i) for i in range(self._points.space)])
-
-    @property
-    def hess(self) -> Tensor:
-        """Second derivatives in space, ``u.hess[i, j]``."""
-        d = self._points.space
-        return torch.stack([torch.stack([self.d(i, j) for j in range(d)]) for i in range(d)])
-
-    @property
-    def laplacian(self) -> Tensor:
-        """Sum of the pure second derivatives in space."""
-        d = self._points.space
-        return self._get(Laplacian(tuple(range(d)), (1.0,) * d))
-
-    @property
-    def dt(self) -> Tensor:
-        """First derivative in time."""
-        return self.d("t")
-
-    @property
-    def dtt(self) -> Tensor:
-        """Second derivative in time."""
-        return self.d("t", "t")
-
-    @property
-    def normal(self) -> Tensor:
-        """Derivative along the outward normal; in conditions on the boundary only."""
-        # The numbers and not `p.normal`, which may be on a device.
-        outward = self._points.outward or self._points.normal
-        result: Tensor = sum(n * self.d(i) for i, n in enumerate(outward) if n != 0.0)
-        return result
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, arguments: Sequence[Any] = (), options: dict[str, Any] | None = None
-    ) -> Any:
-        return function(*(_value(a) for a in arguments), **{k: _value(a) for k, a in (options or {}).items()})
-
-    def __add__(self, other: Any) -> Tensor:
-        return self.value + _value(other)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return self.value - _value(other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return _value(other) - self.value
-
-    def __mul__(self, other: Any) -> Tensor:
-        return self.value * _value(other)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return self.value / _value(other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _value(other) / self.value
-
-    def __pow__(self, other: Any) -> Tensor:
-        return self.value ** _value(other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        power: Tensor = _value(other) ** self.value
-        return power
-
-    def __neg__(self) -> Tensor:
-        return -self.value
-
-    def __abs__(self) -> Tensor:
-        return self.value.abs()
-
-    def __lt__(self, other: Any) -> Tensor:
-        return self.value < _value(other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return self.value > _value(other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return self.value <= _value(other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return self.value >= _value(other)
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-
-def tensor(array: Array) -> Tensor:
-    """Return an array as a tensor in float64, which has the same memory where it can."""
-    array = np.ascontiguousarray(array, dtype=np.float64)
-    # torch warns of memory that must not be written to.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _value(thing: Any) -> Any:
-    if isinstance(thing, Jet):
-        return thing.value
-    return type(thing)(_value(part) for part in thing) if isinstance(thing, list | tuple) else thing
 
 
 def _rows(name: str, part: Any, like: Tensor, alone: bool) -> Tensor:
@@ -270,7 +55,7 @@ def rows(name: str, result: Any, like: Tensor, count: int | None = None) -> Tens
     m, parts = len(like), list(result) if isinstance(result, list | tuple) else [result]
     if not parts:
         raise ValueError(f"{name}: got an empty list, expected at least one tensor of shape {(m,)}")
-    stacked = torch.cat([_rows(name, _value(part), like, len(parts) == 1) for part in parts])
+    stacked = torch.cat([_rows(name, value_of(part), like, len(parts) == 1) for part in parts])
     if count is not None and len(stacked) == 1:
         stacked = stacked.expand(count, m)
     if count is not None and len(stacked) != count:
@@ -402,89 +187,3 @@ class PointwiseLaw:
         if isinstance(jet, np.ndarray):
             return Residuals(self, tensor(points), tensor(jet), True)
         return Residuals(self, points, jet, False)
-
-
-def recorded(
-    function: Callable[[Points, Jet], Any],
-    name: str,
-    points: Array,
-    space: int,
-    outputs: int,
-    outward: tuple[float, ...] | None = None,
-) -> PointwiseLaw:
-    """Call a law with random jets, and return it with the components that it read and whether it is affine.
-
-    Parameters
-    ----------
-    function : callable
-        ``law(p, u)``.
-    name : str
-        What messages call it.
-    points : array, shape (m, d)
-        Where it is called.
-    space, outputs : int
-        Number of space coordinates and of outputs.
-    outward : tuple of float, optional
-        The normal on a side of the domain.
-
-    Raises
-    ------
-    ValueError
-        If it returns something of a wrong shape, cannot be differentiated, or does not depend on `u`; if it is not
-        finite at a point whatever `u` is there.
-    """
-    where = tensor(points)
-    generator, m = torch.Generator("cpu").manual_seed(0), len(where)
-    jets: dict[Component, Tensor] = {}
-
-    def read(component: Component) -> Tensor:
-        if component not in jets:
-            draw = torch.randn((outputs, m), generator=generator, dtype=where.dtype, device="cpu")
-            jets[component] = draw.requires_grad_()
-        return jets[component]
-
-    at = Points(where, space, outward)
-    with torch.enable_grad():
-        residual = rows(name, function(at, Jet(read, at, outputs)), where)
-        if not jets:
-            raise ValueError(f"{name}: got residuals that do not read u, expected ones that depend on it")
-    components, count = tuple(jets), len(residual)
-    law = PointwiseLaw(function, name, space, outputs, components, np.ones(count), True, outward)
-
-    def draw(size: float) -> Tensor:
-        return size * torch.randn((len(components), outputs, m), generator=generator, dtype=where.dtype, device="cpu")
-
-    with torch.no_grad():
-        wrong = ~torch.isfinite(residual).all(dim=0)
-        for number in range(TRIES):
-            if not wrong.any():
-                break
-            jet = draw(MAGNITUDES[number % len(MAGNITUDES)])
-            wrong &= ~torch.isfinite(law.evaluate(where, jet)).all(dim=0)
-    if wrong.any():
-        point = int(torch.nonzero(wrong)[0])
-        raise ValueError(f"{name}: got NaN or infinity at the point {where[point].tolist()}, expected finite numbers")
-    jets_at = [(draw(size), draw(size)) for size in MAGNITUDES]
-    pairs = [[Residuals(law, where, jet, False) for jet in (a, b, 0.5 * (a + b))] for a, b in jets_at]
-    used = torch.zeros(count, dtype=torch.bool, device="cpu")
-    if residual.requires_grad:
-        for first, *_ in pairs:
-            used |= (first.slopes != 0.0).flatten(1).any(dim=1)
-    if not used.all():
-        number = int(torch.nonzero(~used)[0])
-        raise ValueError(
-            f"{name}: got a residual {number} without a derivative in u, expected one that depends on u by operations "
-            "of torch"
-        )
-    return replace(law, affine=all(_is_affine(*pair) for pair in pairs))
-
-
-def _is_affine(first: Residuals, second: Residuals, middle: Residuals) -> bool:
-    """Whether slopes at two jets are the same, and residuals at their mean the mean of those at the two.
-
-    The slopes see a small curved term beside a large affine one, the mean what reverse differentiation does not see.
-    """
-    bend = (first.residual + second.residual - 2.0 * middle.residual).abs()
-    scale = (first.residual.abs() + second.residual.abs()).amax(dim=1, keepdim=True)
-    change, slope = (first.slopes - second.slopes).abs(), first.slopes.abs() + second.slopes.abs()
-    return bool((bend <= AFFINE * scale).all() and (change <= AFFINE * slope).all())
