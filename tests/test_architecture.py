@@ -41,8 +41,16 @@ UNRESTRICTED = {"", "testing", "plotting", "learn", "__main__"}  # "" is dnnfem/
 
 # Packages beside numpy, scipy and the standard library, and the modules that may import them.
 FOREIGN = {
-    "array_api_compat": ("kernels", "problems.ansatz"),
-    "torch": ("kernels.device",),
+    "array_api_compat": ("kernels", "problems.ansatz", "problems.exact"),
+    # What users write with torch, and what calls it; other problems load without it.
+    "torch": (
+        "kernels.device",
+        "problems.conditions",
+        "problems.exact",
+        "problems.fields",
+        "problems.pointwise",
+        "problems.recording",
+    ),
     "numba": ("kernels.compiled",),
     "llvmlite": ("kernels.compiled",),
     "h5py": ("archive",),

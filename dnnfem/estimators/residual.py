@@ -32,9 +32,9 @@ def residual(functional: Functional, x: Array) -> Estimate:
     -------
     Estimate
         Of the *residual*: what that says of the error of the solution depends on the equation, and high frequencies of
-        the residual make small errors.  Cells are those of the quadrature, then those of its regions, as
-        `dnnfem.refine_quadrature` takes them, with the residual on the finer quadrature as indicator; ``signed`` is what
-        that adds to the square on each cell, so ``abs(estimate.signed) ** 0.5`` marks where points are missing.  Parts:
+        the residual make small errors.  Cells are those of the quadrature, then those of its regions, numbered as
+        `dnnfem.refine_quadrature` does it, with the residual on the finer quadrature as indicator; ``signed`` is what
+        that adds to the square on each cell: ``abs(estimate.signed) ** 0.5`` marks where points are missing.  Parts:
         ``known``, the same at the present points, and ``points``, the root of the sum of what is added, in absolute
         values.
 
@@ -48,11 +48,15 @@ def residual(functional: Functional, x: Array) -> Estimate:
     Verfürth, A Posteriori Error Estimation Techniques for Finite Element Methods (2013), for the principle.
     """
     x = check_coefficients(functional.space, x, finite=True)
-    known, fine = [], []
+    known, fine, cells, start = [], [], [], 0
     for factor, integral in integrals_of(functional):
         quadrature = integral.quadrature
+        # Regions follow their domain, and are numbered on; those without a mesh too.
+        first = start if integral.region else 0
+        start = first + quadrature.cell_count
         if quadrature.mesh is None:
             continue
+        cells.append(np.arange(first, start))
         finer = replace(integral, quadrature=quadrature.finer())
         known.append(2.0 * factor * integral.cellwise(x))
         # The children of a cell follow each other.
@@ -63,7 +67,7 @@ def residual(functional: Functional, x: Array) -> Estimate:
     added = found - present
     return Estimate(
         quantity=QUANTITY,
-        cells=np.arange(len(found)),
+        cells=np.concatenate(cells),
         indicators=np.sqrt(np.maximum(found, 0.0)),
         total=math.sqrt(max(float(np.sum(found)), 0.0)),
         signed=added,

@@ -65,6 +65,11 @@ def order(component: Component) -> int:
     return 2 if isinstance(component, Laplacian) else len(component)
 
 
+def order_in(axis: int, component: Component) -> int:
+    """Return the order of a derivative in one input."""
+    return 2 * (axis in component.axes) if isinstance(component, Laplacian) else component.count(axis)
+
+
 def axes(component: Component) -> tuple[int, ...]:
     """Return the inputs that are differentiated."""
     return component.axes if isinstance(component, Laplacian) else component

@@ -23,7 +23,7 @@ from dnnfem.kernels.components import Component, Laplacian, check, order, square
 from dnnfem.kernels.influence import LeftOut, left_out
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.program import Program
-from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, LawLinearization, PlacedPoints
+from dnnfem.kernels.protocol import MEMORY, Ansatz, JetMap, Law, LawLinearization, PlacedPoints
 from dnnfem.records import Array, Index
 
 Set = frozenset[str]
@@ -164,9 +164,15 @@ class ReferenceEvaluator:
         value = self._jets(x, points, components, {})[frozenset()][0]
         return self.ansatz.at(points, components).jet(value)
 
+    @cached_property
+    def map(self) -> JetMap:
+        """From reference jets to the user's at the points of the quadrature."""
+        return self.ansatz.at(self.quadrature.points, self.law.components)
+
     def _law(self, x: Array) -> LawLinearization:
         q = self.quadrature
-        return self.law.linearize(q.points, q.data, self.jet(x, q.points, self.law.components))
+        jet = self._jets(x, q.points, self.law.components, {})[frozenset()][0]
+        return self.law.linearize(q.points, q.data, self.map.jet(jet))
 
     def value(self, x: Array) -> float:
         """Return ``sum_q w_q L``."""
@@ -212,9 +218,7 @@ class ReferenceLinearization:
         return float(np.sum(self.weights * self.law.density))
 
     def _user(self, jets: Array) -> Array:
-        e = self.evaluator
-        at = e.ansatz.at(e.quadrature.points, e.law.components)
-        return np.stack([at.tangent(jet) for jet in jets])
+        return np.stack([self.evaluator.map.tangent(jet) for jet in jets])
 
     @cached_property
     def tangents(self) -> Array:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,34 +12,22 @@ import numpy as np
 from dnnfem import kernels
 from dnnfem.functionals import Functional, Integral, Sum
 from dnnfem.functionals.integral import budget
-from dnnfem.kernels.components import order
+from dnnfem.kernels.components import order, order_in
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.conditions import Misfit, Side, sided
+from dnnfem.problems.covering import covering, scaled
 from dnnfem.problems.domains import Box
 from dnnfem.problems.exact import Conditions, ExactAnsatz
-from dnnfem.problems.pointwise import Jet, Points, PointwiseLaw, recorded
+from dnnfem.problems.fields import Jet, Points
+from dnnfem.problems.pointwise import PointwiseLaw
+from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
-from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints
+from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.spaces import FeedforwardSpace
 from dnnfem.spaces.layout import NetworkSpace
 
 ResidualLaw = Callable[[Points, Jet], Any]
-
-MOST_GAUSS = 3
-"""Dimensions up to which there are Gauss points on cells, and Sobol' points above."""
-
-CELLS = {1: 16, 2: 8, 3: 4}
-"""Cells per axis at the beginning, by the number of axes."""
-
-GAUSS = 4
-"""Gauss points per axis of a cell."""
-
-SOBOL = 4096
-"""Sobol' points; a fourth of these on a side."""
-
-PROBES = 16
-"""Random neurons that the sizes of equations are measured with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,52 +102,38 @@ class Collocation:
 
     def __post_init__(self) -> None:
         kernels.check(self.backend, self.device, self.precision)
-        self._check()
-        (low, high), space = self._bounds, self.domain.dim
+        _check(self)
+        object.__setattr__(self, "periodic", tuple(self.periodic))
+        space = self.domain.dim
         free = [axis for axis in range(space) if axis not in self.periodic]
         sides = sided("dirichlet", self.dirichlet, free)
         start, velocity = self.initial if isinstance(self.initial, tuple) else (self.initial, None)
         if start is not None:
             sides[space, 0] = start
-        ansatz: ExactAnsatz | AffineAnsatz = self._affine
-        soft: list[tuple[str, Side, ResidualLaw]] = []
-        if sides and self.exact:
-            ansatz = ExactAnsatz(ansatz, Conditions(low, high, space, self.outputs, sides, velocity))
-        else:
-            for side, given in sides.items():
-                name = "initial" if side[0] == space else f"dirichlet on {self._name(side)}"
-                soft.append((name, side, Misfit(name, given, velocity if side[0] == space else None)))
+        soft: dict[str, tuple[Side, ResidualLaw]] = {}
+        for side, given in {} if self.exact else sides.items():
+            name = "initial" if side[0] == space else f"dirichlet on {self._name(side)}"
+            soft[name] = side, Misfit(name, given, velocity if side[0] == space else None)
         for side, condition in sided("boundary", self.boundary, free).items():
-            soft.append((f"boundary on {self._name(side)}", side, condition))
-        quadrature = self.quadrature or self._default({name: side for name, side, _ in soft})
-        self._fits(quadrature, [name for name, _, _ in soft])
+            soft[f"boundary on {self._name(side)}"] = side, condition
+        quadrature = self.quadrature or covering(
+            *self._bounds, {name: side for name, (side, _) in soft.items()}, self.seed
+        )
+        self._fits(quadrature, list(soft))
         object.__setattr__(self, "quadrature", quadrature)
-        object.__setattr__(self, "ansatz", ansatz)
         laws = {"law": recorded(self.law, "law", quadrature.points, space, self.outputs)}
-        for name, side, condition in soft:
-            points = quadrature.regions[name].points
-            laws[name] = recorded(condition, name, points, space, self.outputs, self._outward(side))
-        object.__setattr__(self, "laws", {name: self._scaled(name, law) for name, law in laws.items()})
-
-    def _check(self) -> None:
-        """Raise a `ValueError` if the parameters make no sense."""
-        if not callable(self.law):
-            raise ValueError(f"law: got {type(self.law).__name__}, expected a function law(p, u)")
-        if not isinstance(self.domain, Box):
-            raise ValueError(f"domain: got {type(self.domain).__name__}, expected a Box")
-        if isinstance(self.outputs, bool) or not isinstance(self.outputs, int | np.integer) or self.outputs < 1:
-            raise ValueError(f"outputs: got {self.outputs!r}, expected a positive integer")
-        if self.time is not None:
-            times = np.asarray(self.time, dtype=np.float64)
-            if times.shape != (2,) or not np.isfinite(times).all() or not times[0] < times[1]:
-                raise ValueError(f"time: got {self.time!r}, expected beginning and end, the first one less")
-        elif self.initial is not None:
-            raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
-        axes = range(self.domain.dim)
-        if len(set(self.periodic)) != len(self.periodic) or not all(axis in axes for axis in self.periodic):
-            raise ValueError(
-                f"periodic: got {self.periodic}, expected different coordinates in space, of {tuple(axes)}"
-            )
+        # In the order of the quadrature, by which its cells are numbered.
+        for name, region in quadrature.regions.items():
+            side, condition = soft[name]
+            laws[name] = recorded(condition, name, region.points, space, self.outputs, self._outward(side))
+        ansatz: ExactAnsatz | AffineAnsatz = self._affine
+        if sides and self.exact:
+            orders = {i: max(order_in(i, c) for law in laws.values() for c in law.components) for i in self.periodic}
+            ansatz = ExactAnsatz(self._affine, Conditions(*self._bounds, space, self.outputs, sides, velocity, orders))
+        object.__setattr__(self, "ansatz", ansatz)
+        neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic)
+        parts = {"law": quadrature, **quadrature.regions}
+        object.__setattr__(self, "laws", {name: scaled(law, parts[name], ansatz, neuron) for name, law in laws.items()})
 
     @property
     def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -170,37 +144,19 @@ class Collocation:
     @property
     def _affine(self) -> AffineAnsatz:
         """From the box to [-1, 1]^d; outputs are in the user's units."""
-        low, high = map(np.array, self._bounds)
-        return AffineAnsatz(
-            0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low, np.zeros(self.outputs), np.ones(self.outputs)
-        )
+        low, high = (0.5 * np.array(corner) for corner in self._bounds)
+        return AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.ones(self.outputs))
 
     def _name(self, side: Side) -> str:
-        return f"x{side[0]} = {self._bounds[side[1]][side[0]]:g}"
+        place = self._bounds[side[1]][side[0]]
+        # Six digits if these are all: opposite sides must have different names.
+        short = f"{place:g}"
+        return f"x{side[0]} = {short if float(short) == place else repr(place)}"
 
     def _outward(self, side: Side) -> tuple[float, ...] | None:
         """Return the normal of a side in space."""
-        axis, end = side
-        return (
-            None if axis == self.domain.dim else tuple((2.0 * end - 1.0) * (i == axis) for i in range(self.domain.dim))
-        )
-
-    def _default(self, soft: Mapping[str, Side]) -> Quadrature:
-        """Return points in the domain and on sides."""
-        low, high = self._bounds
-        dim = len(low)
-
-        def points(low: tuple[float, ...], high: tuple[float, ...], share: int, seed: int) -> Quadrature:
-            if dim <= MOST_GAUSS:
-                return BoxMesh.uniform(low, high, CELLS[dim], GAUSS).quadrature()
-            return SobolPoints(low, high, SOBOL // share, seed).quadrature()
-
-        regions = {}
-        for number, (name, (axis, end)) in enumerate(soft.items(), start=1):
-            place = (low, high)[end][axis]
-            corners = ((*corner[:axis], place, *corner[axis + 1 :]) for corner in (low, high))
-            regions[name] = points(*corners, 4, self.seed + number)
-        return replace(points(low, high, 1, self.seed), regions=regions)
+        (axis, end), dim = side, self.domain.dim
+        return None if axis == dim else tuple((2.0 * end - 1.0) * (i == axis) for i in range(dim))
 
     def _fits(self, quadrature: Quadrature, names: list[str]) -> None:
         """Raise a `ValueError` if a quadrature is not one for this problem."""
@@ -209,21 +165,6 @@ class Collocation:
             raise ValueError(f"quadrature: got points with {quadrature.inputs} coordinates, expected {inputs}")
         if set(quadrature.regions) != set(names):
             raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {names}")
-
-    def _scaled(self, name: str, law: PointwiseLaw) -> PointwiseLaw:
-        """Divide a law by what it makes of random neurons of size one, root mean square; see `Collocation`."""
-        dim, equations = len(self._bounds[0]), len(law.scale)
-        space = FeedforwardSpace(dim, (1,), self.outputs, periodic=self.periodic)
-        functional = self._integral(name, law, space, self.quadrature)
-        zero, total = np.zeros(space.dim), np.zeros(equations)
-        at_zero = functional.linearize(zero).residual()
-        for seed in range(PROBES):
-            x = space.initial(seed)
-            with np.errstate(all="ignore"):
-                rows = np.asarray(functional.linearize(x).residual()) - np.asarray(at_zero)
-            squares = rows.reshape(equations, -1) ** 2
-            total += np.sum(np.where(np.isfinite(squares), squares, 0.0), axis=1) / PROBES
-        return replace(law, scale=np.where(total > 0.0, np.sqrt(total), 1.0))
 
     def _integral(self, name: str, law: PointwiseLaw, space: NetworkSpace, quadrature: Quadrature) -> Integral:
         region = None if name == "law" else name
@@ -246,6 +187,7 @@ class Collocation:
             "periodic": str(self.periodic),
             "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
             "exact": str([] if isinstance(self.ansatz, AffineAnsatz) else sorted(self.ansatz.conditions.sides)),
+            "conditions": np.empty(0) if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions.fingerprint,
         }
 
     def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
@@ -267,7 +209,7 @@ class Collocation:
         highest = max(order(c) for law in self.laws.values() for c in law.components)
         if getattr(space, "activation", None) == "relu" and highest > 0:
             raise ValueError(f"space: got {space}, expected a smooth activation for derivatives of order {highest}")
-        terms = [self._integral(name, law, space, quadrature) for name, law in self.laws.items()]
+        terms = [self._integral(name, self.laws[name], space, quadrature) for name in ("law", *quadrature.regions)]
         return terms[0] if len(terms) == 1 else Sum(*terms)
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:
@@ -279,3 +221,27 @@ class Collocation:
             If `x` is no finite vector of the space.
         """
         return Solution(space, x, self.ansatz, self.backend, self.device, self.precision)
+
+
+def _check(problem: Collocation) -> None:
+    """Raise a `ValueError` if the parameters make no sense."""
+    if not callable(problem.law):
+        raise ValueError(f"law: got {type(problem.law).__name__}, expected a function law(p, u)")
+    if not isinstance(problem.domain, Box):
+        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box")
+    if isinstance(problem.outputs, bool) or not isinstance(problem.outputs, int | np.integer) or problem.outputs < 1:
+        raise ValueError(f"outputs: got {problem.outputs!r}, expected a positive integer")
+    if problem.time is not None:
+        times = np.asarray(problem.time, dtype=np.float64)
+        if times.shape != (2,) or not np.isfinite(times).all() or not times[0] < times[1]:
+            raise ValueError(f"time: got {problem.time!r}, expected beginning and end, the first one less")
+    elif problem.initial is not None:
+        raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
+    if isinstance(problem.initial, tuple) and (len(problem.initial) != 2 or problem.initial[0] is None):
+        raise ValueError(f"initial: got a tuple {problem.initial!r}, expected values and first derivatives in time")
+    axes = range(problem.domain.dim)
+    periodic = tuple(problem.periodic) if isinstance(problem.periodic, Iterable) else (None,)
+    if len(set(periodic)) != len(periodic) or not all(axis in axes for axis in periodic):
+        raise ValueError(
+            f"periodic: got {problem.periodic!r}, expected different coordinates in space, of {tuple(axes)}"
+        )

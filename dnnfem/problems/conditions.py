@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from dnnfem.problems.pointwise import Jet, Points, rows
+from dnnfem.problems.fields import Jet, Points
+from dnnfem.problems.pointwise import rows
 
 Values = Callable[[Points], Any] | float | int | Sequence[float]
 """What holds on a side: ``g(p)`` in torch, or constants."""

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import torch
+from array_api_compat import array_namespace, device
 
 from dnnfem.kernels.components import Component, Laplacian, squares
 from dnnfem.problems.ansatz import AffineAnsatz, AffineMap
 from dnnfem.problems.conditions import Side, Values, values
-from dnnfem.problems.pointwise import Tensor, tensor
+from dnnfem.problems.fields import Tensor, tensor
 from dnnfem.records import Array
 
 MOST_AXES = 6
@@ -51,11 +52,14 @@ class Conditions:
         Dirichlet conditions, and the initial value as ``(space, 0)``.
     velocity : Values, optional
         The initial first derivative in time.
+    periodic : mapping of int to int, optional
+        Axes in which the solution is periodic, with the highest order of derivatives in them that the equation has.
 
     Raises
     ------
     ValueError
-        If conditions contradict each other where they meet, or there are too many axes.
+        If conditions contradict each other where they meet, or are not periodic where the solution is, or there are
+        too many axes.
     """
 
     low: tuple[float, ...]
@@ -64,14 +68,17 @@ class Conditions:
     outputs: int
     sides: Mapping[Side, Values]
     velocity: Values | None = None
+    periodic: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.axes) > MOST_AXES:
             raise ValueError(
-                f"dirichlet: got conditions in {len(self.axes)} coordinates, expected at most {MOST_AXES} where they are "
-                "satisfied exactly; pass exact=False"
+                f"dirichlet: got conditions in {len(self.axes)} coordinates, expected at most {MOST_AXES} where they "
+                "are satisfied exactly; pass exact=False"
             )
         self._check_consistency()
+        for axis, order in self.periodic.items():
+            self._check_period(axis, order)
 
     @property
     def axes(self) -> list[int]:
@@ -91,8 +98,7 @@ class Conditions:
 
     def values(self, side: Side, points: Tensor, velocity: bool = False) -> Tensor:
         """Return what holds on a side at points of it, shape (outputs, m)."""
-        given = self.velocity if velocity else self.sides[side]
-        assert given is not None
+        given: Any = self.velocity if velocity else self.sides[side]
         return values(self._name(side), given, points, self.space, self.outputs)
 
     def _name(self, side: Side) -> str:
@@ -104,7 +110,7 @@ class Conditions:
         for first, second in combinations(sorted(self.sides), 2):
             if first[0] == second[0]:
                 continue
-            points = torch.tensor(box)
+            points = tensor(box.copy())
             for side in (first, second):
                 points[:, side[0]] = self.corner(side)
             points.requires_grad_()
@@ -123,13 +129,43 @@ class Conditions:
                         f"{points[worst].tolist()}, where two sides meet, expected equal ones"
                     )
 
+    def _check_period(self, axis: int, order: int) -> None:
+        """Compare both ends of an axis: where conditions jump or bend the lift does so, unseen between the points."""
+        ends = np.random.default_rng(0).uniform(self.low, self.high, (2 * SAMPLES, len(self.low)))
+        ends[SAMPLES:] = ends[:SAMPLES]
+        ends[:SAMPLES, axis], ends[SAMPLES:, axis] = self.low[axis], self.high[axis]
+        components = [(axis,) * number for number in range(max(order, 1))]
+        given = [(side, False) for side in self.sides] + [((self.space, 0), True)] * (self.velocity is not None)
+        for side, velocity in given:
+            ends[:, side[0]] = self.corner(side)
+            jet = function_jet(lambda p, s=side, v=velocity: self.values(s, p, v), tensor(ends), components)  # type: ignore[misc]
+            for number, rows in enumerate(jet):
+                a, b = rows[:, :SAMPLES], rows[:, SAMPLES:]
+                unit = 1.0 / (self.high[axis] - self.low[axis]) ** number
+                if ((a - b).abs() > CONSISTENT * (unit + float(b.abs().max()))).any():
+                    worst = int((a - b).abs().amax(dim=0).argmax())
+                    what = "values" if number == 0 else f"derivatives of order {number} in coordinate {axis}"
+                    raise ValueError(
+                        f"{self._name(side)}: got {what} {a[:, worst].tolist()} at {ends[worst].tolist()} and "
+                        f"{b[:, worst].tolist()} at the other end, expected equal ones, as the solution is periodic "
+                        "there; pass exact=False if it is not smooth"
+                    )
+
+    @property
+    def fingerprint(self) -> Array:
+        """The lift in some points, to six digits: an equation may read derivatives of it that are zero."""
+        points = np.random.default_rng(0).uniform(self.low, self.high, (SAMPLES, len(self.low)))
+        with torch.no_grad():
+            found = self.lift(tensor(points)).ravel().tolist()
+        return np.array([float(f"{value:.5e}") for value in found])
+
     @property
     def constant(self) -> Tensor | None:
         """The lift (outputs, 1), if all conditions are one and the same constant."""
         given = list(self.sides.values())
         if any(callable(g) for g in given) or (self.velocity is not None and np.any(np.asarray(self.velocity))):
             return None
-        place = torch.zeros((1, len(self.low)), dtype=torch.float64)
+        place = tensor(np.zeros((1, len(self.low))))
         found = [self.values(side, place) for side in self.sides]
         return found[0] if all(torch.equal(found[0], other) for other in found) else None
 
@@ -140,9 +176,11 @@ class Conditions:
             [None, *((end, False) for end in self.ends(axis)), *([(0, True)] if self._moving(axis) else [])]
             for axis in self.axes
         ]
+        zero = {side for side, given in self.sides.items() if not callable(given) and not np.any(np.asarray(given))}
         for chosen in product(*choices):
             parts = [(axis, *choice) for axis, choice in zip(self.axes, chosen, strict=True) if choice is not None]
-            if not parts:
+            # Conditions agree where sides meet: where one of them is zero, so are the others.
+            if not parts or any((axis, end) in zero for axis, end, _ in parts if axis != self.space):
                 continue
             columns, weight = list(points.unbind(dim=1)), -1.0 * (-1.0) ** len(parts)
             blend: Any = weight
@@ -159,22 +197,28 @@ class Conditions:
             total = total + blend * self.values((axis, end), torch.stack(columns, dim=1), velocity)
         return total
 
+    def _polynomial(self, axis: int, times: int) -> list[float]:
+        """Return the coefficients of a derivative of the factor of one axis, a polynomial in ``s``."""
+        s, ends = np.polynomial.Polynomial([0.0, 1.0]), self.ends(axis)
+        polynomial = 4.0 * s * (1.0 - s) if len(ends) == 2 else (1.0 - s if ends == [1] else s)
+        found = (s * s if self._moving(axis) else polynomial).deriv(times)
+        # Each derivative in s is one in the coordinate times the length of the side.
+        return [float(c) / (self.high[axis] - self.low[axis]) ** times for c in found.coef]
+
+    def vanishes(self, derivative: tuple[int, ...]) -> bool:
+        """Whether a derivative of the factor is zero everywhere."""
+        times = Counter(derivative)
+        return any(axis not in self.axes or not any(self._polynomial(axis, n)) for axis, n in times.items())
+
     def factor(self, points: Any, derivative: tuple[int, ...]) -> Any:
         """Return a derivative of the factor at points (m, d) of NumPy or torch, shape (m,)."""
-        times = Counter(derivative)
-        if set(times) - set(self.axes):
-            return 0.0 * points[:, 0]
-        result = 1.0 + 0.0 * points[:, 0]
+        times, result = Counter(derivative), 1.0 + 0.0 * points[:, 0]
         for axis in self.axes:
-            length = self.high[axis] - self.low[axis]
-            s = np.polynomial.Polynomial([-self.low[axis] / length, 1.0 / length])
-            ends = self.ends(axis)
-            polynomial = 4.0 * s * (1.0 - s) if len(ends) == 2 else (1.0 - s if ends == [1] else s)
-            if self._moving(axis):
-                polynomial = s * s
-            value = 0.0
-            for coefficient in reversed(polynomial.deriv(times[axis]).coef.tolist()):
-                value = value * points[:, axis] + coefficient
+            # Not multiplied out: far from the origin the coefficients would be huge, and their sum rounding.
+            s = (points[:, axis] - self.low[axis]) / (self.high[axis] - self.low[axis])
+            value = 0.0 * s
+            for coefficient in reversed(self._polynomial(axis, times[axis])):
+                value = value * s + coefficient
             result = result * value
         return result
 
@@ -227,6 +271,12 @@ def leibniz(component: Component) -> list[tuple[float, tuple[int, ...], Componen
     return [(float(count), a, b) for (a, b), count in found.items()]
 
 
+def _zeros(components: int, like: Any) -> Any:
+    """Return the jet zero with as many outputs and points as another one, which may be infinite."""
+    xp: Any = array_namespace(like)
+    return xp.zeros((components, *like.shape[1:]), dtype=like.dtype, device=device(like))
+
+
 @dataclass(frozen=True, eq=False)
 class ExactMap:
     """``jet -> lift + sum of terms``; see `dnnfem.kernels.protocol.JetMap`.
@@ -248,20 +298,20 @@ class ExactMap:
 
     def jet(self, jet: Array) -> Array:
         """Return the user's jet, shape (components, outputs, m)."""
-        return self.tangent(jet) + self.lift
+        result: Array = self.tangent(jet) + self.lift
+        return result
 
     def tangent(self, jet: Array) -> Array:
         """Apply the linear part of `jet`."""
         inner = self.base.tangent(jet)
-        result = 0.0 * inner[:1] if self.components == 1 else inner[[0] * self.components] * 0.0
+        result: Array = _zeros(self.components, inner)
         for number, read, factor in self.terms:
             result[number] += factor * inner[read]
         return result
 
     def cotangent(self, dual: Array) -> Array:
         """Apply the transpose of `tangent`."""
-        reads = len(self.base.factors)
-        result = dual[[0] * reads] * 0.0
+        result = _zeros(len(self.base.factors), dual)
         for number, read, factor in self.terms:
             result[read] += factor * dual[number]
         return self.base.cotangent(result)
@@ -286,9 +336,13 @@ class ExactAnsatz:
         """Map points (m, d) to reference coordinates."""
         return self.base.reference(points)
 
+    def _terms(self, component: Component) -> list[tuple[float, tuple[int, ...], Component]]:
+        """Return the terms of a component of ``factor * N`` that are not zero everywhere."""
+        return [term for term in leibniz(component) if not self.conditions.vanishes(term[1])]
+
     def _parts(self, components: Sequence[Component]) -> tuple[Component, ...]:
         """Return the components of ``N``, in the user's coordinates, that those of ``u`` are made of."""
-        return tuple(dict.fromkeys(b for component in components for _, _, b in leibniz(component)))
+        return tuple(dict.fromkeys(b for component in components for _, _, b in self._terms(component)))
 
     def reads(self, components: Sequence[Component]) -> tuple[Component, ...]:
         """Return the components of the reference jet that those of the user's jet are made of."""
@@ -297,12 +351,12 @@ class ExactAnsatz:
     def at(self, points: Array, components: Sequence[Component]) -> ExactMap:
         """Return the map of jets at points (m, d)."""
         parts = self._parts(components)
-        derivatives = {a for component in components for _, a, _ in leibniz(component)}
+        derivatives = {a for component in components for _, a, _ in self._terms(component)}
         factors = {a: self.conditions.factor(points, a) for a in derivatives}
         terms = tuple(
             (number, parts.index(b), c * factors[a])
             for number, component in enumerate(components)
-            for c, a, b in leibniz(component)
+            for c, a, b in self._terms(component)
         )
         return ExactMap(self.base.at(points, parts), self._lift(points, components), terms, len(components))
 

@@ -1,13 +1,12 @@
 """Laws that users write with torch: ``law(p, u)`` at all points at once.
 
-A law is called once with random jets when a problem is built: what it reads then is what kernels compute from there on.
 Derivatives with respect to the jet are taken by reverse differentiation of sums over the points, which are exact as
 the law acts point by point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -15,209 +14,23 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dnnfem.kernels.components import Component, Laplacian, check
+from dnnfem.kernels.components import Component
+from dnnfem.problems.fields import Jet, Points, Tensor, tensor, value_of
 from dnnfem.records import Array
 
-Tensor = torch.Tensor
 
-MAGNITUDES = (1e-2, 1.0, 1e2)
-"""Sizes of the random jets that decide whether a law is affine."""
-
-AFFINE = 1e-11
-"""Relative deviation from the mean of two values, at the mean of two jets, that counts as rounding."""
-
-WORDS = {"t": -1}
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """What a law knows of the points: the first argument `p` of ``law(p, u)``.
-
-    Attributes
-    ----------
-    x : tensor, shape (d, m)
-        Coordinates in space: ``p.x[0]``, ``p.x[1]``, ...
-    t : tensor, shape (m,)
-        Time.
-    normal : tensor, shape (d, m)
-        Outward unit normal; in conditions on the boundary only.
-    """
-
-    coordinates: Tensor
-    space: int
-    outward: tuple[float, ...] | None = None
-
-    @property
-    def x(self) -> Tensor:
-        """Coordinates in space, shape (d, m)."""
-        return self.coordinates[:, : self.space].T
-
-    @property
-    def t(self) -> Tensor:
-        """Time, shape (m,)."""
-        if self.coordinates.shape[1] == self.space:
-            raise ValueError("p.t: got a problem without time, expected one with time=(t0, t1)")
-        return self.coordinates[:, self.space]
-
-    @property
-    def normal(self) -> Tensor:
-        """Outward unit normal, shape (d, m)."""
-        if self.outward is None:
-            raise ValueError("p.normal: got a point inside the domain, expected one on its boundary")
-        normal = torch.tensor(self.outward, dtype=self.coordinates.dtype, device=self.coordinates.device)
-        return normal[:, None].expand(-1, len(self.coordinates))
-
-
-class Jet:
-    """Value and derivatives of the unknown function: the second argument `u` of ``law(p, u)``.
-
-    With one output every attribute has shape (m,), with several (outputs, m), and ``u[k]`` is the jet of the k-th one.
-    In arithmetic and in functions of torch, `u` is its value.
-
-    Parameters
-    ----------
-    read : callable
-        From a component to its numbers, (outputs, m).
-    space : int
-        Number of space coordinates.
-    inputs : int
-        The same, and one more with time.
-    outputs : int
-    output : int, optional
-        The one that is looked at.
-    points : Points
-        For the normal.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[Component], Tensor],
-        points: Points,
-        outputs: int,
-        output: int | None = None,
-    ) -> None:
-        self._read = read
-        self._points = points
-        self._outputs = outputs
-        self._output = output
-
-    def __getitem__(self, output: int) -> Jet:
-        if self._output is not None or not -self._outputs <= output < self._outputs:
-            raise IndexError(f"u: got output {output!r}, expected one of {self._outputs}")
-        return Jet(self._read, self._points, self._outputs, output % self._outputs)
-
-    def __len__(self) -> int:
-        return self._outputs
-
-    def _get(self, component: Component) -> Tensor:
-        values = self._read(component)
-        if self._output is not None:
-            return values[self._output]
-        return values[0] if self._outputs == 1 else values
-
-    @property
-    def value(self) -> Tensor:
-        """The value."""
-        return self._get(())
-
-    def d(self, *axes: int | str) -> Tensor:
-        """Return a derivative: ``u.d(0, 1)`` is ``d^2 u / dx_0 dx_1``, and ``"t"`` stands for time; order at most 4."""
-        space, inputs = self._points.space, self._points.coordinates.shape[1]
-        numbers = []
-        for axis in axes:
-            if axis == "t" and inputs > space:
-                numbers.append(space)
-            elif isinstance(axis, int | np.integer) and not isinstance(axis, bool) and 0 <= axis < inputs:
-                numbers.append(int(axis))
-            else:
-                time = ' or "t"' if inputs > space else ""
-                raise ValueError(f"u.d: got {axis!r}, expected the number of a coordinate, 0 to {inputs - 1}{time}")
-        component = tuple(sorted(numbers))
-        check((component,), inputs)
-        return self._get(component)
-
-    @property
-    def grad(self) -> Tensor:
-        """First derivatives in space, ``u.grad[i]``."""
-        return torch.stack([self.d(i) for i in range(self._points.space)])
-
-    @property
-    def hess(self) -> Tensor:
-        """Second derivatives in space, ``u.hess[i, j]``."""
-        d = self._points.space
-        return torch.stack([torch.stack([self.d(i, j) for j in range(d)]) for i in range(d)])
-
-    @property
-    def laplacian(self) -> Tensor:
-        """Sum of the pure second derivatives in space."""
-        d = self._points.space
-        return self._get(Laplacian(tuple(range(d)), (1.0,) * d))
-
-    @property
-    def dt(self) -> Tensor:
-        """First derivative in time."""
-        return self.d("t")
-
-    @property
-    def dtt(self) -> Tensor:
-        """Second derivative in time."""
-        return self.d("t", "t")
-
-    @property
-    def normal(self) -> Tensor:
-        """Derivative along the outward normal; in conditions on the boundary only."""
-        total: Any = 0.0
-        for i, n in enumerate(self._points.normal[:, 0].tolist()):
-            if n != 0.0:
-                total = total + n * self.d(i)
-        result: Tensor = total
-        return result
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, arguments: Sequence[Any] = (), options: dict[str, Any] | None = None
-    ) -> Any:
-        return function(*(_value(a) for a in arguments), **{k: _value(a) for k, a in (options or {}).items()})
-
-    def __add__(self, other: Any) -> Tensor:
-        return self.value + _value(other)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return self.value - _value(other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return _value(other) - self.value
-
-    def __mul__(self, other: Any) -> Tensor:
-        return self.value * _value(other)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return self.value / _value(other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _value(other) / self.value
-
-    def __pow__(self, other: Any) -> Tensor:
-        return self.value ** _value(other)
-
-    def __neg__(self) -> Tensor:
-        return -self.value
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-
-def tensor(array: Array) -> Tensor:
-    """Return an array as a tensor in float64, which has the same memory where it can."""
-    array = np.ascontiguousarray(array, dtype=np.float64)
-    # torch warns of memory that must not be written to.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _value(thing: Any) -> Any:
-    if isinstance(thing, Jet):
-        return thing.value
-    return type(thing)(_value(part) for part in thing) if isinstance(thing, list | tuple) else thing
+def _rows(name: str, part: Any, like: Tensor, alone: bool) -> Tensor:
+    """Return one part of what a user's function returned as rows; see `rows`."""
+    m = len(like)
+    if isinstance(part, int | float | np.floating | np.integer):
+        part = torch.full((m,), float(part), dtype=like.dtype, device=like.device)
+    if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
+        kind = f"a tensor of {part.dtype}" if isinstance(part, Tensor) else type(part).__name__
+        raise ValueError(f"{name}: got {kind}, expected a floating tensor of torch, a number, or a list of these")
+    full = part.expand(m) if part.ndim == 0 else part
+    if full.shape[-1] != m or full.ndim > 2 or (full.ndim == 2 and not alone):
+        raise ValueError(f"{name}: got shape {tuple(full.shape)}, expected {(m,)} at {m} points")
+    return full.to(like.dtype).reshape(-1, m)
 
 
 def rows(name: str, result: Any, like: Tensor, count: int | None = None) -> Tensor:
@@ -240,20 +53,9 @@ def rows(name: str, result: Any, like: Tensor, count: int | None = None) -> Tens
         If it is something else.
     """
     m, parts = len(like), list(result) if isinstance(result, list | tuple) else [result]
-    found = []
-    for part in parts:
-        part = _value(part)
-        if isinstance(part, int | float | np.floating | np.integer):
-            part = torch.full((m,), float(part), dtype=like.dtype, device=like.device)
-        if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
-            kind = f"a tensor of {part.dtype}" if isinstance(part, Tensor) else type(part).__name__
-            raise ValueError(f"{name}: got {kind}, expected a floating tensor of torch, a number, or a list of these")
-        if part.ndim == 0:
-            part = part.expand(m)
-        if part.shape[-1] != m or part.ndim > 2 or (part.ndim == 2 and len(parts) > 1):
-            raise ValueError(f"{name}: got shape {tuple(part.shape)}, expected {(m,)} at {m} points")
-        found.append(part.to(like.dtype).reshape(-1, m))
-    stacked = torch.cat(found)
+    if not parts:
+        raise ValueError(f"{name}: got an empty list, expected at least one tensor of shape {(m,)}")
+    stacked = torch.cat([_rows(name, value_of(part), like, len(parts) == 1) for part in parts])
     if count is not None and len(stacked) == 1:
         stacked = stacked.expand(count, m)
     if count is not None and len(stacked) != count:
@@ -385,84 +187,3 @@ class PointwiseLaw:
         if isinstance(jet, np.ndarray):
             return Residuals(self, tensor(points), tensor(jet), True)
         return Residuals(self, points, jet, False)
-
-
-def recorded(
-    function: Callable[[Points, Jet], Any],
-    name: str,
-    points: Array,
-    space: int,
-    outputs: int,
-    outward: tuple[float, ...] | None = None,
-) -> PointwiseLaw:
-    """Call a law with random jets, and return it with the components that it read and whether it is affine.
-
-    Parameters
-    ----------
-    function : callable
-        ``law(p, u)``.
-    name : str
-        What messages call it.
-    points : array, shape (m, d)
-        Where it is called.
-    space, outputs : int
-        Number of space coordinates and of outputs.
-    outward : tuple of float, optional
-        The normal on a side of the domain.
-
-    Raises
-    ------
-    ValueError
-        If it returns something of a wrong shape, cannot be differentiated, or does not depend on `u`; if it is not
-        finite at a point whatever `u` is there.
-    """
-    where = tensor(points)
-    generator, m = torch.Generator().manual_seed(0), len(where)
-    jets: dict[Component, Tensor] = {}
-
-    def read(component: Component) -> Tensor:
-        if component not in jets:
-            jets[component] = torch.randn((outputs, m), generator=generator, dtype=where.dtype).requires_grad_()
-        return jets[component]
-
-    at = Points(where, space, outward)
-    with torch.enable_grad():
-        residual = rows(name, function(at, Jet(read, at, outputs)), where)
-        if not jets:
-            raise ValueError(f"{name}: got residuals that do not read u, expected ones that depend on it")
-        for number, row in enumerate(residual):
-            slopes = (
-                torch.autograd.grad(row.sum(), list(jets.values()), retain_graph=True, allow_unused=True)
-                if row.requires_grad
-                else []
-            )
-            if all(slope is None for slope in slopes):
-                raise ValueError(
-                    f"{name}: residual {number} cannot be differentiated in u, expected operations of torch on u"
-                )
-    components = tuple(jets)
-    law = PointwiseLaw(function, name, space, outputs, components, np.ones(len(residual)), True, outward)
-    with torch.no_grad():
-        wrong = ~torch.isfinite(residual).all(dim=0)
-        for size in MAGNITUDES:
-            jet = size * torch.randn((len(components), outputs, m), generator=generator, dtype=where.dtype)
-            wrong &= ~torch.isfinite(law.evaluate(where, jet)).all(dim=0)
-        if wrong.any():
-            point = int(torch.nonzero(wrong)[0])
-            raise ValueError(
-                f"{name}: got NaN or infinity at the point {where[point].tolist()}, expected finite numbers"
-            )
-        affine = _is_affine(law, where, len(components), generator)
-    return PointwiseLaw(function, name, space, outputs, components, np.ones(len(residual)), affine, outward)
-
-
-def _is_affine(law: PointwiseLaw, points: Tensor, components: int, generator: torch.Generator) -> bool:
-    """Whether residuals at the mean of two jets are the mean of those at the two, for jets of several sizes."""
-    for size in MAGNITUDES:
-        shape = (components, law.outputs, len(points))
-        a, b = (size * torch.randn(shape, generator=generator, dtype=points.dtype) for _ in range(2))
-        first, second, middle = (law.evaluate(points, jet) for jet in (a, b, 0.5 * (a + b)))
-        scale = (first.abs() + second.abs()).amax(dim=1, keepdim=True)
-        if not ((first + second - 2.0 * middle).abs() <= AFFINE * scale).all():
-            return False
-    return True

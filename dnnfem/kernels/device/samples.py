@@ -9,7 +9,7 @@ from typing import Any
 from dnnfem.kernels.components import Component
 from dnnfem.kernels.device.place import Place
 from dnnfem.kernels.device.pointwise import Tensor
-from dnnfem.kernels.protocol import JetMap, PlacedPoints
+from dnnfem.kernels.protocol import PlacedPoints
 
 CHUNK = 2**24
 """Bytes that are worked on at a time on a CPU."""
@@ -40,7 +40,7 @@ class Samples:
     data: Tensor
     weights: Tensor
     reference: Tensor
-    map: JetMap
+    map: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +99,8 @@ class Chunks:
     def samples(self, number: int) -> Samples:
         """Bring a chunk to the device."""
         q, rows = self.quadrature, self.rows(number)
-        placed = (self.place.tensor(array[rows]) for array in (q.points, q.data, q.weights))
-        return self.of(*placed, self.components)
+        points, data, weights = (self.place.tensor(array[rows]) for array in (q.points, q.data, q.weights))
+        return self.of(points, data, weights, self.components)
 
     def of(self, points: Tensor, data: Tensor, weights: Tensor, components: Sequence[Component]) -> Samples:
         """Return samples that are on the device, with their reference coordinates, for laws of some components."""
