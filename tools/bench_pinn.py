@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -42,22 +43,26 @@ from dnnfem.functionals import Composed
 from dnnfem.spaces.feedforward import ridges
 
 Array = np.ndarray
+Method = Callable[[Any, Array, fem.State | None, float, int], fem.Result]
 PI = math.pi
-import os
+
 
 VERBOSE = "VERBOSE" in os.environ
 
 STEPS = 30
 """Steps of a solve between two looks at the residual."""
 
-FAST = 0.5
+FAST = 0.7
 """A level goes on as long as a solve leaves at most this part of the residual."""
 
 MISSING = 0.3
 """Points are added where they miss more than this part of the residual."""
 
-POINTS = 4.0
-"""Least number of points, relative to the coefficients."""
+POINTS, MOST_POINTS = 4.0, 12.0
+"""Least number of points, and that from which on none are added, relative to the coefficients."""
+
+COUNT = 300
+"""Candidates of a single layer; a fifth per layer if there are several, as a neuron then has many readers."""
 
 MARKED_POINTS, MARKED_NEURONS = 0.8, 0.9
 """Parts of squared indicators that are marked (Doerfler)."""
@@ -234,13 +239,36 @@ def points(quadrature: fem.Quadrature) -> int:
     return len(quadrature) + sum(len(region) for region in quadrature.regions.values())
 
 
-def solve(
-    problem: fem.Collocation, J: Any, x: Array, state: fem.State | None, seconds: float, steps: int = STEPS
-) -> fem.Result:
-    """Run some steps of the method that the equation asks for."""
-    if len(J.space.hidden) == 1 and all(law.affine for law in problem.laws.values()):
+def methods(problem: fem.Collocation, space: fem.FeedforwardSpace) -> list[Method]:
+    """Return the solvers to be used one after another: each goes on where the one before makes no progress.
+
+    Levenberg-Marquardt steps find the places of neurons from far away, also of those in several layers; Gauss-Newton
+    steps of the condensed functional, where the output layer is solved for by orthogonal factorizations, get the digits.
+    """
+
+    def levenberg_marquardt(J: Any, x: Array, state: fem.State | None, seconds: float, steps: int) -> fem.Result:
+        return fem.trust_region(J, x, 0.0, state=state, curvature=True, max_steps=steps, max_seconds=seconds)
+
+    def gauss_newton(J: Any, x: Array, state: fem.State | None, seconds: float, steps: int) -> fem.Result:
         return fem.gauss_newton(J, x, 0.0, state=state, max_steps=steps, max_seconds=seconds)
-    return fem.trust_region(J, x, 0.0, state=state, curvature=True, max_steps=steps, max_seconds=seconds)
+
+    if not all(law.affine for law in problem.laws.values()):
+        return [levenberg_marquardt]
+    return [gauss_newton] if len(space.hidden) == 1 else [levenberg_marquardt, gauss_newton]
+
+
+def resolved(
+    problem: fem.Collocation, space: fem.FeedforwardSpace, x: Array, quadrature: fem.Quadrature
+) -> tuple[fem.Quadrature, fem.Estimate, bool]:
+    """Add points until they resolve the present residual; return them, its estimate, and whether there are new ones."""
+    before = points(quadrature)
+    while True:
+        residual = fem.residual(problem.on(space, quadrature), x)
+        enough = residual.parts["points"] <= MISSING * residual.parts["known"]
+        if enough or points(quadrature) > MOST_POINTS * space.dim:
+            return quadrature, residual, points(quadrature) > before
+        missing = np.sqrt(np.abs(residual.signed))
+        quadrature = fem.refine_quadrature(quadrature, fem.dorfler(missing, theta=MARKED_POINTS))
 
 
 def grow(case: Case, problem: fem.Collocation, seed: int, seconds: float, adaptive: bool = True, most: int = 10**9):
@@ -248,30 +276,28 @@ def grow(case: Case, problem: fem.Collocation, seed: int, seconds: float, adapti
     began = time.perf_counter()
     space = fem.FeedforwardSpace(case_inputs(problem), case.hidden, problem.outputs, periodic=problem.periodic)
     x, state, quadrature, last = space.initial(seed=seed), None, problem.quadrature, math.inf
-    best = None
+    solvers, method, best = methods(problem, space), 0, None
     while True:
         while points(quadrature) < POINTS * space.dim:
             quadrature = fem.refine_quadrature(quadrature, everywhere(quadrature))
         J = problem.on(space, quadrature)
-        result = solve(problem, J, x, state, max(seconds - (time.perf_counter() - began), 0.0))
+        left = max(seconds - (time.perf_counter() - began), 0.0)
+        result = solvers[method](J, x, state, left, STEPS)
         x, state = result.x, result.state
-        residual = fem.residual(J, x)
+        quadrature, residual, refined = resolved(problem, space, x, quadrature)
         level = Level(space, x, quadrature, residual.total, time.perf_counter() - began)
         # A run that has just grown may stand worse than before.
         best = level if best is None or level.residual <= best.residual else best
+        if VERBOSE:
+            print(f"  {space} dim {space.dim}, {points(quadrature)} points, residual {residual.total:.2e}, {residual.parts['points']:.2e}, error {error(case, problem, space, x)[0]:.2e}, {level.seconds:.1f} s, {result.steps[-1].number} {result.status.name}", flush=True)
         if level.seconds >= seconds:
             return best
-        known = residual.parts["known"]
-        if VERBOSE:
-            print(
-                f"  {space} dim {space.dim}, {points(quadrature)} points, residual {residual.total:.2e}, {residual.parts['points']:.2e}, error {error(case, problem, space, x)[0]:.2e}, {level.seconds:.1f} s, {result.steps[-1].number} {result.status.name}",
-                flush=True,
-            )
-        if residual.parts["points"] > MISSING * known:
-            missing = np.sqrt(np.abs(residual.signed))
-            quadrature = fem.refine_quadrature(quadrature, fem.dorfler(missing, theta=MARKED_POINTS))
-        elif known > FAST * last:
-            candidates = fem.ridge_candidates(space, quadrature, seed=seed)
+        known = residual.total
+        slow = not refined and known > FAST * last
+        if slow and method < len(solvers) - 1:
+            method, state, known = method + 1, None, math.inf
+        elif slow:
+            candidates = fem.ridge_candidates(space, quadrature, seed=seed, count=COUNT if len(space.hidden) == 1 else COUNT // 5)
             if adaptive:
                 estimate = fem.hierarchical(J, x, candidates)
                 neurons = list(estimate.cells[fem.dorfler(estimate.indicators, theta=MARKED_NEURONS)])
@@ -333,8 +359,10 @@ def random_features(case: Case, problem: fem.Collocation, level: Level, seed: in
 def scratch(case: Case, problem: fem.Collocation, level: Level, seed: int, seconds: float) -> float:
     """Return the error of the final architecture from random weights, on the final points."""
     J, x = problem.on(level.space, level.quadrature), level.space.initial(seed=seed + 1000)
-    result = solve(problem, J, x, None, seconds, steps=10**6)
-    return error(case, problem, level.space, result.x)[1]
+    solvers = methods(problem, level.space)
+    for solver in solvers:
+        x = solver(J, x, None, seconds / len(solvers), 10**6).x
+    return error(case, problem, level.space, x)[1]
 
 
 def run(name: str, seed: int, seconds: float, ablations: bool) -> dict[str, float]:
