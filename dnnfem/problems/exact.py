@@ -153,11 +153,13 @@ class Conditions:
 
     @property
     def fingerprint(self) -> Array:
-        """The lift in some points, to six digits: an equation may read derivatives of it that are zero."""
+        """The lift in some points, to six digits: an equation may read nothing of it that is not zero."""
         points = np.random.default_rng(0).uniform(self.low, self.high, (SAMPLES, len(self.low)))
         with torch.no_grad():
-            found = self.lift(tensor(points)).ravel().tolist()
-        return np.array([float(f"{value:.5e}") for value in found])
+            found = self.lift(tensor(points)).ravel().numpy()
+        # To digits of the largest one: others may be nothing but rounding.
+        largest = float(np.abs(found).max())
+        return np.array([float(f"{largest:.5e}"), *np.round(found / (largest or 1.0), 6)])
 
     @property
     def constant(self) -> Tensor | None:
