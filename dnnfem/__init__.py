@@ -34,7 +34,7 @@ _public = {
     "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
     "observers": ("observe", "progress"),
     "plotting": (),
-    "problems": ("Box", "Classification", "Classifier", "Collocation", "Regression", "Solution"),
+    "problems": ("Box", "Classification", "Classifier", "Collocation", "Regression", "Solution", "next_slab"),
     "quadrature": ("BoxMesh", "Quadrature", "SobolPoints", "UnionMesh"),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
     "refinement": ("coarsen", "insert_layer", "refine_quadrature", "ridge_candidates", "widen"),
@@ -95,6 +95,7 @@ if TYPE_CHECKING:
         Collocation as Collocation,
         Regression as Regression,
         Solution as Solution,
+        next_slab as next_slab,
     )
     from dnnfem.quadrature import (
         BoxMesh as BoxMesh,

@@ -50,6 +50,8 @@ FOREIGN = {
         "problems.fields",
         "problems.pointwise",
         "problems.recording",
+        "problems.slabs",
+        "problems.torched",
     ),
     "numba": ("kernels.compiled",),
     "llvmlite": ("kernels.compiled",),

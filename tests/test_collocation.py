@@ -1,5 +1,6 @@
 """Collocation: a network, a lift and a factor written by hand, exact conditions, sizes of equations, convergence."""
 
+import dataclasses
 import gc
 import math
 import pickle
@@ -17,7 +18,7 @@ import dnnfem as fem
 from dnnfem.functionals import Sum
 from dnnfem.kernels.components import Laplacian, order, order_in
 from dnnfem.problems.fields import Points
-from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints
+from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints, UnionMesh
 from dnnfem.testing import check_functional
 
 BACKENDS = {"reference": {"backend": "reference"}, "compiled": {}, "device": {"device": "cpu"}}
@@ -31,12 +32,16 @@ def few(low, high, count=32):
 
 
 def sides(quadrature, *names):
-    """Return a quadrature with regions on sides ``x0 = 0``, ``x0 = 1`` of the unit box, or at its beginning."""
+    """Return a quadrature with regions on sides of the unit box, ``x0 = 0``, ``x0 = 1``, or at its beginning.
+
+    A name says which side, or is one of a pair with that.
+    """
     regions = {}
-    for name in names:
+    for given in names:
+        name, place = given if isinstance(given, tuple) else (given, given)
         low, high = np.zeros(quadrature.inputs), np.ones(quadrature.inputs)
-        axis = quadrature.inputs - 1 if name == "initial" else int(name.split("x")[-1][0])
-        low[axis] = high[axis] = 0.0 if name == "initial" else float(name.split("= ")[1])
+        axis = quadrature.inputs - 1 if name == "initial" else int(place.split("x")[-1][0])
+        low[axis] = high[axis] = 0.0 if name == "initial" else float(place.split("= ")[1])
         regions[name] = BoxMesh.uniform(low, high, 2, 2).quadrature()
     return Quadrature(
         quadrature.points, quadrature.weights, quadrature.data, quadrature.cells, quadrature.mesh, regions
@@ -100,13 +105,14 @@ class Case:
 
     def problem(self, law, **options):
         """Return the problem on few points."""
-        initial = (self.start, self.speed) if self.velocity else self.start
+        velocity = self.speed if self.velocity else None
         return fem.Collocation(
             law,
             fem.Box(self.low[: self.space], self.high[: self.space]),
             time=(self.low[-1], self.high[-1]) if self.timed else None,
             dirichlet=dict.fromkeys((s for s in self.where if s[0] < self.space), self.start) or None,
-            initial=initial if self.timed and (self.space, 0) in self.where else None,
+            initial=self.start if self.timed and (self.space, 0) in self.where else None,
+            velocity=velocity,
             periodic=self.periodic,
             outputs=self.outputs,
             **{"quadrature": few(self.low, self.high), **options},
@@ -237,8 +243,11 @@ def test_what_a_law_reads_is_what_autograd_finds_of_a_network_by_hand(name):
 
 def test_the_normal_points_outward_and_is_what_u_is_differentiated_along():
     case = Case((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (), outputs=2, timed=True)
-    names = [f"boundary on x{axis} = {end}" for axis, end in both(0, 1)]
-    quadrature = sides(few(case.low, case.high), *names)
+    parts = [sides(few(case.low, case.high), f"x{axis} = {end}").regions for axis, end in both(0, 1)]
+    meshes = [part.mesh for regions in parts for part in regions.values()]
+    quadrature = dataclasses.replace(
+        few(case.low, case.high), regions={"boundary": UnionMesh(tuple(meshes)).quadrature()}
+    )
 
     def flux(p, u):
         along = sum(n * g for n, g in zip(p.normal, u.grad, strict=True))
@@ -246,17 +255,19 @@ def test_the_normal_points_outward_and_is_what_u_is_differentiated_along():
 
     problem = case.problem(lambda p, u: u.value, boundary=flux, quadrature=quadrature)
     x = np.random.default_rng(1).standard_normal(case.network.dim)
-    terms = problem.on(case.network).terms
-    assert [term.region for term in terms] == [None, *names]
-    for term, (axis, end) in zip(terms[1:], both(0, 1), strict=True):
-        m = len(term.quadrature)
-        rows = np.asarray(term.linearize(x).residual()).reshape(-1, m) / np.sqrt(term.quadrature.weights)
-        rows *= term.law.scale[:, None]
-        outward = (2 * end - 1) * derivative(case.u(x), term.quadrature.points, axis)
+    term = problem.on(case.network).terms[1]
+    assert term.region == "boundary"
+    whole = np.asarray(term.linearize(x).residual()).reshape(-1, len(term.quadrature))
+    whole *= term.law.scale[:, None] / np.sqrt(term.quadrature.weights)
+    for rows, points, (axis, end) in zip(
+        np.split(whole, 4, axis=1), np.split(term.quadrature.points, 4), both(0, 1), strict=True
+    ):
+        assert (points[:, axis] == end).all()
+        outward = (2 * end - 1) * derivative(case.u(x), points, axis)
         assert np.allclose(rows[:2], outward, rtol=1e-11, atol=1e-11) and np.allclose(rows[2:4], outward, atol=1e-11)
-        normal = np.zeros((2, m))
+        normal = np.zeros((2, len(points)))
         normal[axis] = 2 * end - 1
-        assert np.allclose(rows[4:] - derivative(case.u(x), term.quadrature.points)[0], normal, atol=1e-12)
+        assert np.allclose(rows[4:] - derivative(case.u(x), points)[0], normal, atol=1e-12)
     for law in (lambda p, u: u.normal, lambda p, u: u.value + p.normal[0]):
         with pytest.raises(ValueError, match="p.normal: got a point inside .*, expected one on its boundary"):
             case.problem(law)
@@ -290,7 +301,8 @@ def test_far_from_the_origin_nothing_is_lost_in_rounding(far):
             fem.Box([offset], [offset + 1.0]),
             time=(offset, offset + 2.0),
             dirichlet=0.0,
-            initial=(0.0, lambda p, c=offset: torch.sin(PI * (p.x[0] - c)) ** 3),
+            initial=0.0,
+            velocity=lambda p, c=offset: torch.sin(PI * (p.x[0] - c)) ** 3,
             quadrature=few((offset, offset), (offset + 1.0, offset + 2.0)),
         )
         for offset in (0.0, far)
@@ -397,13 +409,14 @@ def test_functionals_are_what_they_promise(law, exact, backend):
         fem.Box([0.0], [1.0]),
         time=(0.0, 1.0),
         dirichlet={(0, 0): 0.0},
-        initial=(lambda p: torch.sin(p.x[0]), 0.0),
+        initial=lambda p: torch.sin(p.x[0]),
+        velocity=0.0,
         boundary={(0, 1): lambda p, u: u.normal + u**2 - torch.cos(p.t)},
         exact=exact,
         quadrature=sides(
             few([0.0, 0.0], [1.0, 1.0]),
-            *([] if exact else ["dirichlet on x0 = 0", "initial"]),
-            "boundary on x0 = 1",
+            *([] if exact else [("dirichlet", "x0 = 0"), "initial"]),
+            ("boundary", "x0 = 1"),
         ),
         **BACKENDS[backend],
     )
@@ -730,7 +743,8 @@ MANUFACTURED = {
             fem.Box([0.0], [1.0]),
             time=(0.0, 0.7),
             dirichlet=0.0,
-            initial=(0.0, lambda p: PI * torch.sin(PI * p.x[0])),
+            initial=0.0,
+            velocity=lambda p: PI * torch.sin(PI * p.x[0]),
             quadrature=BoxMesh.uniform([0, 0], [1, 0.7], 4, 4).quadrature(),
         ),
         (20,),
@@ -902,7 +916,7 @@ WRONG = {
         r"dirichlet, initial: got values \[0.0\] and \[1.0\] at \[0.0, 0.0\], where two sides meet, expected equal",
     ),
     "velocity and side": (
-        lambda: timed(dirichlet=lambda p: 3.0 * p.t, initial=(0.0, 1.0)),
+        lambda: timed(dirichlet=lambda p: 3.0 * p.t, initial=0.0, velocity=1.0),
         r"dirichlet, initial: got derivatives in time \[3.0\] and \[1.0\] at .*, expected equal",
     ),
     "no such side": (
@@ -923,18 +937,15 @@ WRONG = {
         r"initial: got derivatives of order 1 in coordinate 0 \[1.0\] at .* and \[-1.0\] at the other end",
     ),
     "a jump of the velocity": (
-        lambda: timed(lambda p, u: u.dtt, initial=(0.0, lambda p: p.x[0]), periodic=(0,)),
+        lambda: timed(lambda p, u: u.dtt, initial=0.0, velocity=lambda p: p.x[0], periodic=(0,)),
         r"initial: got values \[0.0\] at .* and \[1.0\] at the other end, expected equal",
     ),
     "initial without time": (
         lambda: unit(initial=0.0),
         "initial: got a condition for a problem without time, expected",
     ),
-    "three initial values": (
-        lambda: timed(initial=(0.0, 0.0, 0.0)),
-        "initial: got a tuple .*, expected values and first",
-    ),
-    "velocity alone": (lambda: timed(initial=(None, 0.0)), "initial: got a tuple .*, expected values and first"),
+    "three initial values": (lambda: timed(initial=(0.0, 0.0, 0.0)), "initial: got 3 rows, expected 1"),
+    "velocity alone": (lambda: timed(velocity=0.0), "velocity: got first derivatives in time without initial values"),
     "time backwards": (lambda: timed(time=(1.0, 0.0)), r"time: got \(1.0, 0.0\), expected beginning and end"),
     "time stands still": (lambda: timed(time=(1.0, 1.0)), "time: got .*, expected beginning and end"),
     "one time": (lambda: timed(time=1.0), "time: got 1.0, expected beginning and end"),
@@ -950,11 +961,11 @@ WRONG = {
     "dimension": (lambda: unit(d=2, quadrature=at([0.2])), "quadrature: got points with 1 coordinates, expected 2"),
     "regions": (
         lambda: unit(boundary=lambda p, u: u.normal, quadrature=at([0.2])),
-        r"quadrature: got the regions \[\], expected \['boundary on x0 = 0', 'boundary on x0 = 1'\]",
+        r"quadrature: got the regions \[\], expected \['boundary'\]",
     ),
     "regions nobody reads": (
-        lambda: unit(quadrature=sides(at([0.2]), "boundary on x0 = 0")),
-        r"quadrature: got the regions \['boundary on x0 = 0'\], expected \[\]",
+        lambda: unit(quadrature=sides(at([0.2]), ("boundary", "x0 = 0"))),
+        r"quadrature: got the regions \['boundary'\], expected \[\]",
     ),
     "inputs": (lambda: unit().on(fem.FeedforwardSpace(2, (3,), 1)), "space: got 2 inputs .*, expected 1"),
     "outputs of the space": (
@@ -1031,9 +1042,73 @@ def test_data_that_are_not_smooth_across_the_period_are_for_soft_conditions():
 
 def test_opposite_sides_have_different_names():
     low, high = 1e7, 1e7 + 1.0
-    problem = fem.Collocation(lambda p, u: u.value, fem.Box([low], [high]), boundary=lambda p, u: u.normal)
+    problem = fem.Collocation(
+        lambda p, u: u.value, fem.Box([low], [high]), boundary={(0, 0): lambda p, u: u.normal, (0, 1): robin}
+    )
     assert [list(region.points[0]) for region in problem.quadrature.regions.values()] == [[low], [high]]
     assert list(problem.laws)[1:] == ["boundary on x0 = 1e+07", "boundary on x0 = 10000001.0"]
+
+
+def test_sides_with_the_same_condition_are_one_term():
+    def problem(**options):
+        return fem.Collocation(lambda p, u: u.laplacian, fem.Box([0.0, 0.0], [1.0, 2.0]), exact=False, **options)
+
+    names = {
+        "one": (problem(dirichlet=1.0, boundary=robin), ["dirichlet", "boundary"]),
+        "some": (problem(dirichlet={(0, 0): 1.0, (1, 1): 1}), ["dirichlet"]),
+        "different": (
+            problem(dirichlet={(0, 0): 0.0, (0, 1): one, (1, 0): one}),
+            ["dirichlet on x0 = 0", "dirichlet on x0 = 1, x1 = 0"],
+        ),
+    }
+    for found, expected in names.values():
+        assert list(found.quadrature.regions) == expected == list(found.laws)[1:]
+    union = names["different"][0].quadrature.regions[expected[1]]
+    assert set(union.points[union.points[:, 0] != 1.0][:, 1]) == {0.0} and union.total == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_solutions_in_torch_are_the_same_functions(case):
+    problem = case.problem(lambda p, u: u.value)
+    solution = problem.solution(case.network, case.network.initial(2))
+    points = few(case.low, case.high).points
+    at = torch.tensor(points, requires_grad=True)
+    values = solution.to_torch()(at)
+    assert np.allclose(values.detach().numpy(), solution(points), rtol=1e-12, atol=1e-12)
+    gradients = torch.stack([torch.autograd.grad(v.sum(), at, retain_graph=True)[0] for v in values.T], dim=1)
+    assert np.allclose(gradients.numpy(), solution.gradient(points), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", fem.spaces.feedforward.HIDDEN_ACTIVATIONS)
+def test_all_activations_are_the_same_in_torch(activation):
+    inputs = np.random.default_rng(0).uniform(-1.0, 1.0, (30, 2))
+    space = fem.FeedforwardSpace(2, (5, 5), 1, activation, residual=(False, True))
+    solution = fem.Regression(inputs, inputs[:, 0] ** 2).solution(space, space.initial(1))
+    assert np.allclose(solution.to_torch()(torch.tensor(inputs)).numpy(), solution(inputs), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_time_slab_begins_where_the_one_before_ends(moving):
+    wave = timed(
+        lambda p, u: u.dtt - u.laplacian if moving else u.dt - u.laplacian,
+        dirichlet=lambda p: 0.0 * p.t,
+        initial=lambda p: torch.sin(PI * p.x[0]),
+        velocity=(lambda p: torch.sin(PI * p.x[0]) ** 2) if moving else None,
+    )
+    space = fem.FeedforwardSpace(2, (4,), 1)
+    problem, solutions = wave, []
+    for number in range(3):
+        solutions.append(problem.solution(space, space.initial(number)))
+        problem = fem.next_slab(problem, solutions[-1], problem.time[1] + 0.5)
+    for before, after, time in zip(solutions, solutions[1:], (1.0, 1.5), strict=False):
+        at = np.column_stack([np.linspace(0.0, 1.0, 9), np.full(9, time)])
+        assert np.allclose(before(at), after(at), atol=1e-13)
+        if moving:
+            assert np.allclose(before.gradient(at)[:, 0, 1], after.gradient(at)[:, 0, 1], atol=1e-12)
+    with pytest.raises(ValueError, match="^end: got 2.5, expected a time after 2.5"):
+        fem.next_slab(problem, solutions[-1], 2.5)
+    with pytest.raises(ValueError, match="^problem: got one without time"):
+        fem.next_slab(line(bump(0.5)), solutions[-1], 1.0)
 
 
 # ---- archives, other processes
@@ -1119,7 +1194,7 @@ def robin(p, u):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_functionals_and_solutions_are_pickled(backend):
     problem = timed(
-        burgers, dirichlet={(0, 0): sine}, initial=(sine, 1.0), boundary={(0, 1): robin}, **BACKENDS[backend]
+        burgers, dirichlet={(0, 0): sine}, initial=sine, velocity=1.0, boundary={(0, 1): robin}, **BACKENDS[backend]
     )
     space = fem.FeedforwardSpace(2, (3,), 1)
     x, J = space.initial(0), problem.on(space)

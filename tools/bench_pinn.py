@@ -158,7 +158,8 @@ def wave() -> fem.Collocation:
         fem.Box([0.0], [1.0]),
         time=(0.0, 1.0),
         dirichlet=0.0,
-        initial=(lambda p: torch.sin(PI * p.x[0]) + 0.5 * torch.sin(5.0 * PI * p.x[0]), 0.0),
+        initial=lambda p: torch.sin(PI * p.x[0]) + 0.5 * torch.sin(5.0 * PI * p.x[0]),
+        velocity=0.0,
     )
 
 
@@ -289,7 +290,10 @@ def grow(case: Case, problem: fem.Collocation, seed: int, seconds: float, adapti
         # A run that has just grown may stand worse than before.
         best = level if best is None or level.residual <= best.residual else best
         if VERBOSE:
-            print(f"  {space} dim {space.dim}, {points(quadrature)} points, residual {residual.total:.2e}, {residual.parts['points']:.2e}, error {error(case, problem, space, x)[0]:.2e}, {level.seconds:.1f} s, {result.steps[-1].number} {result.status.name}", flush=True)
+            print(
+                f"  {space} dim {space.dim}, {points(quadrature)} points, residual {residual.total:.2e}, {residual.parts['points']:.2e}, error {error(case, problem, space, x)[0]:.2e}, {level.seconds:.1f} s, {result.steps[-1].number} {result.status.name}",
+                flush=True,
+            )
         if level.seconds >= seconds:
             return best
         known = residual.total
@@ -297,7 +301,9 @@ def grow(case: Case, problem: fem.Collocation, seed: int, seconds: float, adapti
         if slow and method < len(solvers) - 1:
             method, state, known = method + 1, None, math.inf
         elif slow:
-            candidates = fem.ridge_candidates(space, quadrature, seed=seed, count=COUNT if len(space.hidden) == 1 else COUNT // 5)
+            candidates = fem.ridge_candidates(
+                space, quadrature, seed=seed, count=COUNT if len(space.hidden) == 1 else COUNT // 5
+            )
             if adaptive:
                 estimate = fem.hierarchical(J, x, candidates)
                 neurons = list(estimate.cells[fem.dorfler(estimate.indicators, theta=MARKED_NEURONS)])

@@ -11,6 +11,7 @@ _public = {
     "collocation": ("Collocation",),
     "domains": ("Box",),
     "regression": ("Regression",),
+    "slabs": ("next_slab",),
     "solution": ("Solution",),
     "torched": ("TorchFunction",),
 }
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dnnfem.problems.collocation import Collocation as Collocation
     from dnnfem.problems.domains import Box as Box
     from dnnfem.problems.regression import Regression as Regression
+    from dnnfem.problems.slabs import next_slab as next_slab
     from dnnfem.problems.solution import Solution as Solution
     from dnnfem.problems.torched import TorchFunction as TorchFunction
 else:

@@ -14,11 +14,11 @@ from dnnfem.functionals import Functional, Integral, Sum
 from dnnfem.functionals.integral import budget
 from dnnfem.kernels.components import order, order_in
 from dnnfem.problems.ansatz import AffineAnsatz
-from dnnfem.problems.conditions import Misfit, Side, sided
+from dnnfem.problems.conditions import Misfit, Side, joined, sided
 from dnnfem.problems.covering import covering, scaled
 from dnnfem.problems.domains import Box
 from dnnfem.problems.exact import Conditions, ExactAnsatz
-from dnnfem.problems.fields import Jet, Points
+from dnnfem.problems.fields import Corners, Jet, Points
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
@@ -34,8 +34,8 @@ ResidualLaw = Callable[[Points, Jet], Any]
 class Collocation:
     """A differential equation on a box, by least squares: ``J = sum_q w_q sum_k (r_k(p_q, u) / s_k)^2 / 2``.
 
-    The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random neurons of
-    size one, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions on sides of the
+    The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random neurons,
+    relative to those of `u`, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions on sides of the
     box hold exactly, see `dnnfem.problems.exact`, or their residuals are further terms of `J`, scaled like equations.
 
     Parameters
@@ -51,8 +51,8 @@ class Collocation:
     dirichlet : number, sequence, callable or mapping, optional
         Values on all sides of the box, one per output, or ``g(p)`` in torch; or these for some sides, ``(axis, end)``
         with end 0 or 1.  `g` is called on the boundary only.
-    initial : number, callable, or pair of these, optional
-        Values at the beginning; a tuple of two for values and first derivatives in time.
+    initial, velocity : number, sequence or callable, optional
+        Values at the beginning, and first derivatives in time.
     boundary : callable or mapping, optional
         Further residuals ``law(p, u)`` on all sides, or on some; with ``p.normal`` and ``u.normal``, the derivative
         along it, these are Neumann's and Robin's conditions.
@@ -87,6 +87,7 @@ class Collocation:
     time: tuple[float, float] | None = None
     dirichlet: Any = None
     initial: Any = None
+    velocity: Any = None
     boundary: ResidualLaw | Mapping[Side, ResidualLaw] | None = None
     periodic: tuple[int, ...] = ()
     outputs: int = 1
@@ -107,36 +108,35 @@ class Collocation:
         space = self.domain.dim
         free = [axis for axis in range(space) if axis not in self.periodic]
         sides = sided("dirichlet", self.dirichlet, free)
-        start, velocity = self.initial if isinstance(self.initial, tuple) else (self.initial, None)
-        if start is not None:
-            sides[space, 0] = start
-        soft: dict[str, tuple[Side, ResidualLaw]] = {}
-        for side, given in {} if self.exact else sides.items():
-            name = "initial" if side[0] == space else f"dirichlet on {self._name(side)}"
-            soft[name] = side, Misfit(name, given, velocity if side[0] == space else None)
-        for side, condition in sided("boundary", self.boundary, free).items():
-            soft[f"boundary on {self._name(side)}"] = side, condition
-        quadrature = self.quadrature or covering(
-            *self._bounds, {name: side for name, (side, _) in soft.items()}, self.seed
-        )
+        soft: dict[str, tuple[list[Side], ResidualLaw]] = {}
+        if not self.exact:
+            for name, (members, given) in joined("dirichlet", sides, self._bounds).items():
+                soft[name] = members, Misfit(name, given)
+        if self.initial is not None and not self.exact:
+            soft["initial"] = [(space, 0)], Misfit("initial", self.initial, self.velocity)
+        elif self.initial is not None:
+            sides[space, 0] = self.initial
+        soft |= joined("boundary", sided("boundary", self.boundary, free), self._bounds)
+        covered = {name: members for name, (members, _) in soft.items()}
+        quadrature = self.quadrature or covering(*self._bounds, covered, self.seed)
         self._fits(quadrature, list(soft))
         object.__setattr__(self, "quadrature", quadrature)
         laws = {"law": recorded(self.law, "law", quadrature.points, space, self.outputs)}
         # In the order of the quadrature, by which its cells are numbered.
         for name, region in quadrature.regions.items():
-            side, condition = soft[name]
-            laws[name] = recorded(condition, name, region.points, space, self.outputs, self._outward(side))
+            laws[name] = recorded(soft[name][1], name, region.points, space, self.outputs, self._bounds)
         ansatz: ExactAnsatz | AffineAnsatz = self._affine
         if sides and self.exact:
             orders = {i: max(order_in(i, c) for law in laws.values() for c in law.components) for i in self.periodic}
-            ansatz = ExactAnsatz(self._affine, Conditions(*self._bounds, space, self.outputs, sides, velocity, orders))
+            conditions = Conditions(*self._bounds, space, self.outputs, sides, self.velocity, orders)
+            ansatz = ExactAnsatz(self._affine, conditions)
         object.__setattr__(self, "ansatz", ansatz)
         neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic)
         parts = {"law": quadrature, **quadrature.regions}
-        object.__setattr__(self, "laws", {name: scaled(law, parts[name], ansatz, neuron) for name, law in laws.items()})
+        object.__setattr__(self, "laws", scaled(laws, parts, ansatz, neuron))
 
     @property
-    def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _bounds(self) -> Corners:
         """Corners of the box with time."""
         start, end = ((), ()) if self.time is None else ((float(t),) for t in self.time)
         return (*self.domain.low, *start), (*self.domain.high, *end)
@@ -146,17 +146,6 @@ class Collocation:
         """From the box to [-1, 1]^d; outputs are in the user's units."""
         low, high = (0.5 * np.array(corner) for corner in self._bounds)
         return AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.ones(self.outputs))
-
-    def _name(self, side: Side) -> str:
-        place = self._bounds[side[1]][side[0]]
-        # Six digits if these are all: opposite sides must have different names.
-        short = f"{place:g}"
-        return f"x{side[0]} = {short if float(short) == place else repr(place)}"
-
-    def _outward(self, side: Side) -> tuple[float, ...] | None:
-        """Return the normal of a side in space."""
-        (axis, end), dim = side, self.domain.dim
-        return None if axis == dim else tuple((2.0 * end - 1.0) * (i == axis) for i in range(dim))
 
     def _fits(self, quadrature: Quadrature, names: list[str]) -> None:
         """Raise a `ValueError` if a quadrature is not one for this problem."""
@@ -237,8 +226,8 @@ def _check(problem: Collocation) -> None:
             raise ValueError(f"time: got {problem.time!r}, expected beginning and end, the first one less")
     elif problem.initial is not None:
         raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
-    if isinstance(problem.initial, tuple) and (len(problem.initial) != 2 or problem.initial[0] is None):
-        raise ValueError(f"initial: got a tuple {problem.initial!r}, expected values and first derivatives in time")
+    if problem.velocity is not None and problem.initial is None:
+        raise ValueError("velocity: got first derivatives in time without initial values, expected both")
     axes = range(problem.domain.dim)
     periodic = tuple(problem.periodic) if isinstance(problem.periodic, Iterable) else (None,)
     if len(set(periodic)) != len(periodic) or not all(axis in axes for axis in periodic):

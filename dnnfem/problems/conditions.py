@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dnnfem.problems.fields import Jet, Points
+from dnnfem.problems.fields import Corners, Jet, Points
 from dnnfem.problems.pointwise import rows
 
 Values = Callable[[Points], Any] | float | int | Sequence[float]
@@ -36,6 +36,36 @@ def sided(name: str, given: Any, axes: Sequence[int]) -> dict[Side, Any]:
             expected = ", ".join(map(str, sides)) or "none, as the problem is periodic in all coordinates"
             raise ValueError(f"{name}: got a condition on the side {side!r}, expected some of {expected}")
     return {side: given[side] for side in sides if side in given}
+
+
+def joined(kind: str, given: Mapping[Side, Any], box: Corners) -> dict[str, tuple[list[Side], Any]]:
+    """Return what is given by name, with the sides where it is the same: one term of the functional then does.
+
+    Names are the kind of condition alone, or with all sides where different things hold on different ones.
+    """
+    groups: list[tuple[list[Side], Any]] = []
+    for side, condition in given.items():
+        # Numbers may be equal, functions are the same or not.
+        known = (members for members, other in groups if other is condition or _equal(other, condition))
+        members = next(known, None)
+        if members is None:
+            groups.append(([side], condition))
+        else:
+            members.append(side)
+    if len(groups) == 1:
+        return {kind: groups[0]}
+    return {f"{kind} on {', '.join(_name(side, box) for side in group[0])}": group for group in groups}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return isinstance(a, int | float) and isinstance(b, int | float) and a == b
+
+
+def _name(side: Side, box: Corners) -> str:
+    place = box[side[1]][side[0]]
+    # Six digits if these are all: opposite sides must have different names.
+    short = f"{place:g}"
+    return f"x{side[0]} = {short if float(short) == place else repr(place)}"
 
 
 def values(name: str, given: Values, points: torch.Tensor, space: int, outputs: int) -> torch.Tensor:

@@ -14,6 +14,9 @@ from dnnfem.records import Array
 
 Tensor = torch.Tensor
 
+Corners = tuple[tuple[float, ...], tuple[float, ...]]
+"""Lower and upper corner of a box."""
+
 
 @dataclass(frozen=True, eq=False)
 class Points:
@@ -31,7 +34,7 @@ class Points:
 
     coordinates: Tensor
     space: int
-    outward: tuple[float, ...] | None = None
+    box: Corners | None = None
 
     @property
     def x(self) -> Tensor:
@@ -48,10 +51,13 @@ class Points:
     @property
     def normal(self) -> Tensor:
         """Outward unit normal, shape (d, m)."""
-        if self.outward is None:
+        if self.box is None:
             raise ValueError("p.normal: got a point inside the domain, expected one on its boundary")
-        normal = torch.tensor(self.outward, dtype=self.coordinates.dtype, device=self.coordinates.device)
-        return normal[:, None].expand(-1, len(self.coordinates))
+        low, high = (self.coordinates.new_tensor(corner[: self.space])[:, None] for corner in self.box)
+        # The side that is nearest, relative to the box, for points that may be rounded.
+        distances = torch.cat([self.x - low, high - self.x]).abs() / torch.cat([high - low, high - low])
+        nearest = torch.nn.functional.one_hot(distances.argmin(dim=0), 2 * self.space).to(self.coordinates.dtype).T
+        return nearest[self.space :] - nearest[: self.space]
 
 
 class Jet:
@@ -149,8 +155,7 @@ class Jet:
     def normal(self) -> Tensor:
         """Derivative along the outward normal; in conditions on the boundary only."""
         # The numbers and not `p.normal`, which may be on a device.
-        outward = self._points.outward or self._points.normal
-        result: Tensor = sum(n * self.d(i) for i, n in enumerate(outward) if n != 0.0)
+        result: Tensor = sum(n * self.d(i) for i, n in enumerate(self._points.normal))  # type: ignore[assignment]
         return result
 
     @classmethod

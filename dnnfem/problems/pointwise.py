@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dnnfem.kernels.components import Component
-from dnnfem.problems.fields import Jet, Points, Tensor, tensor, value_of
+from dnnfem.problems.fields import Corners, Jet, Points, Tensor, tensor, value_of
 from dnnfem.records import Array
 
 
@@ -153,8 +153,8 @@ class PointwiseLaw:
         Sizes of the equations.
     affine : bool
         Whether the residuals are affine in the jet.
-    outward : tuple of float, optional
-        The normal on a side of the domain.
+    box : pair of tuples of float, optional
+        Corners of the box whose sides points are on, for the normal.
     """
 
     function: Callable[[Points, Jet], Any]
@@ -164,7 +164,7 @@ class PointwiseLaw:
     components: tuple[Component, ...]
     scale: Array = field(default_factory=lambda: np.ones(1))
     affine: bool = True
-    outward: tuple[float, ...] | None = None
+    box: Corners | None = None
     kind: Literal["residual", "loss"] = "residual"
 
     def evaluate(self, points: Tensor, jet: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class PointwiseLaw:
                 )
             return jet[self.components.index(component)]
 
-        where = Points(points, self.space, self.outward)
+        where = Points(points, self.space, self.box)
         found = rows(self.name, self.function(where, Jet(read, where, self.outputs)), points)
         return found / torch.as_tensor(self.scale, dtype=points.dtype, device=points.device)[:, None]
 

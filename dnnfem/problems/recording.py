@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dnnfem.kernels.components import Component
-from dnnfem.problems.fields import Jet, Points, Tensor, tensor
+from dnnfem.problems.fields import Corners, Jet, Points, Tensor, tensor
 from dnnfem.problems.pointwise import PointwiseLaw, Residuals, rows
 from dnnfem.records import Array
 
@@ -33,7 +33,7 @@ def recorded(
     points: Array,
     space: int,
     outputs: int,
-    outward: tuple[float, ...] | None = None,
+    box: Corners | None = None,
 ) -> PointwiseLaw:
     """Call a law with random jets, and return it with the components that it read and whether it is affine.
 
@@ -47,8 +47,8 @@ def recorded(
         Where it is called.
     space, outputs : int
         Number of space coordinates and of outputs.
-    outward : tuple of float, optional
-        The normal on a side of the domain.
+    box : pair of tuples of float, optional
+        Corners of the box whose sides the points are on, for the normal.
 
     Raises
     ------
@@ -66,13 +66,13 @@ def recorded(
             jets[component] = draw.requires_grad_()
         return jets[component]
 
-    at = Points(where, space, outward)
+    at = Points(where, space, box)
     with torch.enable_grad():
         residual = rows(name, function(at, Jet(read, at, outputs)), where)
         if not jets:
             raise ValueError(f"{name}: got residuals that do not read u, expected ones that depend on it")
     components, count = tuple(jets), len(residual)
-    law = PointwiseLaw(function, name, space, outputs, components, np.ones(count), True, outward)
+    law = PointwiseLaw(function, name, space, outputs, components, np.ones(count), True, box)
 
     def draw(size: float) -> Tensor:
         return size * torch.randn((len(components), outputs, m), generator=generator, dtype=where.dtype, device="cpu")

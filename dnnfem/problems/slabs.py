@@ -1,0 +1,74 @@
+"""Time slabs: an evolution equation is solved on one interval of time after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from dnnfem.problems.collocation import Collocation
+from dnnfem.problems.fields import Points
+from dnnfem.problems.solution import Solution
+
+
+@dataclass(frozen=True, eq=False)
+class Final:
+    """A solution, or its derivative in time, as a condition: ``g(p)`` at the points where it is asked for.
+
+    Parameters
+    ----------
+    function : callable
+        Of points (m, d) in torch to values (m, outputs).
+    velocity : bool
+        Whether the derivative is meant.
+    """
+
+    function: Any
+    velocity: bool = False
+
+    def __call__(self, p: Points) -> torch.Tensor:
+        """Return rows of numbers, one per output."""
+        at = p.coordinates
+        if not self.velocity:
+            return torch.as_tensor(self.function(at)).T
+        with torch.enable_grad():
+            at = at if at.requires_grad else at.detach().clone().requires_grad_()
+            rows = [torch.autograd.grad(value.sum(), at, create_graph=True)[0][:, -1] for value in self.function(at).T]
+        return torch.stack(rows)
+
+
+def next_slab(problem: Collocation, solution: Solution, end: float) -> Collocation:
+    """Return a problem on the interval of time after that of another one, which begins where its solution ends.
+
+    Long intervals are hard for least squares: an error at the beginning is cheaper than all that follows from it.  On
+    short ones solutions are simple, and each begins with what the one before has found.
+
+    Parameters
+    ----------
+    problem : Collocation
+        With `time`; initial velocities are passed on if it has some.
+    solution : Solution
+        Of this problem.
+    end : float
+        Of the new interval.
+
+    Returns
+    -------
+    Collocation
+        With points of its own, as many as a new problem has.
+
+    Raises
+    ------
+    ValueError
+        If the problem has no time, or `end` is not later than its end.
+    """
+    if problem.time is None:
+        raise ValueError("problem: got one without time, expected time=(t0, t1)")
+    begin = problem.time[1]
+    if not end > begin:
+        raise ValueError(f"end: got {end!r}, expected a time after {begin!r}, the end of the interval before")
+    function = solution.to_torch()
+    velocity = None if problem.velocity is None else Final(function, velocity=True)
+    quadrature: Any = None
+    return replace(problem, time=(begin, float(end)), initial=Final(function), velocity=velocity, quadrature=quadrature)
