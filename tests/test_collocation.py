@@ -1050,6 +1050,9 @@ def test_opposite_sides_have_different_names():
 
 
 def test_sides_with_the_same_condition_are_one_term():
+    def one(p):
+        return torch.ones_like(p.x[0])
+
     def problem(**options):
         return fem.Collocation(lambda p, u: u.laplacian, fem.Box([0.0, 0.0], [1.0, 2.0]), exact=False, **options)
 

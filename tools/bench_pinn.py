@@ -24,11 +24,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -40,14 +39,12 @@ from threadpoolctl import threadpool_limits
 
 import dnnfem as fem
 from dnnfem.functionals import Composed
-from dnnfem.spaces.feedforward import ridges
 
 Array = np.ndarray
-Method = Callable[[Any, Array, fem.State | None, float, int], fem.Result]
+Start = tuple[fem.FeedforwardSpace, Array]
+Values = Callable[[Array], Array]
 PI = math.pi
 
-
-VERBOSE = "VERBOSE" in os.environ
 
 STEPS = 30
 """Steps of a solve between two looks at the residual."""
@@ -82,6 +79,7 @@ class Case:
     seconds: float
     rms: float | None = None
     relative: float | None = None
+    slabs: int = 1
 
 
 def at(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -179,7 +177,7 @@ CASES = {
     "poisson2d_bump": Case(
         lambda: poisson(references.poisson2d_bump_source, 2, dirichlet=at(references.poisson2d_bump)),
         references.poisson2d_bump,
-        (16, 16),
+        (20, 20),
         120.0,
         relative=1e-7,
     ),
@@ -211,9 +209,9 @@ CASES = {
     "allen_cahn": Case(
         allen_cahn, lambda p: references.allen_cahn()(p[:, 1], p[:, 0]), (16, 16, 16), 300.0, relative=1e-5
     ),
-    "convection": Case(convection, references.convection, (8, 8), 180.0, relative=1e-6),
+    "convection": Case(convection, references.convection, (10, 10), 180.0, relative=1e-6, slabs=8),
     "reaction": Case(reaction, references.reaction, (12, 12), 180.0, relative=1e-6),
-    "wave": Case(wave, references.wave, (8, 8), 180.0, relative=1e-6),
+    "wave": Case(wave, references.wave, (14, 14), 180.0, relative=1e-6, slabs=5),
     "helmholtz2d": Case(helmholtz2d, references.helmholtz2d, (20,), 180.0, relative=1e-7),
 }
 
@@ -227,7 +225,6 @@ class Level:
     quadrature: fem.Quadrature
     residual: float
     seconds: float
-    growing: bool = field(default=False)
 
 
 def everywhere(quadrature: fem.Quadrature) -> Array:
@@ -240,22 +237,17 @@ def points(quadrature: fem.Quadrature) -> int:
     return len(quadrature) + sum(len(region) for region in quadrature.regions.values())
 
 
-def methods(problem: fem.Collocation, space: fem.FeedforwardSpace) -> list[Method]:
-    """Return the solvers to be used one after another: each goes on where the one before makes no progress.
+def solve(
+    problem: fem.Collocation, J: Any, x: Array, state: fem.State | None, seconds: float, steps: int = STEPS
+) -> fem.Result:
+    """Run some steps of the method that the problem asks for.
 
-    Levenberg-Marquardt steps find the places of neurons from far away, also of those in several layers; Gauss-Newton
-    steps of the condensed functional, where the output layer is solved for by orthogonal factorizations, get the digits.
+    A single layer and an affine law: Gauss-Newton on the condensed functional, where the output layer is solved for by
+    orthogonal factorizations, down to the last digits.  Otherwise Levenberg-Marquardt, whose steps cost less.
     """
-
-    def levenberg_marquardt(J: Any, x: Array, state: fem.State | None, seconds: float, steps: int) -> fem.Result:
-        return fem.trust_region(J, x, 0.0, state=state, curvature=True, max_steps=steps, max_seconds=seconds)
-
-    def gauss_newton(J: Any, x: Array, state: fem.State | None, seconds: float, steps: int) -> fem.Result:
+    if len(J.space.hidden) == 1 and all(law.affine for law in problem.laws.values()):
         return fem.gauss_newton(J, x, 0.0, state=state, max_steps=steps, max_seconds=seconds)
-
-    if not all(law.affine for law in problem.laws.values()):
-        return [levenberg_marquardt]
-    return [gauss_newton] if len(space.hidden) == 1 else [levenberg_marquardt, gauss_newton]
+    return fem.trust_region(J, x, 0.0, state=state, curvature=True, max_steps=steps, max_seconds=seconds)
 
 
 def resolved(
@@ -272,103 +264,129 @@ def resolved(
         quadrature = fem.refine_quadrature(quadrature, fem.dorfler(missing, theta=MARKED_POINTS))
 
 
-def grow(case: Case, problem: fem.Collocation, seed: int, seconds: float, adaptive: bool = True, most: int = 10**9):
-    """Run the loop until its time is over or the next level would have more than `most` coefficients; return where."""
+def grow(
+    problem: fem.Collocation, start: Start, seed: int, seconds: float, adaptive: bool = True, most: int = 10**9
+) -> Level:
+    """Run the loop until its time is over or the next level would have more than `most` coefficients.
+
+    What is returned has the least residual: a level that has just begun may stand worse than the one before.
+    """
     began = time.perf_counter()
-    space = fem.FeedforwardSpace(case_inputs(problem), case.hidden, problem.outputs, periodic=problem.periodic)
-    x, state, quadrature, last = space.initial(seed=seed), None, problem.quadrature, math.inf
-    solvers, method, best = methods(problem, space), 0, None
+    (space, x), state, quadrature, last = start, None, problem.quadrature, math.inf
+    best = None
     while True:
         while points(quadrature) < POINTS * space.dim:
             quadrature = fem.refine_quadrature(quadrature, everywhere(quadrature))
         J = problem.on(space, quadrature)
-        left = max(seconds - (time.perf_counter() - began), 0.0)
-        result = solvers[method](J, x, state, left, STEPS)
+        result = solve(problem, J, x, state, max(seconds - (time.perf_counter() - began), 0.0))
         x, state = result.x, result.state
         quadrature, residual, refined = resolved(problem, space, x, quadrature)
         level = Level(space, x, quadrature, residual.total, time.perf_counter() - began)
-        # A run that has just grown may stand worse than before.
         best = level if best is None or level.residual <= best.residual else best
-        if VERBOSE:
-            print(
-                f"  {space} dim {space.dim}, {points(quadrature)} points, residual {residual.total:.2e}, {residual.parts['points']:.2e}, error {error(case, problem, space, x)[0]:.2e}, {level.seconds:.1f} s, {result.steps[-1].number} {result.status.name}",
-                flush=True,
-            )
         if level.seconds >= seconds:
-            return best
-        known = residual.total
-        slow = not refined and known > FAST * last
-        if slow and method < len(solvers) - 1:
-            method, state, known = method + 1, None, math.inf
-        elif slow:
-            candidates = fem.ridge_candidates(
-                space, quadrature, seed=seed, count=COUNT if len(space.hidden) == 1 else COUNT // 5
-            )
-            if adaptive:
-                estimate = fem.hierarchical(J, x, candidates)
-                neurons = list(estimate.cells[fem.dorfler(estimate.indicators, theta=MARKED_NEURONS)])
-            else:
-                pool = candidates.draw(problem.ansatz.reference, x)
-                chosen = np.random.default_rng(seed).permutation(len(pool))[: max(4, sum(space.hidden) // 3)]
-                neurons = [pool[k] for k in chosen]
-            wider, P = fem.widen(space, neurons) if neurons else (space, None)
-            if not neurons or wider.dim > most:
-                return best
-            space, x, known = wider, P(x), math.inf
-        last = known
+            return replace(best, seconds=level.seconds)
+        slow, last = not refined and residual.total > FAST * last, residual.total
+        if not slow:
+            continue
+        last = math.inf
+        neurons = chosen(problem, J, x, quadrature, seed, adaptive)
+        wider, P = fem.widen(space, neurons)
+        if wider.dim > most:
+            return replace(best, seconds=level.seconds)
+        space, x = wider, P(x)
 
 
-def case_inputs(problem: fem.Collocation) -> int:
-    """Return the number of coordinates, time included."""
-    return problem.domain.dim + (problem.time is not None)
+def chosen(
+    problem: fem.Collocation, J: Any, x: Array, quadrature: fem.Quadrature, seed: int, adaptive: bool
+) -> list[Any]:
+    """Return the neurons to be added: those of the hierarchical estimate, or random ones."""
+    space = J.space
+    count = COUNT if len(space.hidden) == 1 else COUNT // 5
+    candidates = fem.ridge_candidates(space, quadrature, seed=seed, count=count)
+    if adaptive:
+        estimate = fem.hierarchical(J, x, candidates)
+        marked = fem.dorfler(estimate.indicators, theta=MARKED_NEURONS)
+        if len(marked):
+            return list(estimate.cells[marked])
+    pool = candidates.draw(problem.ansatz.reference, x)
+    order = np.random.default_rng(seed).permutation(len(pool))
+    return [pool[k] for k in order[: max(4, sum(space.hidden) // 3)]]
 
 
-def error(case: Case, problem: fem.Collocation, space: fem.FeedforwardSpace, x: Array) -> tuple[float, float]:
+def first(problem: fem.Collocation, hidden: tuple[int, ...], seed: int) -> Start:
+    """Return the space that a run begins with, and random coefficients."""
+    inputs = problem.domain.dim + (problem.time is not None)
+    space = fem.FeedforwardSpace(inputs, hidden, problem.outputs, periodic=problem.periodic)
+    return space, space.initial(seed=seed)
+
+
+def march(case: Case, problem: fem.Collocation, seed: int, seconds: float) -> tuple[Values, list[Level]]:
+    """Solve one time slab after another, each with its share of the time; return the solution and the levels."""
+    if case.slabs == 1:
+        level = grow(problem, first(problem, case.hidden, seed), seed, seconds)
+        return problem.solution(level.space, level.x), [level]
+    begin, end = problem.time
+    edges = np.linspace(begin, end, case.slabs + 1).tolist()
+    part, start = replace(problem, time=(begin, edges[1]), quadrature=None), None
+    solutions, levels = [], []
+    for number in range(1, case.slabs + 1):
+        level = grow(part, start or first(part, case.hidden, seed), seed, seconds / case.slabs)
+        levels.append(level)
+        solutions.append(part.solution(level.space, level.x))
+        # What the network of one slab looks like is a good guess for the next one.
+        start = level.space, level.x
+        if number < case.slabs:
+            part = fem.next_slab(part, solutions[-1], edges[number + 1])
+
+    def values(places: Array) -> Array:
+        result, owner = np.empty((len(places), 1)), np.searchsorted(edges[1:-1], places[:, -1])
+        for number, solution in enumerate(solutions):
+            result[owner == number] = solution(places[owner == number])
+        return result
+
+    return values, levels
+
+
+def error(case: Case, problem: fem.Collocation, solution: Values) -> tuple[float, float]:
     """Return the relative and the root mean square error at random points."""
-    low, high = (
-        (problem.quadrature.mesh.lower.min(axis=0), problem.quadrature.mesh.upper.max(axis=0))
-        if isinstance(problem.quadrature.mesh, fem.BoxMesh)
-        else (problem.quadrature.mesh.low, problem.quadrature.mesh.high)
-    )
+    low, high = (list(corner) for corner in (problem.domain.low, problem.domain.high))
+    if problem.time is not None:
+        low, high = [*low, problem.time[0]], [*high, problem.time[1]]
     places = np.random.default_rng(12345).uniform(low, high, (TEST, len(low)))
     exact = case.exact(places)
-    rms = float(np.sqrt(np.mean((problem.solution(space, x)(places)[:, 0] - exact) ** 2)))
+    rms = float(np.sqrt(np.mean((solution(places)[:, 0] - exact) ** 2)))
     rms = rms if math.isfinite(rms) else math.inf
     return rms / float(np.sqrt(np.mean(exact**2))), rms
 
 
 def random_features(case: Case, problem: fem.Collocation, level: Level, seed: int, seconds: float) -> float:
-    """Return the best error of untrained neurons of three scales, with as many coefficients, the output layer solved."""
+    """Return the best error of untrained neurons of three scales, as many coefficients, the output layer solved for."""
     inputs, best = level.space.inputs, math.inf
     features = inputs + len(problem.periodic)
     width = (level.space.dim - problem.outputs) // (features + 1 + problem.outputs)
-    space = fem.FeedforwardSpace(inputs, (width,), problem.outputs, periodic=problem.periodic)
-    J = problem.on(space, level.quadrature)
-    outer = space.condensable.ravel()
-    for scales in SCALES:
-        x, random = space.initial(seed=seed), np.random.default_rng(seed)
-        block = space.blocks[0]
-        lengths = np.exp(random.uniform(*np.log(scales), width))
-        rows = x[: block.bias_start].reshape(width, features)
-        factors = lengths / np.linalg.norm(rows, axis=1)
-        x[: block.bias_start] = (rows * factors[:, None]).ravel()
-        x[block.bias_start : block.stop] *= factors
-        matrix = sp.csr_array(
-            sp.coo_array((np.ones(len(outer)), (outer, np.arange(len(outer)))), (space.dim, len(outer)))
-        )
-        part = Composed(J, fem.Transfer(matrix, x))
-        found = fem.gauss_newton(part, np.zeros(len(outer)), 0.0, max_steps=20, max_seconds=seconds, condensed=False)
-        best = min(best, error(case, problem, space, part.transfer(found.x))[1])
+    space, x = first(problem, (width,), seed)
+    J, block, outer = problem.on(space, level.quadrature), space.blocks[0], space.condensable.ravel()
+    entries = (np.ones(len(outer)), (outer, np.arange(len(outer))))
+    matrix = sp.csr_array(sp.coo_array(entries, shape=(space.dim, len(outer))))
+    rows = x[: block.bias_start].reshape(width, features)
+    lengths = np.linalg.norm(rows, axis=1)
+    for low, high in SCALES:
+        factors = np.exp(np.random.default_rng(seed).uniform(math.log(low), math.log(high), width)) / lengths
+        drawn = np.zeros(space.dim)
+        drawn[: block.bias_start] = (rows * factors[:, None]).ravel()
+        drawn[block.bias_start : block.stop] = x[block.bias_start : block.stop] * factors
+        part = Composed(J, fem.Transfer(matrix, drawn))
+        start = np.zeros(len(outer))
+        found = fem.gauss_newton(part, start, 0.0, max_steps=20, max_seconds=seconds, condensed=False)
+        best = min(best, error(case, problem, problem.solution(space, part.transfer(found.x)))[1])
     return best
 
 
 def scratch(case: Case, problem: fem.Collocation, level: Level, seed: int, seconds: float) -> float:
     """Return the error of the final architecture from random weights, on the final points."""
     J, x = problem.on(level.space, level.quadrature), level.space.initial(seed=seed + 1000)
-    solvers = methods(problem, level.space)
-    for solver in solvers:
-        x = solver(J, x, None, seconds / len(solvers), 10**6).x
-    return error(case, problem, level.space, x)[1]
+    result = solve(problem, J, x, None, seconds, steps=10**6)
+    return error(case, problem, problem.solution(level.space, result.x))[1]
 
 
 def run(name: str, seed: int, seconds: float, ablations: bool) -> dict[str, float]:
@@ -377,14 +395,17 @@ def run(name: str, seed: int, seconds: float, ablations: bool) -> dict[str, floa
     case = CASES[name]
     with threadpool_limits(1):
         problem = case.make()
-        level = grow(case, problem, seed, seconds)
-        relative, rms = error(case, problem, level.space, level.x)
-        found = {"rel_l2": relative, "rms": rms, "seconds": level.seconds, "dim": float(level.space.dim)}
-        found["points"], found["residual"] = float(points(level.quadrature)), level.residual
-        if ablations:
+        solution, levels = march(case, problem, seed, seconds)
+        relative, rms = error(case, problem, solution)
+        found = {"rel_l2": relative, "rms": rms, "seconds": sum(level.seconds for level in levels)}
+        found["dim"] = float(sum(level.space.dim for level in levels))
+        found["points"] = float(sum(points(level.quadrature) for level in levels))
+        found["residual"] = max(level.residual for level in levels)
+        if ablations and case.slabs == 1:
+            level = levels[0]
             found["random_features_rms"] = random_features(case, problem, level, seed, seconds)
-            other = grow(case, problem, seed, seconds, adaptive=False, most=level.space.dim)
-            found["uniform_rms"] = error(case, problem, other.space, other.x)[1]
+            other = grow(problem, first(problem, case.hidden, seed), seed, seconds, False, level.space.dim)
+            found["uniform_rms"] = error(case, problem, problem.solution(other.space, other.x))[1]
             found["scratch_rms"] = scratch(case, problem, level, seed, level.seconds)
     return found
 

@@ -35,8 +35,9 @@ class Collocation:
     """A differential equation on a box, by least squares: ``J = sum_q w_q sum_k (r_k(p_q, u) / s_k)^2 / 2``.
 
     The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random neurons,
-    relative to those of `u`, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions on sides of the
-    box hold exactly, see `dnnfem.problems.exact`, or their residuals are further terms of `J`, scaled like equations.
+    relative to those of `u`, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions
+    on sides of the box hold exactly, see `dnnfem.problems.exact`, or their residuals are further terms of `J`, scaled
+    like equations.
 
     Parameters
     ----------

@@ -48,7 +48,8 @@ def covering(low: Corner, high: Corner, sides: Mapping[str, Sequence[Side]], see
 
     def side(axis: int, end: int, points: int) -> Mesh:
         place = (low, high)[end][axis]
-        return mesh(*((*corner[:axis], place, *corner[axis + 1 :]) for corner in (low, high)), points)
+        lower, upper = ((*corner[:axis], place, *corner[axis + 1 :]) for corner in (low, high))
+        return mesh(lower, upper, points)
 
     whole, regions = mesh(low, high, SOBOL).quadrature(), {}
     for name, members in sides.items():
@@ -84,7 +85,7 @@ def scaled(
             # By the largest one first: the squares might not be numbers.
             largest = np.max(np.abs(found), axis=(0, 2))
             unit = np.where(largest > 0.0, largest, 1.0)
-            return unit * np.sqrt(np.mean(np.mean((found / unit[:, None]) ** 2, axis=2), axis=0))
+            return np.asarray(unit * np.sqrt(np.mean((found / unit[:, None]) ** 2, axis=(0, 2))))
 
     # Wherever the problem is solved, so that sizes are everywhere the same.
     placed = {name: Integral(neuron, _some(parts[name]), ansatz, law, "reference") for name, law in laws.items()}

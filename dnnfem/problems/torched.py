@@ -39,14 +39,14 @@ class TorchFunction:
 
     program: Program
     x: Array
-    ansatz: AffineAnsatz | ExactAnsatz
+    ansatz: Any
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
         """Return the values, as a differentiable function of the points."""
         if isinstance(self.ansatz, ExactAnsatz):
             conditions = self.ansatz.conditions
             lift: torch.Tensor = conditions.lift(points)
-            factor = conditions.factor(points, ())
+            factor: torch.Tensor = conditions.factor(points, ())
             return lift.T + factor[:, None] * self._network(points, self.ansatz.base)
         return self._network(points, self.ansatz)
 
@@ -66,4 +66,5 @@ class TorchFunction:
             for register, factor in stage.carry:
                 value = value + factor * registers[register]
             registers.append(value)
-        return here(ansatz.output_shift) + here(ansatz.output_scale) * registers[-1]
+        values: torch.Tensor = here(ansatz.output_shift) + here(ansatz.output_scale) * registers[-1]
+        return values

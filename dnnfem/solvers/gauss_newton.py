@@ -23,7 +23,7 @@ FACTOR = 4.0
 """Ratio of neighbouring radii."""
 
 GROWTHS = 2
-"""Times that a radius is enlarged in one step: a promise that is kept at all radii is that of neurons which saturate."""
+"""Times that a radius is enlarged in one step: neurons that saturate keep what is promised at all radii."""
 
 FIRST = 0.1
 """First radius, relative to the length of the starting point."""
