@@ -13,6 +13,7 @@ from dnnfem.problems import Regression
 from dnnfem.records import Progress, State, Status, relative
 from dnnfem.solvers import gauss_newton, more_sorensen, steihaug, trust_region
 from dnnfem.solvers.dense import DEFECT, _loss, definite
+from dnnfem.solvers.gauss_newton import FACTOR, GROWTHS
 from dnnfem.spaces import Coordinates, FeedforwardSpace
 from dnnfem.testing import convergence_order
 
@@ -383,6 +384,37 @@ def test_steps_come_from_double_where_single_precision_is_too_rough(monkeypatch,
         result = trust_region(J, space.initial(0), 1e-7, curvature=True, max_steps=100)
         assert (used.count(False) > 0.1 * len(result.steps)) == often
         assert used.count(False) <= len(result.steps)
+
+
+def test_where_double_precision_was_needed_it_comes_first_and_a_resumed_run_knows(monkeypatch, vector_problem):
+    asked = []
+
+    def recorded(self, single=False):
+        asked.append(single)
+        return gram(self, single)
+
+    gram = CombinedLinearization.gram
+    monkeypatch.setattr(CombinedLinearization, "gram", recorded)
+    space = FeedforwardSpace(2, (12,), 2)
+    J = Sum(dataclasses.replace(vector_problem, backend="compiled").on(space), Tikhonov(space, Euclidean, 1e-10))
+    shown = []
+    whole = trust_region(J, space.initial(0), 0.0, curvature=True, max_steps=40, observer=shown.append)
+    # Without a memory there would be two matrices for most steps.
+    assert asked.count(False) > 0.5 * len(whole.steps) and len(asked) < 1.3 * len(whole.steps)
+    rough = [snapshot for snapshot in shown[:-1] if snapshot.state.progress.memory]
+    for snapshot in (rough[0], rough[-1]):
+        again = trust_region(J, space.initial(0), 0.0, curvature=True, max_steps=40, state=snapshot.state)
+        assert np.array_equal(again.x, whole.x)
+
+
+def test_no_step_of_gauss_newton_enlarges_the_radius_without_end():
+    # All promises are kept on a plateau that falls ever more slowly.
+    flat = from_callables(
+        1, residual=lambda x: np.array([1.0 / (2.0 + x[0])]), jacobian=lambda x: np.array([[-1.0 / (2.0 + x[0]) ** 2]])
+    )
+    result = gauss_newton(flat, np.array([1.0]), 0.0, max_steps=5)
+    radii = result.steps.column("radius")
+    assert np.all(radii[1:] <= FACTOR**GROWTHS * radii[:-1])
 
 
 def test_cholesky_steps_leave_indefinite_matrices_to_the_eigenvalues():

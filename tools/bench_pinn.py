@@ -49,8 +49,9 @@ PI = math.pi
 STEPS = 30
 """Steps of a solve between two looks at the residual."""
 
-FAST = 0.7
-"""A level goes on as long as a solve leaves at most this part of the residual."""
+FAST = {True: 0.3, False: 0.7}
+"""A level goes on as long as a solve leaves at most this part of the residual; for a single layer, where new neurons
+are found quickly, and for several."""
 
 MISSING = 0.3
 """Points are added where they miss more than this part of the residual."""
@@ -60,6 +61,10 @@ POINTS, MOST_POINTS = 4.0, 12.0
 
 COUNT = 300
 """Candidates of a single layer; a fifth per layer if there are several, as a neuron then has many readers."""
+
+LARGEST, LATE = 2000, 0.75
+"""Coefficients beyond which steps would no longer come from a dense matrix, and the part of the time after which nothing
+is added any more: there is none left to make use of it."""
 
 MARKED_POINTS, MARKED_NEURONS = 0.8, 0.9
 """Parts of squared indicators that are marked (Doerfler)."""
@@ -285,15 +290,17 @@ def grow(
         best = level if best is None or level.residual <= best.residual else best
         if level.seconds >= seconds:
             return replace(best, seconds=level.seconds)
-        slow, last = not refined and residual.total > FAST * last, residual.total
+        slow, last = not refined and residual.total > FAST[len(space.hidden) == 1] * last, residual.total
         if not slow:
             continue
         last = math.inf
-        neurons = chosen(problem, J, x, quadrature, seed, adaptive)
-        wider, P = fem.widen(space, neurons)
-        if wider.dim > most:
+        if level.seconds > LATE * seconds:
+            continue
+        wider, P = fem.widen(space, chosen(problem, J, x, quadrature, seed, adaptive))
+        if wider.dim <= min(most, LARGEST):
+            space, x = wider, P(x)
+        elif most < LARGEST:
             return replace(best, seconds=level.seconds)
-        space, x = wider, P(x)
 
 
 def chosen(

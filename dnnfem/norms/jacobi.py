@@ -6,6 +6,7 @@ import numpy as np
 
 from dnnfem.functionals import Linearization
 from dnnfem.norms.diagonal import Weighted
+from dnnfem.records import Array
 from dnnfem.spaces import Space
 
 FLOOR = 0.1
@@ -22,6 +23,10 @@ def jacobi(space: Space, linearization: Linearization) -> Weighted:
     ----------
     Moré, The Levenberg-Marquardt algorithm, Lecture Notes in Mathematics 630 (1978) 105-116.
     """
-    diagonal = np.diagonal(linearization.gram(single=True))
+    return of_diagonal(space, np.diagonal(linearization.gram(single=True)))
+
+
+def of_diagonal(space: Space, diagonal: Array) -> Weighted:
+    """Return the same norm from the diagonal of a curvature that is there already."""
     floor = FLOOR * float(np.mean(diagonal)) or 1.0
     return Weighted(space, np.maximum(diagonal, floor))

@@ -67,7 +67,8 @@ class Stochastic:
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> Iterate:
         """Compute the norm at an iterate; at the start also a first estimate of the curvature."""
         if (int(memory["batch"]) if memory else 2 * BATCH) >= self._size:
-            return self._handed_over(linearization, step)
+            own = {name: value for name, value in memory.items() if name != "batch"}
+            return self._handed_over(self.full.assess(linearization, step, own))
         x = linearization.x
         if memory:
             means = Means.of(memory)
@@ -88,8 +89,9 @@ class Stochastic:
         batch, _ = self.batches.next(means, POINTS)
         return norm_at(self.metric, self.batches.functional, batch.linearize(x))
 
-    def _handed_over(self, linearization: Linearization, step: Step) -> Iterate:
-        return replace(self.full.assess(linearization, step), memory={"batch": np.array(self._size)})
+    def _handed_over(self, iterate: Iterate) -> Iterate:
+        """Note in the memory of the trust region that it has begun."""
+        return replace(iterate, memory={**iterate.memory, "batch": np.array(self._size)})
 
     def estimate(self, steps: Steps) -> float:
         """Return that of the trust region; NaN as long as it has not begun."""
@@ -102,7 +104,7 @@ class Stochastic:
             if iterate.step.work + 1.0 > self.max_work:
                 return Status.WORK_LIMIT
             following = self.full.advance(iterate)
-            return following if isinstance(following, Status) else replace(following, memory=iterate.memory)
+            return following if isinstance(following, Status) else self._handed_over(following)
         means = iterate.means
         points, single = min(POINTS, self._size), (1.0 + VALUE_WORK) * means.batch
         number = max(FEWEST, math.ceil(SHARE * points / single))
@@ -124,7 +126,8 @@ class Stochastic:
             x, means = self._compared(x, means, test)
         there = self.full.functional.linearize(x)
         if means.batch >= self._size:
-            return self._handed_over(there, replace(step, value=there.value, multiplier=math.nan))
+            row = replace(step, value=there.value, multiplier=math.nan)
+            return self._handed_over(self.full.assess(there, row))
         return StochasticIterate(there, step, self._norm(x, means), means, memory=means.memory)
 
     def _row(self, iterate: StochasticIterate, number: int) -> tuple[Array, Means, Step] | Status:
@@ -278,7 +281,7 @@ def stochastic(
 
     result = iterate(functional, x, method, tolerance, state, watch, Limits(max_steps, max_seconds))
     memory = shown[0].state.progress.memory if shown and shown[0].state.progress is not None else NOTHING
-    return method.finished(result, Means.of(memory)) if len(memory) > 1 else result
+    return method.finished(result, Means.of(memory)) if "momentum" in memory else result
 
 
 def _default_norm(functional: Functional) -> Metric:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
-from dnnfem.norms import jacobi
+from dnnfem.norms.jacobi import jacobi, of_diagonal
 from dnnfem.records import Array, Result, State, Status, Step, Steps
 from dnnfem.solvers.dense import definite, faithful, more_sorensen
 from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
@@ -48,11 +48,12 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class NewtonIterate(Iterate):
-    """An iterate with its norm, the model of dense steps, and the step within the radius."""
+    """An iterate with its norm, the model of dense steps, the step within the radius, and the memory for the next."""
 
     norm: Norm
     model: Model | None
     trial: InnerStep
+    following: Mapping[str, Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +71,9 @@ class TrustRegion:
         On the boundary of the trust region the model promises more than it can be trusted with: the estimate is then
         infinite, and only an interior step can meet a tolerance.
         """
-        norm = norm_at(self.metric, self.functional, linearization)
-        dual_norm = norm.dual_norm(linearization.derivative)
-        work = step.work + 1.0
-        model, dim = None, len(linearization.x)
+        own = self.metric is jacobi and self.dense and self.curvature
+        norm = None if own else norm_at(self.metric, self.functional, linearization)
+        model, dim, work = None, len(linearization.x), step.work + 1.0
         if self.dense and self.curvature:
             # Whether single precision is enough is seen when the step is there; where it was not, it rarely is next.
             single = "double" not in memory
@@ -81,17 +81,23 @@ class TrustRegion:
             work += 2.0
         elif self.dense:
             model, work = Model(linearization.hessian(np.eye(dim))), work + 2.0 * dim
+        if norm is None:
+            # The diagonal of the matrix that is there: another one would be computed for that alone.
+            assert model is not None
+            norm = of_diagonal(self.functional.space, np.diagonal(model.matrix))
+        dual_norm = norm.dual_norm(linearization.derivative)
         radius = step.radius if math.isfinite(step.radius) else self._first_radius(linearization, norm, dual_norm)
         expected = _expected(step.multiplier, step.length, radius)
         trial, model = self._inner(linearization, norm, model, radius, expected)
         algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
         work += 2.0 * trial.iterations
         step = replace(step, dual_norm=dual_norm, radius=radius, algebraic=algebraic, work=work)
-        remember: Mapping[str, Array] = NOTHING
+        following: Mapping[str, Array] = NOTHING
         if self.curvature and model is not None and model.rounding == 0.0:
             enough = faithful(model.matrix, linearization.derivative, trial, SINGLE)
-            remember = NOTHING if enough else {"double": np.array(1.0)}
-        return NewtonIterate(linearization, step, norm, model, trial, memory=remember)
+            following = NOTHING if enough else {"double": np.array(1.0)}
+        # What is resumed here has to begin as this did.
+        return NewtonIterate(linearization, step, norm, model, trial, following, memory=memory)
 
     def estimate(self, steps: Steps) -> float:
         """Return the smaller of the model's promise and the extrapolated estimate."""
@@ -182,7 +188,7 @@ class TrustRegion:
         if ratio > GOOD and trial.boundary:
             radius = GROW * max(radius, length)
         row = Step(last.number + 1, there.value, math.nan, length, radius, ratio, trial.multiplier)
-        return self.assess(there, replace(row, inner=inner, work=work), iterate.memory)
+        return self.assess(there, replace(row, inner=inner, work=work), iterate.following)
 
 
 def _expected(multiplier: float, length: float, radius: float) -> float:
