@@ -49,9 +49,9 @@ PI = math.pi
 STEPS = 30
 """Steps of a solve between two looks at the residual."""
 
-FAST = {True: 0.3, False: 0.7}
-"""A level goes on as long as a solve leaves at most this part of the residual; for a single layer, where new neurons
-are found quickly, and for several."""
+FAST = 0.7
+"""A level of a network with several layers goes on as long as a solve leaves at most this part of the residual, or the
+points have changed; one with a single layer, where new neurons are found in no time, ends with its solve."""
 
 MISSING = 0.3
 """Points are added where they miss more than this part of the residual."""
@@ -63,10 +63,10 @@ COUNT = 300
 """Candidates of a single layer; a fifth per layer if there are several, as a neuron then has many readers."""
 
 LARGEST, LATE = 2000, 0.75
-"""Coefficients beyond which steps would no longer come from a dense matrix, and the part of the time after which nothing
-is added any more: there is none left to make use of it."""
+"""Coefficients beyond which steps would no longer come from a dense matrix, and the part of the time after which no
+neuron is added: none is left to make use of it."""
 
-MARKED_POINTS, MARKED_NEURONS = 0.8, 0.9
+MARKED_POINTS, MARKED_NEURONS = 0.8, 0.95
 """Parts of squared indicators that are marked (Doerfler)."""
 
 TEST = 10_000
@@ -290,8 +290,8 @@ def grow(
         best = level if best is None or level.residual <= best.residual else best
         if level.seconds >= seconds:
             return replace(best, seconds=level.seconds)
-        slow, last = not refined and residual.total > FAST[len(space.hidden) == 1] * last, residual.total
-        if not slow:
+        slow, last = not refined and residual.total > FAST * last, residual.total
+        if len(space.hidden) > 1 and not slow:
             continue
         last = math.inf
         if level.seconds > LATE * seconds:
