@@ -29,3 +29,11 @@ def test_a_worker_answers(options, products):
 def test_growth_of_time(tmp_path):
     line = json.loads(run("bench_scaling.py", "--quick", "--json").splitlines()[-1])
     assert set(line) == {"samples_exponent", "width_exponent", "depth_exponent", "peak_over_data"}
+
+
+def test_differential_equations():
+    line = json.loads(run("bench_pinn.py", "poisson2d", "--seeds", "1", "--seconds", "2", "--json").splitlines()[-1])
+    errors = {"median_rel_l2", "median_rms", "upper_quartile_rms"}
+    ablations = {"random_features_rms", "uniform_rms", "scratch_rms"}
+    assert set(line) == {"problem", "median_seconds", "median_dim", "goal_seconds", "goal_rms"} | errors | ablations
+    assert all(0.0 < line[key] < 1e-2 for key in errors | ablations)
