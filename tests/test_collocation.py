@@ -936,6 +936,17 @@ WRONG = {
         lambda: timed(lambda p, u: u.dt - u.laplacian, initial=lambda p: p.x[0] * (1.0 - p.x[0]), periodic=(0,)),
         r"initial: got derivatives of order 1 in coordinate 0 \[1.0\] at .* and \[-1.0\] at the other end",
     ),
+    "a kink and sides": (
+        lambda: fem.Collocation(
+            lambda p, u: u.dt - u.laplacian,
+            fem.Box([0.0, 0.0], [1.0, 1.0]),
+            time=(0.0, 1.0),
+            periodic=(0,),
+            dirichlet=0.0,
+            initial=lambda p: p.x[0] * p.x[1] * (1.0 - p.x[1]),
+        ),
+        r"initial: got values .* at the other end, expected equal",
+    ),
     "a jump of the velocity": (
         lambda: timed(lambda p, u: u.dtt, initial=0.0, velocity=lambda p: p.x[0], periodic=(0,)),
         r"initial: got values \[0.0\] at .* and \[1.0\] at the other end, expected equal",
@@ -1108,6 +1119,15 @@ def test_a_time_slab_begins_where_the_one_before_ends(moving):
         assert np.allclose(before(at), after(at), atol=1e-13)
         if moving:
             assert np.allclose(before.gradient(at)[:, 0, 1], after.gradient(at)[:, 0, 1], atol=1e-12)
+    for options in ({}, {"exact": False}):
+        parts = [
+            dataclasses.replace(problem, quadrature=few((0.0, 2.5), (1.0, 3.0)), **options, **backend)
+            if not options
+            else dataclasses.replace(problem, quadrature=None, **options, **backend)
+            for backend in BACKENDS.values()
+        ]
+        a, b, c = (part.on(space).value(space.initial(1)) for part in parts)
+        assert a == pytest.approx(b, rel=1e-12) and a == pytest.approx(c, rel=1e-12)
     with pytest.raises(ValueError, match="^end: got 2.5, expected a time after 2.5"):
         fem.next_slab(problem, solutions[-1], 2.5)
     with pytest.raises(ValueError, match="^problem: got one without time"):

@@ -390,3 +390,26 @@ def test_schur_roots_are_the_curvature_when_all_others_react():
         expected = hessian[np.ix_(group, group)] - coupling @ np.linalg.solve(hessian[np.ix_(rest, rest)], coupling.T)
         scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
         assert (root.T @ root / scale) == pytest.approx(expected / scale, rel=1e-8, abs=1e-8)
+
+
+def test_candidates_are_chosen_by_their_directions_whatever_their_lengths():
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        matrix, residual = random.standard_normal((60, 30)), random.standard_normal(60)
+        order, gains = DenseLeastSquares(matrix, residual).candidates(np.arange(5, 30)).select(20)
+        for scale in (1e7, 1e-7):
+            again, same = DenseLeastSquares(scale * matrix, residual).candidates(np.arange(5, 30)).select(20)
+            assert np.array_equal(again, order) and same == pytest.approx(gains, rel=1e-9)
+
+        def left(columns, matrix=matrix, residual=residual):
+            basis, _ = np.linalg.qr(matrix[:, columns])
+            return 0.5 * np.sum((residual - basis @ (basis.T @ residual)) ** 2)
+
+        # Each is the best one for what those before have left.
+        chosen = [*range(5)]
+        for number, gain in zip(order, gains, strict=True):
+            others = [k for k in range(5, 30) if k not in chosen]
+            after = [left([*chosen, k]) for k in others]
+            assert others[int(np.argmin(after))] == 5 + number
+            assert gain == pytest.approx(left(chosen) - min(after), rel=1e-8)
+            chosen.append(5 + number)

@@ -386,6 +386,15 @@ def test_steps_come_from_double_where_single_precision_is_too_rough(monkeypatch,
         assert used.count(False) <= len(result.steps)
 
 
+def test_a_multiplier_that_limits_the_step_is_no_interior_step():
+    for seed in range(5):
+        # Residuals of equal size along all directions ask for steps of up to 1e11.
+        rows = symmetric(np.geomspace(1e-11, 1.0, 40), seed)
+        derivative = rows.T @ np.random.default_rng(seed).standard_normal(40)
+        step = definite(rows.T @ rows, derivative, Euclidean(Coordinates(40)), 1e9)
+        assert step.multiplier > 0.0 and step.boundary
+
+
 def test_where_double_precision_was_needed_it_comes_first_and_a_resumed_run_knows(monkeypatch, vector_problem):
     asked = []
 

@@ -165,7 +165,7 @@ class DenseLeastSquares:
         """Return the roots from one triangular factor; see the protocol."""
         lengths = np.where(self.lengths > 0.0, self.lengths, 1.0)
         scaled = np.vstack([self.matrix / lengths, np.sqrt(damping) * np.eye(len(lengths))])
-        inverse, _ = lapack.dtrtri(Rotation.of(scaled)[1])
+        inverse = lapack.dtrtri(Rotation.of(scaled)[1])[0] if len(lengths) else np.empty((0, 0))
         # With H^-1 = R^-1 R^-T and B the rows of R^-1 that belong to a group, the complement is (B B^T)^-1.
         roots = []
         for group in groups:

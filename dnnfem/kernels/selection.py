@@ -130,6 +130,7 @@ def _gains(products: Array, slope: Array, length: Array) -> Array:
     gone = np.einsum("ckk->ck", products) <= floor
     slope, products = np.where(gone, 0.0, slope), products.copy()
     for k in range(products.shape[1]):
-        products[:, k, k] += np.where(gone[:, k], 1.0, floor[:, k])
+        # What is gone may be negative, by rounding.
+        products[:, k, k] = np.where(gone[:, k], 1.0, products[:, k, k] + floor[:, k])
     solution = np.linalg.solve(products, slope[..., None])[..., 0]
     return np.asarray(0.5 * np.sum(slope * solution, axis=1))

@@ -28,7 +28,7 @@ GAUSS = 4
 """Gauss points per axis of a cell."""
 
 SOBOL, SOBOL_SIDES, FEWEST_SOBOL = 4096, 2048, 64
-"""Sobol' points inside, on all sides with a condition together, and at least on each of them."""
+"""Sobol' points inside, on all sides with the same condition together, and at least on each of them."""
 
 PROBES = 32
 """Random neurons that the sizes of equations are measured with."""
@@ -91,7 +91,9 @@ def scaled(
     placed = {name: Integral(neuron, _some(parts[name]), ansatz, law, "reference") for name, law in laws.items()}
     inside = next(iter(placed.values()))
     points = np.asarray(inside.quadrature.points, dtype=np.float64)
-    change = float(np.sqrt(np.mean(sizes(lambda x: inside.evaluator.jet(x, points, ((),))[0]) ** 2)))
+    weights = inside.quadrature.weights
+    roots = np.sqrt(weights / np.mean(weights))
+    change = float(np.sqrt(np.mean(sizes(lambda x: roots * inside.evaluator.jet(x, points, ((),))[0]) ** 2)))
 
     def response(name: str) -> Array:
         weights, linearize = placed[name].quadrature.weights, placed[name].linearize

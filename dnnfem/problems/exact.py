@@ -131,12 +131,13 @@ class Conditions:
 
     def _check_period(self, axis: int, order: int) -> None:
         """Compare both ends of an axis: where conditions jump or bend the lift does so, unseen between the points."""
-        ends = np.random.default_rng(0).uniform(self.low, self.high, (2 * SAMPLES, len(self.low)))
-        ends[SAMPLES:] = ends[:SAMPLES]
-        ends[:SAMPLES, axis], ends[SAMPLES:, axis] = self.low[axis], self.high[axis]
+        box = np.random.default_rng(0).uniform(self.low, self.high, (2 * SAMPLES, len(self.low)))
+        box[SAMPLES:] = box[:SAMPLES]
+        box[:SAMPLES, axis], box[SAMPLES:, axis] = self.low[axis], self.high[axis]
         components = [(axis,) * number for number in range(max(order, 1))]
         given = [(side, False) for side in self.sides] + [((self.space, 0), True)] * (self.velocity is not None)
         for side, velocity in given:
+            ends = box.copy()
             ends[:, side[0]] = self.corner(side)
             jet = function_jet(lambda p, s=side, v=velocity: self.values(s, p, v), tensor(ends), components)  # type: ignore[misc]
             for number, rows in enumerate(jet):
@@ -173,7 +174,15 @@ class Conditions:
 
     def lift(self, points: Tensor) -> Tensor:
         """Return the transfinite interpolant at points (m, d), shape (outputs, m)."""
+        return self._interpolated(points, False)[0]
+
+    def lift_and_speed(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same with its derivative in time, which itself is not differentiable in time."""
+        return self._interpolated(points, True)
+
+    def _interpolated(self, points: Tensor, speeds: bool) -> tuple[Tensor, Tensor]:
         total = torch.zeros((self.outputs, len(points)), dtype=points.dtype, device=points.device)
+        rate, beginning = torch.zeros_like(total), None
         choices: list[list[tuple[int, bool] | None]] = [
             [None, *((end, False) for end in self.ends(axis)), *([(0, True)] if self._moving(axis) else [])]
             for axis in self.axes
@@ -184,20 +193,43 @@ class Conditions:
             # Conditions agree where sides meet: where one of them is zero, so are the others.
             if not parts or any((axis, end) in zero for axis, end, _ in parts if axis != self.space):
                 continue
-            columns, weight = list(points.unbind(dim=1)), -1.0 * (-1.0) ** len(parts)
-            blend: Any = weight
-            for axis, end, velocity in parts:
-                s = (columns[axis] - self.low[axis]) / (self.high[axis] - self.low[axis])
-                if velocity:
-                    blend = blend * (columns[axis] - self.low[axis])
-                elif len(self.ends(axis)) == 2:
+            columns, blend = list(points.unbind(dim=1)), torch.tensor(-1.0 * (-1.0) ** len(parts)).to(points)
+            for axis, end, _ in parts:
+                if len(self.ends(axis)) == 2:
+                    s = (columns[axis] - self.low[axis]) / (self.high[axis] - self.low[axis])
                     blend = blend * (s if end else 1.0 - s)
             for axis, end, _ in parts:
                 columns[axis] = torch.full_like(columns[axis], self.corner((axis, end)))
-            # What holds at the beginning decides about the velocity, and time is the last axis.
-            axis, end, velocity = parts[-1]
-            total = total + blend * self.values((axis, end), torch.stack(columns, dim=1), velocity)
-        return total
+            (axis, end, velocity), place = parts[-1], torch.stack(columns, dim=1)
+            if parts[0][0] == self.space:
+                beginning = self._beginning(place) if beginning is None else beginning
+                found = beginning[velocity]
+            else:
+                found = self._on((parts[0][0], parts[0][1]), place, velocity)
+            if velocity:
+                total = total + blend * (points[:, axis] - self.low[axis]) * found
+                rate = rate + blend * found
+            else:
+                total = total + blend * found
+            if speeds and axis != self.space:
+                rate = rate + blend * self._on((parts[0][0], parts[0][1]), place, True)
+        return total, rate
+
+    def _beginning(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return initial values and velocities; what has both at once is asked once."""
+        both, side = getattr(self.velocity, "both", None), (self.space, 0)
+        if both is not None:
+            return tuple(both(points))
+        first = self.values(side, points)
+        return first, first if self.velocity is None else self.values(side, points, velocity=True)
+
+    def _on(self, side: Side, points: Tensor, moving: bool) -> Tensor:
+        """Return what holds on a side, or its derivative in time.
+
+        Where several sides meet their conditions agree, and that of the first axis is read: what holds at the beginning
+        may be the solution before, with conditions of its own, and so on.
+        """
+        return speed(lambda p: self.values(side, p), points) if moving else self.values(side, points)
 
     def _polynomial(self, axis: int, times: int) -> list[float]:
         """Return the coefficients of a derivative of the factor of one axis, a polynomial in ``s``."""
@@ -223,6 +255,22 @@ class Conditions:
                 value = value * s + coefficient
             result = result * value
         return result
+
+
+def speed(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """Return the derivative in the last coordinate of a function of torch, (m, d) -> (outputs, m), same shape.
+
+    It can be differentiated in all coordinates but the last one.
+    """
+    with torch.enable_grad():
+        time = points[:, -1:].detach().requires_grad_()
+        found = [
+            torch.autograd.grad(row.sum(), time, create_graph=True, allow_unused=True, materialize_grads=True)[0][:, 0]
+            if row.requires_grad
+            else torch.zeros_like(row)
+            for row in function(torch.cat([points[:, :-1], time], dim=1))
+        ]
+    return torch.stack(found)
 
 
 def _derivatives(values: Tensor, points: Tensor) -> Tensor:
@@ -286,7 +334,7 @@ class ExactMap:
     Parameters
     ----------
     base : AffineMap
-        From the reference jet to that of ``N`` in the user's coordinates.
+        From the reference jet to that of ``N`` in the user's coordinates; its shift plays no role.
     lift : array, shape (components, outputs, m or 1)
     terms : tuple of (component, read, array)
         Numbers of components of ``u`` and ``N``, and what multiplies them, shape (m,).

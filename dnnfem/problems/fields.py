@@ -154,7 +154,6 @@ class Jet:
     @property
     def normal(self) -> Tensor:
         """Derivative along the outward normal; in conditions on the boundary only."""
-        # The numbers and not `p.normal`, which may be on a device.
         result: Tensor = sum(n * self.d(i) for i, n in enumerate(self._points.normal))
         return result
 

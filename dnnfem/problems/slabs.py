@@ -10,6 +10,7 @@ import torch
 from dnnfem.problems.collocation import Collocation
 from dnnfem.problems.fields import Points
 from dnnfem.problems.solution import Solution
+from dnnfem.problems.torched import TorchFunction
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,24 +19,23 @@ class Final:
 
     Parameters
     ----------
-    function : callable
-        Of points (m, d) in torch to values (m, outputs).
+    function : TorchFunction
+        The solution.
     velocity : bool
         Whether the derivative is meant.
     """
 
-    function: Any
+    function: TorchFunction
     velocity: bool = False
 
     def __call__(self, p: Points) -> torch.Tensor:
         """Return rows of numbers, one per output."""
-        at = p.coordinates
-        if not self.velocity:
-            return torch.as_tensor(self.function(at)).T
-        with torch.enable_grad():
-            at = at if at.requires_grad else at.detach().clone().requires_grad_()
-            rows = [torch.autograd.grad(value.sum(), at, create_graph=True)[0][:, -1] for value in self.function(at).T]
-        return torch.stack(rows)
+        return self.both(p.coordinates)[1] if self.velocity else self.function(p.coordinates).T
+
+    def both(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return values and derivatives in time, each (outputs, m): the solutions before are evaluated once."""
+        values, speeds = self.function.with_speed(points)
+        return values.T, speeds.T
 
 
 def next_slab(problem: Collocation, solution: Solution, end: float) -> Collocation:

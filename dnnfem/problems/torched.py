@@ -11,7 +11,7 @@ import torch
 
 from dnnfem.kernels.program import Program
 from dnnfem.problems.ansatz import AffineAnsatz
-from dnnfem.problems.exact import ExactAnsatz
+from dnnfem.problems.exact import ExactAnsatz, speed
 from dnnfem.records import Array
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -49,6 +49,19 @@ class TorchFunction:
             factor: torch.Tensor = conditions.factor(points, ())
             return lift.T + factor[:, None] * self._network(points, self.ansatz.base)
         return self._network(points, self.ansatz)
+
+    def with_speed(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the values and their derivatives in the last coordinate, which are not differentiable in that one."""
+        exact = isinstance(self.ansatz, ExactAnsatz)
+        base = self.ansatz.base if exact else self.ansatz
+        network = self._network(points, base)
+        change = speed(lambda p: self._network(p, base).T, points).T
+        if not exact:
+            return network, change
+        conditions = self.ansatz.conditions
+        (lift, rate), time = conditions.lift_and_speed(points), points.shape[1] - 1
+        factor, slope = conditions.factor(points, ())[:, None], conditions.factor(points, (time,))[:, None]
+        return lift.T + factor * network, rate.T + slope * network + factor * change
 
     def _network(self, points: torch.Tensor, ansatz: AffineAnsatz) -> torch.Tensor:
         def here(array: Any) -> torch.Tensor:

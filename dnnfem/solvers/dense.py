@@ -29,6 +29,9 @@ STEEPER, INDEFINITE = 10.0, 1e3
 """Factor between multipliers as long as a semidefinite matrix has no factor, and how far above rounding that may go: a
 matrix that has none then is indefinite."""
 
+SLIGHT = 1e-3
+"""Largest part of the decrease of the model that such a multiplier may take for itself in an interior step."""
+
 SMALLER = 1e-4
 """Least multiplier that is thought of, relative to one that is too large, if no other is known to be too small."""
 
@@ -60,7 +63,7 @@ def definite(
     InnerStep or None
         None if the rounding of the matrix makes it indefinite or spoils the step, or if no multiplier is found.  Where
         a semidefinite matrix has no factor and the radius asks for no multiplier, it is as small as arithmetic allows,
-        and the step counts as an interior one; None if the matrix is indefinite.
+        and the step counts as an interior one unless it is longer without it; None if the matrix is indefinite.
     """
     # Lengths are too large at `lower`, where zero is not tried yet, and too small at `upper`: no matrix is below zero.
     # There is no factor at `singular`.
@@ -93,7 +96,9 @@ def definite(
         return None
     image = matrix @ d
     decrease = -float(d @ (derivative + 0.5 * image))
-    boundary = shift > 0.0 and not (lower == singular and length <= radius)
+    # A shift that keeps the matrix from being singular must not decide how long the step is.
+    small = lower == singular and length <= radius and shift * length**2 <= SLIGHT * decrease
+    boundary = shift > 0.0 and not small
     step = InnerStep(d, decrease, boundary, False, 0, shift, factor, image)
     return step if rounding == 0.0 or faithful(matrix, derivative, step, rounding) else None
 

@@ -126,8 +126,8 @@ class Stochastic:
             x, means = self._compared(x, means, test)
         there = self.full.functional.linearize(x)
         if means.batch >= self._size:
-            row = replace(step, value=there.value, multiplier=math.nan)
-            return self._handed_over(self.full.assess(there, row))
+            begin = replace(step, value=there.value, multiplier=math.nan)
+            return self._handed_over(self.full.assess(there, begin))
         return StochasticIterate(there, step, self._norm(x, means), means, memory=means.memory)
 
     def _row(self, iterate: StochasticIterate, number: int) -> tuple[Array, Means, Step] | Status:

@@ -79,8 +79,11 @@ class Place:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
 
     def placed(self, thing: T) -> T:
-        """Return a law or an ansatz with its arrays, and those of its parts, here; other things are left alone."""
-        if not is_dataclass(thing) or isinstance(thing, type):
+        """Return a law or an ansatz with its arrays, and those of its parts, here; other things are left alone.
+
+        So are functions of users, which may be dataclasses too.
+        """
+        if not is_dataclass(thing) or isinstance(thing, type) or callable(thing):
             return thing
         values = {field.name: getattr(thing, field.name) for field in fields(thing) if field.init}
         here = {name: self.tensor(v) if isinstance(v, np.ndarray) else self.placed(v) for name, v in values.items()}
