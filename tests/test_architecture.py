@@ -47,6 +47,7 @@ FOREIGN = {
         "kernels.device",
         "problems.conditions",
         "problems.exact",
+        "problems.lift",
         "problems.fields",
         "problems.pointwise",
         "problems.recording",

@@ -320,7 +320,8 @@ def test_steps_are_those_of_numpy(system, exponent):
     size = 1e-7 * (1.0 + np.abs(b.step).max())
     assert a.step == pytest.approx(b.step, rel=1e-5, abs=size)
     assert a.decrease == pytest.approx(b.decrease, rel=1e-7, abs=1e-12)
-    assert a.interior == b.interior
+    # Where the step is just as long as the radius, rounding decides.
+    assert a.interior == b.interior or theirs.full.length == pytest.approx(radius, rel=1e-12)
     assert ours.solve(0.5, system.derivative) == pytest.approx(
         theirs.solve(0.5, system.derivative), rel=1e-6, abs=1e-8 * (1.0 + np.abs(system.derivative).max())
     )

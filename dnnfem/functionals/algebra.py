@@ -302,7 +302,8 @@ class ComposedLinearization:
     def system(self, columns: Index | None = None) -> LeastSquaresSystem | None:
         """Columns of ``A P``."""
         matrix = self.transfer.matrix if columns is None else self.transfer.matrix[:, columns]
-        chosen = _chosen(matrix)
+        # Systems of some columns may merge rows, which the residual of the whole must not see.
+        chosen = None if columns is None else _chosen(matrix)
         system = self.part.system(chosen)
         if system is None or chosen is not None:
             return system

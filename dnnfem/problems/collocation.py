@@ -17,8 +17,9 @@ from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.conditions import Misfit, Side, joined, sided
 from dnnfem.problems.covering import covering, scaled
 from dnnfem.problems.domains import Box
-from dnnfem.problems.exact import Conditions, ExactAnsatz
+from dnnfem.problems.exact import ExactAnsatz
 from dnnfem.problems.fields import Corners, Jet, Points
+from dnnfem.problems.lift import Conditions
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
@@ -36,7 +37,7 @@ class Collocation:
 
     The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random neurons,
     relative to those of `u`, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions
-    on sides of the box hold exactly, see `dnnfem.problems.exact`, or their residuals are further terms of `J`, scaled
+    on sides of the box hold exactly, see `dnnfem.problems.lift`, or their residuals are further terms of `J`, scaled
     like equations.
 
     Parameters

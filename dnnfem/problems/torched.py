@@ -11,7 +11,8 @@ import torch
 
 from dnnfem.kernels.program import Program
 from dnnfem.problems.ansatz import AffineAnsatz
-from dnnfem.problems.exact import ExactAnsatz, speed
+from dnnfem.problems.exact import ExactAnsatz
+from dnnfem.problems.lift import speed
 from dnnfem.records import Array
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
