@@ -23,7 +23,7 @@ from dnnfem import plotting
 
 output = Path(__file__).parent / "output"
 output.mkdir(exist_ok=True)
-rounds, width = (2, 8) if "--quick" in sys.argv else (16, 16)
+rounds, width = (2, 8) if "--quick" in sys.argv else (14, 16)
 nu = 0.01 / np.pi
 
 
@@ -68,7 +68,7 @@ for _ in range(rounds):
     residual = fem.residual(J, x)
     parts = residual.parts
     print(f"{len(quadrature):6d} {residual.total:12.2e} {parts['points']:22.2e} {error:17.2e} {seconds:10.1f}")
-    while parts["points"] > 0.3 * parts["known"] and len(quadrature) < 12 * space.dim:
+    while parts["points"] > 0.3 * parts["known"] and len(quadrature) < 24 * space.dim:
         quadrature = fem.refine_quadrature(quadrature, fem.dorfler(np.abs(residual.signed) ** 0.5, theta=0.8))
         residual = fem.residual(problem.on(space, quadrature), x)
         parts = residual.parts
