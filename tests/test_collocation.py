@@ -1128,6 +1128,10 @@ def test_a_time_slab_begins_where_the_one_before_ends(moving):
         ]
         a, b, c = (part.on(space).value(space.initial(1)) for part in parts)
         assert a == pytest.approx(b, rel=1e-12) and a == pytest.approx(c, rel=1e-12)
+    # Other initial values count, also beside velocities that are those of a solution.
+    other = dataclasses.replace(problem, initial=lambda p: torch.sin(PI * p.x[0]), quadrature=None)
+    at = np.column_stack([np.linspace(0.0, 1.0, 9), np.full(9, 2.0)])
+    assert np.allclose(other.solution(space, space.initial(0))(at)[:, 0], np.sin(PI * at[:, 0]), atol=1e-13)
     with pytest.raises(ValueError, match="^end: got 2.5, expected a time after 2.5"):
         fem.next_slab(problem, solutions[-1], 2.5)
     with pytest.raises(ValueError, match="^problem: got one without time"):

@@ -367,23 +367,28 @@ def test_neighbours_that_cancel_do_not_hide_from_the_estimate_of_rounding():
         assert np.finfo(np.float32).eps * _loss(matrix, step.factor, step.step) >= 0.3 * np.sqrt(lost @ exact @ lost)
 
 
-def test_steps_come_from_double_where_single_precision_is_too_rough(monkeypatch, vector_problem):
-    used = []
+@pytest.fixture
+def asked(monkeypatch):
+    """Return a list that says of every matrix that was asked for whether single precision was enough."""
+    precisions, gram = [], CombinedLinearization.gram
 
     def recorded(self, single=False):
-        used.append(single)
+        precisions.append(single)
         return gram(self, single)
 
-    gram = CombinedLinearization.gram
     monkeypatch.setattr(CombinedLinearization, "gram", recorded)
+    return precisions
+
+
+def test_steps_come_from_double_where_single_precision_is_too_rough(asked, vector_problem):
     space = FeedforwardSpace(2, (12,), 2)
     problem = dataclasses.replace(vector_problem, backend="compiled")
     for alpha, often in ((1e-2, False), (1e-8, True)):
-        used.clear()
+        asked.clear()
         J = Sum(problem.on(space), Tikhonov(space, Euclidean, alpha))
         result = trust_region(J, space.initial(0), 1e-7, curvature=True, max_steps=100)
-        assert (used.count(False) > 0.1 * len(result.steps)) == often
-        assert used.count(False) <= len(result.steps)
+        assert (asked.count(False) > 0.1 * len(result.steps)) == often
+        assert asked.count(False) <= len(result.steps)
 
 
 def test_a_multiplier_that_limits_the_step_is_no_interior_step():
@@ -395,15 +400,7 @@ def test_a_multiplier_that_limits_the_step_is_no_interior_step():
         assert step.multiplier > 0.0 and step.boundary
 
 
-def test_where_double_precision_was_needed_it_comes_first_and_a_resumed_run_knows(monkeypatch, vector_problem):
-    asked = []
-
-    def recorded(self, single=False):
-        asked.append(single)
-        return gram(self, single)
-
-    gram = CombinedLinearization.gram
-    monkeypatch.setattr(CombinedLinearization, "gram", recorded)
+def test_where_double_precision_was_needed_it_comes_first_and_a_resumed_run_knows(asked, vector_problem):
     space = FeedforwardSpace(2, (12,), 2)
     J = Sum(dataclasses.replace(vector_problem, backend="compiled").on(space), Tikhonov(space, Euclidean, 1e-10))
     shown = []

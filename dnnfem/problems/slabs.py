@@ -30,12 +30,7 @@ class Final:
 
     def __call__(self, p: Points) -> torch.Tensor:
         """Return rows of numbers, one per output."""
-        return self.both(p.coordinates)[1] if self.velocity else self.function(p.coordinates).T
-
-    def both(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values and derivatives in time, each (outputs, m): the solutions before are evaluated once."""
-        values, speeds = self.function.with_speed(points)
-        return values.T, speeds.T
+        return self.function.with_speed(p.coordinates)[1].T if self.velocity else self.function(p.coordinates).T
 
 
 def next_slab(problem: Collocation, solution: Solution, end: float) -> Collocation:
