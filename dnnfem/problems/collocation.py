@@ -123,10 +123,10 @@ class Collocation:
         quadrature = self.quadrature or covering(*self._bounds, covered, self.seed)
         self._fits(quadrature, list(soft))
         object.__setattr__(self, "quadrature", quadrature)
-        laws = {"law": recorded(self.law, "law", quadrature.points, space, self.outputs)}
+        laws = {"law": recorded(self.law, "law", quadrature, space, self.outputs)}
         # In the order of the quadrature, by which its cells are numbered.
         for name, region in quadrature.regions.items():
-            laws[name] = recorded(soft[name][1], name, region.points, space, self.outputs, self._bounds)
+            laws[name] = recorded(soft[name][1], name, region, space, self.outputs, self._bounds)
         ansatz: ExactAnsatz | AffineAnsatz = self._affine
         if sides and self.exact:
             orders = {i: max(order_in(i, c) for law in laws.values() for c in law.components) for i in self.periodic}

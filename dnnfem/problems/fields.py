@@ -30,11 +30,14 @@ class Points:
         Time.
     normal : tensor, shape (d, m)
         Outward unit normal; in conditions on the boundary only.
+    data : tensor, shape (m, k)
+        What the quadrature has at the points.
     """
 
     coordinates: Tensor
     space: int
     box: Corners | None = None
+    data: Tensor | None = None
 
     @property
     def x(self) -> Tensor:

@@ -68,7 +68,7 @@ class Residuals:
     """Residuals at given jets; see `dnnfem.kernels.protocol.LawLinearization`."""
 
     law: PointwiseLaw
-    points: Tensor
+    where: Points
     at: Tensor
     host: bool
 
@@ -81,14 +81,14 @@ class Residuals:
     @cached_property
     def _residual(self) -> Tensor:
         with torch.no_grad():
-            return self.law.evaluate(self.points, self.at)
+            return self.law.evaluate(self.where, self.at)
 
     @cached_property
     def _slopes(self) -> Tensor:
         # Their graph is not kept: trial points are many, and most of them are only asked for their values.
         with torch.enable_grad():
             jet = self.at.detach().requires_grad_()
-            residual = self.law.evaluate(self.points, jet)
+            residual = self.law.evaluate(self.where, jet)
             found = [torch.autograd.grad(row.sum(), jet, retain_graph=True, allow_unused=True)[0] for row in residual]
         return torch.stack([torch.zeros_like(self.at) if slope is None else slope for slope in found])
 
@@ -127,7 +127,7 @@ class Residuals:
         if not self.law.affine:
             with torch.enable_grad():
                 at = self.at.detach().requires_grad_()
-                total = (self._residual * self.law.evaluate(self.points, at)).sum()
+                total = (self._residual * self.law.evaluate(self.where, at)).sum()
                 (slope,) = torch.autograd.grad(total, at, create_graph=True)
                 if slope.requires_grad:
                     (bend,) = torch.autograd.grad((slope * direction).sum(), at, allow_unused=True)
@@ -167,8 +167,8 @@ class PointwiseLaw:
     box: Corners | None = None
     kind: Literal["residual", "loss"] = "residual"
 
-    def evaluate(self, points: Tensor, jet: Tensor) -> Tensor:
-        """Return the residuals (equations, m) at points (m, d) for a jet (components, outputs, m)."""
+    def evaluate(self, where: Points, jet: Tensor) -> Tensor:
+        """Return the residuals (equations, m) for a jet (components, outputs, m)."""
 
         def read(component: Component) -> Tensor:
             if component not in self.components:
@@ -178,12 +178,13 @@ class PointwiseLaw:
                 )
             return jet[self.components.index(component)]
 
-        where = Points(points, self.space, self.box)
+        points = where.coordinates
         found = rows(self.name, self.function(where, Jet(read, where, self.outputs)), points)
         return found / torch.as_tensor(self.scale, dtype=points.dtype, device=points.device)[:, None]
 
     def linearize(self, points: Any, data: Any, jet: Any) -> Residuals:
-        """Return the residuals at points (m, d) and a jet (components, outputs, m) of NumPy or torch."""
-        if isinstance(jet, np.ndarray):
-            return Residuals(self, tensor(points), tensor(jet), True)
-        return Residuals(self, points, jet, False)
+        """Return the residuals at points (m, d) with data (m, k) and a jet (components, outputs, m), NumPy or torch."""
+        host = isinstance(jet, np.ndarray)
+        if host:
+            points, data, jet = tensor(points), tensor(data), tensor(jet)
+        return Residuals(self, Points(points, self.space, self.box, data), jet, host)

@@ -15,7 +15,7 @@ import torch
 from dnnfem.kernels.components import Component
 from dnnfem.problems.fields import Corners, Jet, Points, Tensor, tensor
 from dnnfem.problems.pointwise import PointwiseLaw, Residuals, rows
-from dnnfem.records import Array
+from dnnfem.quadrature import Quadrature
 
 MAGNITUDES = (1e-2, 1.0, 1e2)
 """Sizes of the random jets that decide whether a law is affine."""
@@ -30,7 +30,7 @@ TRIES = 60
 def recorded(
     function: Callable[[Points, Jet], Any],
     name: str,
-    points: Array,
+    quadrature: Quadrature,
     space: int,
     outputs: int,
     box: Corners | None = None,
@@ -43,7 +43,7 @@ def recorded(
         ``law(p, u)``.
     name : str
         What messages call it.
-    points : array, shape (m, d)
+    quadrature : Quadrature
         Where it is called.
     space, outputs : int
         Number of space coordinates and of outputs.
@@ -56,26 +56,26 @@ def recorded(
         If it returns something of a wrong shape, cannot be differentiated, or does not depend on `u`; if it is not
         finite at a point whatever `u` is there.
     """
-    where = tensor(points)
-    generator, m = torch.Generator("cpu").manual_seed(0), len(where)
+    points = tensor(quadrature.points)
+    where = Points(points, space, box, tensor(quadrature.data))
+    generator, m = torch.Generator("cpu").manual_seed(0), len(points)
     jets: dict[Component, Tensor] = {}
 
     def read(component: Component) -> Tensor:
         if component not in jets:
-            draw = torch.randn((outputs, m), generator=generator, dtype=where.dtype, device="cpu")
+            draw = torch.randn((outputs, m), generator=generator, dtype=points.dtype, device="cpu")
             jets[component] = draw.requires_grad_()
         return jets[component]
 
-    at = Points(where, space, box)
     with torch.enable_grad():
-        residual = rows(name, function(at, Jet(read, at, outputs)), where)
+        residual = rows(name, function(where, Jet(read, where, outputs)), points)
         if not jets:
             raise ValueError(f"{name}: got residuals that do not read u, expected ones that depend on it")
     components, count = tuple(jets), len(residual)
     law = PointwiseLaw(function, name, space, outputs, components, np.ones(count), True, box)
 
     def draw(size: float) -> Tensor:
-        return size * torch.randn((len(components), outputs, m), generator=generator, dtype=where.dtype, device="cpu")
+        return size * torch.randn((len(components), outputs, m), generator=generator, dtype=points.dtype, device="cpu")
 
     with torch.no_grad():
         wrong = ~torch.isfinite(residual).all(dim=0)
@@ -86,7 +86,7 @@ def recorded(
             wrong &= ~torch.isfinite(law.evaluate(where, jet)).all(dim=0)
     if wrong.any():
         point = int(torch.nonzero(wrong)[0])
-        raise ValueError(f"{name}: got NaN or infinity at the point {where[point].tolist()}, expected finite numbers")
+        raise ValueError(f"{name}: got NaN or infinity at the point {points[point].tolist()}, expected finite numbers")
     jets_at = [(draw(size), draw(size)) for size in MAGNITUDES]
     pairs = [[Residuals(law, where, jet, False) for jet in (a, b, 0.5 * (a + b))] for a, b in jets_at]
     used = torch.zeros(count, dtype=torch.bool, device="cpu")

@@ -86,12 +86,12 @@ def _regions(value: Mapping[str, Quadrature], inputs: int) -> Mapping[str, Quadr
 
 def _moved(part: Quadrature, mesh: Mesh) -> Quadrature:
     """Return a quadrature on another mesh; regions and the sum of the weights stay."""
-    if part.data.shape[1]:
-        raise ValueError(
-            f"data: got {part.data.shape[1]} columns, expected none: what was given at the points of a mesh is not "
-            "known at those of a finer one"
-        )
     rule = mesh.quadrature()
+    if part.data.shape[1] != rule.data.shape[1]:
+        raise ValueError(
+            f"data: got {part.data.shape[1]} columns, expected {rule.data.shape[1]}, those that the mesh has: what was "
+            "given at the points of a mesh is not known at those of a finer one"
+        )
     weights = rule.weights
     # Where nobody has scaled them they stay bit for bit those of the mesh.
     if not math.isclose(part.total, 1.0, rel_tol=1e-9):
