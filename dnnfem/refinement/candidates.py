@@ -54,11 +54,15 @@ class RidgeCandidates:
         random = generator(self.seed, self.space.dim, Purpose.CANDIDATES)
         neurons: list[Neuron] = []
         for layer in self.layers:
-            sets = 1 if self.directions == "sphere" else 3
+            sets = 3 if self.directions == "pairs" else 1
             points = self.points[random.integers(len(self.points), size=sets * self.count)]
             program = self.space.program.truncated(self.space.reads(layer))
             read = evaluate(program, x, reference(points))[frozenset()][0]
-            weights, bias = ridges(random, read) if sets == 1 else between(random, *np.split(read, sets))
+            if self.directions == "pairs":
+                weights, bias = between(random, *np.split(read, sets))
+            else:
+                # Neurons of deeper layers are no coordinates.
+                weights, bias = ridges(random, read, sparse=self.directions == "sparse" and layer == 0)
             neurons += [Neuron(layer, w, float(b)) for w, b in zip(weights, bias, strict=True)]
         return neurons
 
@@ -107,8 +111,8 @@ def ridge_candidates(
         )
     if count < 1:
         raise ValueError(f"count: got {count}, expected a positive number")
-    if directions not in ("sphere", "pairs"):
-        raise ValueError(f'directions: got {directions!r}, expected "sphere" or "pairs"')
+    if directions not in ("sphere", "pairs", "sparse"):
+        raise ValueError(f'directions: got {directions!r}, expected "sphere", "pairs" or "sparse"')
     chosen = tuple(n for n, r in enumerate(space.residual) if not r) if layers is None else tuple(layers)
     for layer in chosen:
         group(space, layer)

@@ -216,10 +216,13 @@ class FeedforwardSpace:
         return f"{self.inputs}-{hidden}-{self.outputs} {self.activation}{periodic}"
 
 
-def ridges(random: np.random.Generator, points: Array, scales: tuple[float, float] = SCALES) -> tuple[Array, Array]:
+def ridges(
+    random: np.random.Generator, points: Array, scales: tuple[float, float] = SCALES, sparse: bool = False
+) -> tuple[Array, Array]:
     """Draw one ridge ``w . (p - p_0)`` through each point.
 
-    Directions are uniform on the sphere, lengths log-uniform between the two `scales`.
+    Directions are uniform on the sphere, lengths log-uniform between the two `scales`.  If `sparse`, spheres are those
+    of k random coordinates, with probability ``2^-k`` (what is left belongs to all of them).
 
     Returns
     -------
@@ -227,6 +230,9 @@ def ridges(random: np.random.Generator, points: Array, scales: tuple[float, floa
     bias : array, shape (m,)
     """
     weights = random.standard_normal(points.shape)
+    if sparse:
+        active = random.geometric(0.5, size=(len(points), 1))
+        weights[np.argsort(np.argsort(random.uniform(size=points.shape), axis=1), axis=1) >= active] = 0.0
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     weights *= np.exp(random.uniform(np.log(scales[0]), np.log(scales[1]), (len(points), 1)))
     return weights, -np.einsum("md,md->m", weights, points)
