@@ -237,6 +237,5 @@ def _check(problem: Collocation) -> None:
     axes = range(problem.domain.dim if isinstance(problem.domain, Box) else 0)
     periodic = tuple(problem.periodic) if isinstance(problem.periodic, Iterable) else (None,)
     if len(set(periodic)) != len(periodic) or not all(axis in axes for axis in periodic):
-        raise ValueError(
-            f"periodic: got {problem.periodic!r}, expected different coordinates in space, of {tuple(axes)}"
-        )
+        some = f"different coordinates in space, of {tuple(axes)}" if axes else "none, as only boxes are periodic"
+        raise ValueError(f"periodic: got {problem.periodic!r}, expected {some}")

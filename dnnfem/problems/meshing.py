@@ -196,7 +196,9 @@ def extruded(vertices: Array, cells: Index, times: Array) -> tuple[Array, Index]
 def mesh_of_simplices(vertices: Array, cells: Index, fair: float, normals: Array | None = None) -> Mesh:
     """Return a mesh of simplices, with normals on a boundary; those that are larger than `fair` are bisected."""
     fair *= 1.0 + ROUNDING
-    found = SimplexMesh(vertices, cells, FEWEST_GAUSS)
+    # A boundary has few of the vertices.
+    used, numbers = np.unique(cells, return_inverse=True)
+    found = SimplexMesh(vertices[used], numbers.reshape(cells.shape), FEWEST_GAUSS)
     facets = None if normals is None else FacetMesh(found, normals)
     while found.cell_dim and (found.volumes > fair).any():
         large = np.flatnonzero(found.volumes > fair)

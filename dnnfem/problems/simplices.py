@@ -165,24 +165,25 @@ class Simplices:
 
     def mesh(self, time: Times | None, seeds: Iterator[int]) -> Mesh:
         """Return Gauss points on cells; see `dnnfem.problems.domains.Domain`."""
-        times = self._times(time)
-        dim = self.dim if times is None or len(times) == 1 else self.dim + 1
+        times, volume = self._times(time), self.volume
         vertices, cells = (self.points, self.cells) if times is None else extruded(self.points, self.cells, times)
-        volume = self.volume if time is None or dim == self.dim else self.volume * (time[1] - time[0])
-        return mesh_of_simplices(vertices, cells, volume / CELLS[dim] ** dim)
+        if time is not None and time[0] < time[1]:
+            volume *= time[1] - time[0]
+        return mesh_of_simplices(vertices, cells, volume / CELLS[vertices.shape[1]] ** (cells.shape[1] - 1))
 
     def facet_mesh(self, names: Sequence[str], time: Times | None, seeds: Iterator[int]) -> Mesh:
         """Return the same on parts of the boundary; see `dnnfem.problems.domains.Domain`."""
         pieces, times = [self.parts[name] for name in names], self._times(time)
         vertices, cells = self.points, np.concatenate([piece.cells for piece in pieces])
         normals = np.concatenate([piece.normals for piece in pieces])
-        measure, dim = float(np.sum(self.facets.measures)), self.dim
+        measure = float(np.sum(self.facets.measures))
         if time is not None and times is not None:
             normals = np.tile(np.repeat(normals, cells.shape[1], axis=0), (len(times) - 1, 1))
             vertices, cells = extruded(vertices, cells, times)
-            measure, dim = measure * (time[1] - time[0]), dim + 1
+            measure *= time[1] - time[0]
         # A box has two sides along each axis.
-        return mesh_of_simplices(vertices, cells, measure / (2 * self.dim * CELLS[dim] ** (dim - 1)), normals)
+        sides = 2 * self.dim * CELLS[vertices.shape[1]] ** (cells.shape[1] - 1)
+        return mesh_of_simplices(vertices, cells, measure / sides, normals)
 
     def __str__(self) -> str:
         return f"{len(self.cells)} simplices in {self.dim} dimensions"

@@ -251,7 +251,7 @@ def check_volumes(vertices: Array, cells: Index) -> None:
     first = wrong[0]
     volume = float(volumes(vertices, cells[first : first + 1])[0])
     kind = "inverted" if volume < -box[first] else "flat"
-    advice = "; exchange two of its vertices, unless the mesh folds over" if kind == "inverted" else ""
+    advice = "; Simplices.oriented takes vertices in any order" if kind == "inverted" else ""
     raise ValueError(
         f"cells: got {len(wrong)} inverted or flat cells (first: cell {first} is {kind}, of volume {volume:.3g}, with "
         f"the vertices {cells[first].tolist()} at {vertices[cells[first]].tolist()}), expected positive volumes{advice}"
@@ -292,5 +292,18 @@ def _children(k: int) -> Index:
             pairs = np.stack([first, s + np.concatenate([[0], np.cumsum(~steps)])], axis=1)
             barycentric = 0.5 * (np.eye(k + 1)[pairs[:, 0]] + np.eye(k + 1)[pairs[:, 1]])
             # Children have the orientation of their cell.
-            found.append(pairs if np.linalg.det(barycentric) > 0.0 else pairs[[1, 0, *range(2, k + 1)]])
+            found.append(pairs if np.linalg.det(barycentric) > 0.0 else pairs[_turn(k)])
     return np.array(found)
+
+
+def _turn(k: int) -> Index:
+    """Return an odd permutation of the ``k + 1`` vertices of a simplex, which turns its orientation.
+
+    The cells that a simplex is cut into, again and again, belong to the lattice of its edges ``v_(i+1) - v_i``, with
+    the one from the last vertex to the first.  Vertices in reversed order, or shifted in a cycle, have the same lattice,
+    while with two of them exchanged shapes would become worse from level to level.  Beyond three dimensions there may be
+    no such order.
+    """
+    if k * (k + 1) // 2 % 2:
+        return np.arange(k, -1, -1)
+    return np.roll(np.arange(k + 1), 1) if k % 2 else np.array([1, 0, *range(2, k + 1)])
