@@ -19,7 +19,7 @@ MOST_POINTS = 50
 """Points along an edge up to which rules are tested."""
 
 DEGENERATE = 1e-13
-"""A cell is flat if its volume, relative to that of a box with its edges, is below this: it may be rounding."""
+"""A cell is flat if its volume, relative to that of a simplex with orthogonal edges as long, is below this."""
 
 TIE = 1e-9
 """Edges that differ by less, relatively, are of equal length: of these the first one is bisected."""
@@ -99,7 +99,9 @@ class SimplexMesh:
         """Return the points, cell by cell; weights are volumes (lengths, areas, ...) and sum to one."""
         where, shares = conical_rule(self.cell_dim, self.points)
         points = np.matmul(where, self.vertices[self.cells])
-        parts = self.volumes / np.max(self.volumes)
+        # Relative to the mesh: a product of many short edges could underflow.
+        unit = np.max(self.size) if self.cell_dim else 1.0
+        parts = np.abs(volumes(self.vertices / unit, self.cells))
         return Quadrature(
             points.reshape(-1, points.shape[-1]),
             np.outer(parts / np.sum(parts), shares).ravel(),
@@ -216,45 +218,43 @@ def checked_cells(vertices: Array, cells: Any) -> Index:
 
 def volumes(vertices: Array, cells: Index) -> Array:
     """Return the volumes of cells (c, k + 1), with the sign of their orientation if k is the dimension of space."""
-    edges = vertices[cells[:, 1:]] - vertices[cells[:, :1]]
-    count, k, d = edges.shape
-    # Lengths apart from shapes: a product of many short ones could underflow in between.
-    lengths, unit = _normalized(edges)
-    if k == 0:
-        return np.ones(count)
-    if k == d:
-        shape = np.linalg.det(unit)
-    else:
-        # By orthogonal factors: the determinant of products would lose half of the digits.
-        triangles = np.linalg.qr(np.swapaxes(unit, 1, 2), mode="r")
-        shape = np.prod(np.abs(np.diagonal(triangles, axis1=1, axis2=2)), axis=1)
-    found: Array = shape * np.prod(lengths, axis=1) / factorial(k)
+    lengths, shapes = _edges(vertices, cells)
+    found: Array = shapes * np.prod(lengths, axis=1) / factorial(lengths.shape[1])
     return found
 
 
-def _normalized(edges: Array) -> tuple[Array, Array]:
-    """Return lengths, and edges of length one; those of length zero stay."""
-    lengths = np.linalg.norm(edges, axis=2)
-    return lengths, edges / np.where(lengths > 0.0, lengths, 1.0)[..., None]
+def _edges(vertices: Array, cells: Index) -> tuple[Array, Array]:
+    """Return lengths (c, k) of the edges at the first vertex, and what unit vectors along them span, shape (c,)."""
+    edges = vertices[cells[:, 1:]] - vertices[cells[:, :1]]
+    k, d = edges.shape[1:]
+    longest = np.abs(edges).max(axis=2) if k else np.empty(edges.shape[:2])
+    unit = np.where(longest > 0.0, longest, 1.0)[..., None]
+    # Divided twice: squares of tiny or huge numbers are no numbers.
+    lengths = np.linalg.norm(edges / unit, axis=2)
+    directions = edges / unit / np.where(lengths > 0.0, lengths, 1.0)[..., None]
+    lengths = lengths * unit[..., 0]
+    if k == 0:
+        return lengths, np.ones(len(cells))
+    if k == d:
+        return lengths, np.linalg.det(directions)
+    # By orthogonal factors: the determinant of products would lose half of the digits.
+    triangles = np.linalg.qr(np.swapaxes(directions, 1, 2), mode="r")
+    return lengths, np.prod(np.abs(np.diagonal(triangles, axis1=1, axis2=2)), axis=1)
 
 
 def check_volumes(vertices: Array, cells: Index) -> None:
     """Raise a `ValueError` that names the first cell that is inverted or flat, and its vertices."""
-    edges = vertices[cells[:, 1:]] - vertices[cells[:, :1]]
-    k = edges.shape[1]
-    if k == 0:
-        return
-    box = np.prod(np.linalg.norm(edges, axis=2), axis=1) * DEGENERATE / factorial(k)
-    wrong = np.flatnonzero(~(volumes(vertices, cells) > box))
+    shapes = _edges(vertices, cells)[1]
+    wrong = np.flatnonzero(~(shapes > DEGENERATE))
     if len(wrong) == 0:
         return
     first = wrong[0]
-    volume = float(volumes(vertices, cells[first : first + 1])[0])
-    kind = "inverted" if volume < -box[first] else "flat"
-    advice = "; Simplices.oriented takes vertices in any order" if kind == "inverted" else ""
+    inverted = shapes[first] < -DEGENERATE
+    advice = "; Simplices.oriented takes vertices in any order" if inverted else ""
     raise ValueError(
-        f"cells: got {len(wrong)} inverted or flat cells (first: cell {first} is {kind}, of volume {volume:.3g}, with "
-        f"the vertices {cells[first].tolist()} at {vertices[cells[first]].tolist()}), expected positive volumes{advice}"
+        f"cells: got {len(wrong)} inverted or flat cells (first: cell {first} is {'inverted' if inverted else 'flat'}, "
+        f"with the vertices {cells[first].tolist()} at {vertices[cells[first]].tolist()}), expected positive "
+        f"volumes{advice}"
     )
 
 
@@ -300,9 +300,9 @@ def _turn(k: int) -> Index:
     """Return an odd permutation of the ``k + 1`` vertices of a simplex, which turns its orientation.
 
     The cells that a simplex is cut into, again and again, belong to the lattice of its edges ``v_(i+1) - v_i``, with
-    the one from the last vertex to the first.  Vertices in reversed order, or shifted in a cycle, have the same lattice,
-    while with two of them exchanged shapes would become worse from level to level.  Beyond three dimensions there may be
-    no such order.
+    the one from the last vertex to the first.  Vertices in reversed order, or shifted in a cycle, have the same
+    lattice, while with two of them exchanged shapes would become worse from level to level.  Beyond three dimensions
+    there may be no such order.
     """
     if k * (k + 1) // 2 % 2:
         return np.arange(k, -1, -1)
