@@ -508,10 +508,10 @@ def test_boxes_and_triangles_of_an_l_have_the_same_solution():
     for name, domain in (("boxes", fem.Boxes(l_shape())), ("triangles", fem.Simplices(*triangulated(l_shape(), 2)))):
         problem = fem.Collocation(poisson, domain, dirichlet=lambda p: wave(*p.x))
         assert list(problem.laws) == ["law", "dirichlet"]
-        errors[name] = [error(problem, neurons) for neurons in (10, 40, 80)]
-        assert errors[name][0] < 2e-2 and errors[name][1] < 2e-3 and errors[name][2] < 5e-5, errors
-        assert errors[name][2] < 0.1 * errors[name][1] < errors[name][0], errors
-    assert 0.1 < errors["boxes"][2] / errors["triangles"][2] < 10.0, errors
+        errors[name] = [error(problem, neurons) for neurons in (40, 80)]
+        assert errors[name][0] < 2e-3 and errors[name][1] < 5e-5, errors
+        assert errors[name][1] < 0.1 * errors[name][0], errors
+    assert 0.1 < errors["boxes"][1] / errors["triangles"][1] < 10.0, errors
 
 
 def gradient(x, y):
@@ -683,3 +683,55 @@ def test_meshes_and_normals_come_back_from_an_archive(kind, tmp_path):
         copy = pickle.loads(pickle.dumps(made))
         assert copy.hash == made.hash and not copy.points.flags.writeable
     assert problem.on(wider, again.quadrature).value(again.x) == problem.on(wider, quadrature).value(again.x)
+
+
+# ---- domains of one's own
+
+
+class Disc:
+    """The unit disc, with points in polar coordinates: what `Domain` asks for, and nothing else."""
+
+    low, high, dim, volume = (-1.0, -1.0), (1.0, 1.0), 2, PI
+    parts = {"boundary": None}  # noqa: RUF012
+
+    def mesh(self, time, seeds):
+        angles = np.linspace(0.0, 2.0 * PI, 33)[:-1]
+        rim = np.column_stack([np.cos(angles), np.sin(angles)])
+        cells = [[0, k + 1, (k + 1) % 32 + 1] for k in range(32)]
+        return SimplexMesh(np.vstack([[0.0, 0.0], rim]), cells)
+
+    def facet_mesh(self, names, time, seeds):
+        angles = np.linspace(0.0, 2.0 * PI, 129)[:-1]
+        rim = np.column_stack([np.cos(angles), np.sin(angles)])
+        return FacetMesh(SimplexMesh(rim, np.arange(128)[:, None]), rim)
+
+
+def test_a_domain_of_ones_own():
+    problem = fem.Collocation(lambda p, u: u.laplacian + 4.0, Disc(), dirichlet=0.0)
+    assert error(problem, 20, lambda x, y: 1.0 - x**2 - y**2) < 1e-3
+
+
+def test_initial_values_and_velocities_hold_exactly_on_a_union():
+    problem = fem.Collocation(
+        lambda p, u: u.dtt - u.laplacian,
+        fem.Boxes(l_shape()),
+        time=(0.5, 1.0),
+        initial=lambda p: torch.sin(p.x[0]),
+        velocity=lambda p: p.x[1],
+        boundary=lambda p, u: u.normal - p.normal[0] * p.t,
+    )
+    space = fem.FeedforwardSpace(3, (4,), 1)
+    u = problem.solution(space, 10.0 * np.random.default_rng(0).standard_normal(space.dim))
+    points = np.column_stack([np.random.default_rng(1).uniform(-1.0, 0.0, (9, 2)), np.full(9, 0.5)])
+    assert np.allclose(u(points)[:, 0], np.sin(points[:, 0]), atol=1e-13)
+    assert np.allclose(u.gradient(points)[:, 0, 2], points[:, 1], atol=1e-12)
+
+
+def test_the_order_of_vertices_does_not_matter_where_it_means_nothing():
+    vertices, cells = triangulated(l_shape(), 2)
+    plain, turned = fem.Simplices(vertices, cells), fem.Simplices.oriented(vertices, np.sort(cells, axis=1))
+    assert turned.volume == pytest.approx(plain.volume, rel=1e-14)
+    # Facets are numbered by their cells and by the vertices opposite to them, which have been exchanged.
+    order, other = (np.lexsort(domain.facets.midpoints.T) for domain in (plain, turned))
+    for name in ("midpoints", "normals", "measures"):
+        assert np.allclose(getattr(plain.facets, name)[order], getattr(turned.facets, name)[other], atol=1e-14)

@@ -18,7 +18,7 @@ ROUNDING = 1e-12
 """Coordinates that differ by less, relative to the domain, are the same."""
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class Boxes:
     """The union of boxes that do not overlap, in any dimension: an L, a frame, a room with a niche.
 
@@ -139,6 +139,9 @@ class Boxes:
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.boxes))
+
+    def __repr__(self) -> str:
+        return f"Boxes({list(self.boxes)!r})"
 
 
 def _coordinates(axes: Sequence[Array], numbers: Index) -> Array:

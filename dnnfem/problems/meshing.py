@@ -33,7 +33,7 @@ SOBOL, SOBOL_SIDES, FEWEST_SOBOL = 4096, 2048, 64
 
 def power_of_two(number: float) -> int:
     """Return the largest power of two up to a number, at least `FEWEST_SOBOL`."""
-    return max(FEWEST_SOBOL, 1 << int(number).bit_length() - 1) if number >= 1 else FEWEST_SOBOL
+    return max(FEWEST_SOBOL, 1 << max(int(number), 1).bit_length() - 1)
 
 
 def in_time(lower: Array, upper: Array, time: tuple[float, float] | None) -> tuple[Array, Array]:

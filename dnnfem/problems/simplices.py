@@ -54,7 +54,7 @@ class Triangles:
         return Triangles(self.vertices, self.cells[index], self.normals[index])
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class Simplices:
     """A domain that is covered by a conforming mesh of intervals, triangles or tetrahedra.
 
@@ -185,7 +185,7 @@ class Simplices:
         sides = 2 * self.dim * CELLS[vertices.shape[1]] ** (cells.shape[1] - 1)
         return mesh_of_simplices(vertices, cells, measure / sides, normals)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{len(self.cells)} simplices in {self.dim} dimensions"
 
 

@@ -36,10 +36,10 @@ else:
 
 _KINDS = {
     "boxes": "BoxMesh",
-    "facets": "FacetMesh",
-    "simplices": "SimplexMesh",
     "sobol": "SobolPoints",
     "union": "UnionMesh",
+    "simplices": "SimplexMesh",
+    "facets": "FacetMesh",
 }
 
 
@@ -54,7 +54,7 @@ def mesh_from_attributes(attributes: Mapping[str, Any], arrays: Mapping[str, Arr
     values = dict(attributes)
     kind = values.pop("kind", None)
     if kind not in _KINDS:
-        raise ValueError(f"mesh: got kind {kind!r}, expected one of {', '.join(sorted(_KINDS))}")
+        raise ValueError(f"mesh: got kind {kind!r}, expected one of {', '.join(_KINDS)}")
     if kind == "union":
         numbered = dict(arrays)
         shares: Any = numbered.pop("shares", None)
