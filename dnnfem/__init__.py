@@ -34,8 +34,18 @@ _public = {
     "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
     "observers": ("observe", "progress"),
     "plotting": (),
-    "problems": ("Box", "Classification", "Classifier", "Collocation", "Regression", "Solution", "next_slab"),
-    "quadrature": ("BoxMesh", "Quadrature", "SobolPoints", "UnionMesh"),
+    "problems": (
+        "Box",
+        "Boxes",
+        "Classification",
+        "Classifier",
+        "Collocation",
+        "Regression",
+        "Simplices",
+        "Solution",
+        "next_slab",
+    ),
+    "quadrature": ("BoxMesh", "FacetMesh", "Quadrature", "SimplexMesh", "SobolPoints", "UnionMesh"),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
     "refinement": ("coarsen", "insert_layer", "refine_quadrature", "ridge_candidates", "widen"),
     "solvers": ("gauss_newton", "stochastic", "trust_region"),
@@ -90,16 +100,20 @@ if TYPE_CHECKING:
     from dnnfem.observers import observe as observe, progress as progress
     from dnnfem.problems import (
         Box as Box,
+        Boxes as Boxes,
         Classification as Classification,
         Classifier as Classifier,
         Collocation as Collocation,
         Regression as Regression,
+        Simplices as Simplices,
         Solution as Solution,
         next_slab as next_slab,
     )
     from dnnfem.quadrature import (
         BoxMesh as BoxMesh,
+        FacetMesh as FacetMesh,
         Quadrature as Quadrature,
+        SimplexMesh as SimplexMesh,
         SobolPoints as SobolPoints,
         UnionMesh as UnionMesh,
     )

@@ -14,12 +14,12 @@ from dnnfem.functionals import Functional, Integral, Sum
 from dnnfem.functionals.integral import budget
 from dnnfem.kernels.components import order, order_in
 from dnnfem.problems.ansatz import AffineAnsatz
-from dnnfem.problems.conditions import Misfit, Side, joined, sided
+from dnnfem.problems.conditions import Misfit, Place, joined, places, sided
 from dnnfem.problems.covering import covering, scaled
-from dnnfem.problems.domains import Box
+from dnnfem.problems.domains import Box, Domain
 from dnnfem.problems.exact import ExactAnsatz
-from dnnfem.problems.fields import Corners, Jet, Points
-from dnnfem.problems.lift import Conditions
+from dnnfem.problems.fields import Corners, Jet, Points, Walls
+from dnnfem.problems.lift import SAMPLES, Conditions, check_beginning
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
@@ -33,12 +33,12 @@ ResidualLaw = Callable[[Points, Jet], Any]
 
 @dataclass(frozen=True, eq=False)
 class Collocation:
-    """A differential equation on a box, by least squares: ``J = sum_q w_q sum_k (r_k(p_q, u) / s_k)^2 / 2``.
+    """A differential equation by least squares: ``J = sum_q w_q sum_k (r_k(p_q, u) / s_k)^2 / 2``.
 
     The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random neurons,
     relative to those of `u`, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions
-    on sides of the box hold exactly, see `dnnfem.problems.lift`, or their residuals are further terms of `J`, scaled
-    like equations.
+    on sides of a box hold exactly, see `dnnfem.problems.lift`, or their residuals are further terms of `J`, scaled
+    like equations; on the boundary of another domain always the latter.
 
     Parameters
     ----------
@@ -46,24 +46,24 @@ class Collocation:
         ``law(p, u)``, the strong residual in torch at all points at once: a tensor (m,), or a list of these for several
         equations.  `p` has ``x`` and ``t``; `u` has ``value, grad, hess, laplacian, dt, dtt, d(i, j, ...)``, and is its
         value in arithmetic; ``u[k]`` is the k-th of several outputs.  Derivatives up to order 4.
-    domain : Box
+    domain : Box, Boxes or Simplices
         In space.
     time : (float, float), optional
         Beginning and end; time is the last coordinate of points.
     dirichlet : number, sequence, callable or mapping, optional
-        Values on all sides of the box, one per output, or ``g(p)`` in torch; or these for some sides, ``(axis, end)``
-        with end 0 or 1.  `g` is called on the boundary only.
+        Values on the whole boundary, one per output, or ``g(p)`` in torch; or these for some sides of a box, ``(axis,
+        end)`` with end 0 or 1, or for some parts of another boundary, by name.  `g` is called on the boundary only.
     initial, velocity : number, sequence or callable, optional
         Values at the beginning, and first derivatives in time.
     boundary : callable or mapping, optional
-        Further residuals ``law(p, u)`` on all sides, or on some; with ``p.normal`` and ``u.normal``, the derivative
-        along it, these are Neumann's and Robin's conditions.
+        Further residuals ``law(p, u)`` on the whole boundary, or on some of it; with ``p.normal`` and ``u.normal``, the
+        derivative along it, these are Neumann's and Robin's conditions.
     periodic : tuple of int, optional
-        Coordinates in space in which the solution is periodic; the same inputs of spaces have to be.
+        Coordinates in which the solution is periodic, on a box; the same inputs of spaces have to be.
     outputs : int
         Number of unknown functions.
     exact : bool
-        Whether `dirichlet` and `initial` hold exactly; otherwise their residuals are added.
+        Whether `dirichlet`, on a box, and `initial` hold exactly; otherwise their residuals are added.
     quadrature : Quadrature, optional
         Of the domain, time being its last coordinate; default Gauss points on equal cells, in more than three
         dimensions Sobol' points.
@@ -85,12 +85,12 @@ class Collocation:
     """
 
     law: ResidualLaw
-    domain: Box
+    domain: Domain
     time: tuple[float, float] | None = None
     dirichlet: Any = None
     initial: Any = None
     velocity: Any = None
-    boundary: ResidualLaw | Mapping[Side, ResidualLaw] | None = None
+    boundary: ResidualLaw | Mapping[Place, ResidualLaw] | None = None
     periodic: tuple[int, ...] = ()
     outputs: int = 1
     exact: bool = True
@@ -108,29 +108,33 @@ class Collocation:
         _check(self)
         object.__setattr__(self, "periodic", tuple(self.periodic))
         space = self.domain.dim
-        free = [axis for axis in range(space) if axis not in self.periodic]
-        sides = sided("dirichlet", self.dirichlet, free)
-        soft: dict[str, tuple[list[Side], ResidualLaw]] = {}
-        if not self.exact:
+        box, free = isinstance(self.domain, Box), places(self.domain, self.periodic)
+        sides: dict[Any, Any] = sided("dirichlet", self.dirichlet, free)
+        soft: dict[str, tuple[list[Place], ResidualLaw]] = {}
+        if not (self.exact and box):
             for name, (members, given) in joined("dirichlet", sides, self._bounds).items():
                 soft[name] = members, Misfit(name, given)
+            sides = {}
         if self.initial is not None and not self.exact:
             soft["initial"] = [(space, 0)], Misfit("initial", self.initial, self.velocity)
         elif self.initial is not None:
             sides[space, 0] = self.initial
         soft |= joined("boundary", sided("boundary", self.boundary, free), self._bounds)
         covered = {name: members for name, (members, _) in soft.items()}
-        quadrature = self.quadrature or covering(*self._bounds, covered, self.seed)
+        quadrature = self.quadrature or covering(self.domain, self.time, covered, self.seed)
         self._fits(quadrature, list(soft))
         object.__setattr__(self, "quadrature", quadrature)
         laws = {"law": recorded(self.law, "law", quadrature, space, self.outputs)}
+        walls: Walls = self._bounds if box else "data"
         # In the order of the quadrature, by which its cells are numbered.
         for name, region in quadrature.regions.items():
-            laws[name] = recorded(soft[name][1], name, region, space, self.outputs, self._bounds)
+            laws[name] = recorded(soft[name][1], name, region, space, self.outputs, walls)
         ansatz: ExactAnsatz | AffineAnsatz = self._affine
         if sides and self.exact:
             orders = {i: max(order_in(i, c) for law in laws.values() for c in law.components) for i in self.periodic}
-            conditions = Conditions(*self._bounds, space, self.outputs, sides, self.velocity, orders)
+            some = None if box else quadrature.points[:: 1 + len(quadrature) // SAMPLES]
+            conditions = Conditions(*self._bounds, space, self.outputs, sides, self.velocity, orders, some)
+            check_beginning(conditions, {name: law for name, (_, law) in soft.items()}, quadrature)
             ansatz = ExactAnsatz(self._affine, conditions)
         object.__setattr__(self, "ansatz", ansatz)
         neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic)
@@ -218,8 +222,8 @@ def _check(problem: Collocation) -> None:
     """Raise a `ValueError` if the parameters make no sense."""
     if not callable(problem.law):
         raise ValueError(f"law: got {type(problem.law).__name__}, expected a function law(p, u)")
-    if not isinstance(problem.domain, Box):
-        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box")
+    if not isinstance(problem.domain, Domain):
+        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box, Boxes or Simplices")
     if isinstance(problem.outputs, bool) or not isinstance(problem.outputs, int | np.integer) or problem.outputs < 1:
         raise ValueError(f"outputs: got {problem.outputs!r}, expected a positive integer")
     if problem.time is not None:
@@ -230,9 +234,8 @@ def _check(problem: Collocation) -> None:
         raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
     if problem.velocity is not None and problem.initial is None:
         raise ValueError("velocity: got first derivatives in time without initial values, expected both")
-    axes = range(problem.domain.dim)
+    axes = range(problem.domain.dim if isinstance(problem.domain, Box) else 0)
     periodic = tuple(problem.periodic) if isinstance(problem.periodic, Iterable) else (None,)
     if len(set(periodic)) != len(periodic) or not all(axis in axes for axis in periodic):
-        raise ValueError(
-            f"periodic: got {problem.periodic!r}, expected different coordinates in space, of {tuple(axes)}"
-        )
+        some = f"different coordinates in space, of {tuple(axes)}" if axes else "none, as only boxes are periodic"
+        raise ValueError(f"periodic: got {problem.periodic!r}, expected {some}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dnnfem.kernels.components import Component
-from dnnfem.problems.fields import Corners, Jet, Points, Tensor, tensor
+from dnnfem.problems.fields import Jet, Points, Tensor, Walls, tensor
 from dnnfem.problems.pointwise import PointwiseLaw, Residuals, rows
 from dnnfem.quadrature import Quadrature
 
@@ -33,7 +33,7 @@ def recorded(
     quadrature: Quadrature,
     space: int,
     outputs: int,
-    box: Corners | None = None,
+    box: Walls | None = None,
 ) -> PointwiseLaw:
     """Call a law with random jets, and return it with the components that it read and whether it is affine.
 
@@ -47,8 +47,8 @@ def recorded(
         Where it is called.
     space, outputs : int
         Number of space coordinates and of outputs.
-    box : pair of tuples of float, optional
-        Corners of the box whose sides the points are on, for the normal.
+    box : pair of tuples of float, or "data", optional
+        For the normal: corners of the box whose sides the points are on, or it is in the data.
 
     Raises
     ------

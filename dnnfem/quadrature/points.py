@@ -47,7 +47,10 @@ class Mesh(Protocol):
         ...
 
     def quadrature(self) -> Quadrature:
-        """Return the points: weights sum to one, every cell has points, and this is their `mesh`."""
+        """Return the points: weights sum to one, every cell has points, and this is their `mesh`.
+
+        It may have data, such as normals, which every mesh that comes from this one has as well.
+        """
         ...
 
     def refined(self, marked: Any) -> Mesh:
@@ -316,7 +319,7 @@ class Quadrature:
         Raises
         ------
         ValueError
-            If there is no such cell, or it belongs to a part that has no mesh, or that has data.
+            If there is no such cell, or it belongs to a part that has no mesh, or data that do not come from its mesh.
         """
         return _refined(self, marked)
 
@@ -328,7 +331,7 @@ class Quadrature:
         Raises
         ------
         ValueError
-            If no part has a mesh, or one of them has data.
+            If no part has a mesh, or one of them has data that do not come from its mesh.
         """
         return _finer(self)
 

@@ -8,7 +8,7 @@ from dnnfem.quadrature import Quadrature
 
 
 def refine_quadrature(quadrature: Quadrature, marked: Any) -> Quadrature:
-    """Refine cells of a quadrature: boxes are bisected, sequences of points go on.
+    """Refine cells of a quadrature: boxes and simplices are bisected, sequences of points go on.
 
     The sum of the weights is kept, in the interior and in every region.  Where nothing is marked the quadrature itself
     is returned.
@@ -29,7 +29,7 @@ def refine_quadrature(quadrature: Quadrature, marked: Any) -> Quadrature:
     Raises
     ------
     ValueError
-        If there is no such cell, or it belongs to a part that has no mesh or that has data, or it cannot be refined
-        any further.
+        If there is no such cell, or it belongs to a part that has no mesh, or data that do not come from its mesh, or
+        it cannot be refined any further.
     """
     return quadrature.refined(marked)
