@@ -25,6 +25,7 @@ _public = {
         "insertion_sensitivity",
         "leave_one_out",
         "penalty_weight",
+        "quadrature_error",
         "removal",
         "residual",
         "sampling",
@@ -34,8 +35,19 @@ _public = {
     "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
     "observers": ("observe", "progress"),
     "plotting": (),
-    "problems": ("Box", "Classification", "Classifier", "Collocation", "Regression", "Solution", "next_slab"),
-    "quadrature": ("BoxMesh", "Quadrature", "SobolPoints", "UnionMesh"),
+    "problems": (
+        "Box",
+        "Boxes",
+        "Classification",
+        "Classifier",
+        "Collocation",
+        "Energy",
+        "Regression",
+        "Simplices",
+        "Solution",
+        "next_slab",
+    ),
+    "quadrature": ("BoxMesh", "FacetMesh", "Quadrature", "SimplexMesh", "SobolPoints", "UnionMesh"),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
     "refinement": ("coarsen", "insert_layer", "refine_quadrature", "ridge_candidates", "widen"),
     "solvers": ("gauss_newton", "stochastic", "trust_region"),
@@ -61,6 +73,7 @@ if TYPE_CHECKING:
         leave_one_out as leave_one_out,
     )
     from dnnfem.estimators.penalty import penalty_weight as penalty_weight
+    from dnnfem.estimators.quadrature_error import quadrature_error as quadrature_error
     from dnnfem.estimators.removal import removal as removal
     from dnnfem.estimators.residual import residual as residual
     from dnnfem.estimators.sampling import sampling as sampling
@@ -90,16 +103,21 @@ if TYPE_CHECKING:
     from dnnfem.observers import observe as observe, progress as progress
     from dnnfem.problems import (
         Box as Box,
+        Boxes as Boxes,
         Classification as Classification,
         Classifier as Classifier,
         Collocation as Collocation,
+        Energy as Energy,
         Regression as Regression,
+        Simplices as Simplices,
         Solution as Solution,
         next_slab as next_slab,
     )
     from dnnfem.quadrature import (
         BoxMesh as BoxMesh,
+        FacetMesh as FacetMesh,
         Quadrature as Quadrature,
+        SimplexMesh as SimplexMesh,
         SobolPoints as SobolPoints,
         UnionMesh as UnionMesh,
     )

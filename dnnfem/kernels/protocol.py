@@ -182,7 +182,7 @@ class Linearization(Protocol):
         ...
 
     def residual(self) -> Array | None:
-        """Return the weighted residual vector, ``|residual|^2 / 2 = value``: an opaque handle; None but for residuals."""
+        """Return the weighted residual vector, ``|residual|^2 / 2 = value``: an opaque handle; None for losses."""
         ...
 
     def mixed(self, other: Any) -> Array | None:

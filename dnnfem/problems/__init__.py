@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 from dnnfem._lazy import attach
 
 _public = {
+    "boxes": ("Boxes",),
     "classification": ("Classification", "Classifier"),
     "collocation": ("Collocation",),
     "domains": ("Box",),
+    "energy": ("Energy",),
     "regression": ("Regression",),
+    "simplices": ("Simplices",),
     "slabs": ("next_slab",),
     "solution": ("Solution",),
     "torched": ("TorchFunction",),
@@ -18,10 +21,13 @@ _public = {
 
 # For type checkers and editors; a test keeps it in step with the table.
 if TYPE_CHECKING:
+    from dnnfem.problems.boxes import Boxes as Boxes
     from dnnfem.problems.classification import Classification as Classification, Classifier as Classifier
     from dnnfem.problems.collocation import Collocation as Collocation
     from dnnfem.problems.domains import Box as Box
+    from dnnfem.problems.energy import Energy as Energy
     from dnnfem.problems.regression import Regression as Regression
+    from dnnfem.problems.simplices import Simplices as Simplices
     from dnnfem.problems.slabs import next_slab as next_slab
     from dnnfem.problems.solution import Solution as Solution
     from dnnfem.problems.torched import TorchFunction as TorchFunction

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from dnnfem import kernels
-from dnnfem.functionals import Functional, Integral, Sum
-from dnnfem.functionals.integral import budget
-from dnnfem.kernels.components import order, order_in
+from dnnfem.functionals import Functional, Sum
+from dnnfem.kernels.components import order_in
 from dnnfem.problems.ansatz import AffineAnsatz
-from dnnfem.problems.conditions import Misfit, Side, joined, sided
+from dnnfem.problems.assembly import check_quadrature, check_space, integral
+from dnnfem.problems.conditions import Misfit, Place, joined, places, sided
 from dnnfem.problems.covering import covering, scaled
-from dnnfem.problems.domains import Box
+from dnnfem.problems.domains import Box, Domain
 from dnnfem.problems.exact import ExactAnsatz
-from dnnfem.problems.fields import Corners, Jet, Points
-from dnnfem.problems.lift import Conditions
+from dnnfem.problems.fields import Corners, Jet, Points, Walls
+from dnnfem.problems.lift import SAMPLES, Conditions, check_beginning
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
@@ -33,12 +33,12 @@ ResidualLaw = Callable[[Points, Jet], Any]
 
 @dataclass(frozen=True, eq=False)
 class Collocation:
-    """A differential equation on a box, by least squares: ``J = sum_q w_q sum_k (r_k(p_q, u) / s_k)^2 / 2``.
+    """A differential equation by least squares: ``J = sum_q w_q sum_k (r_k(p_q, u) / s_k)^2 / 2``.
 
     The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random neurons,
     relative to those of `u`, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions
-    on sides of the box hold exactly, see `dnnfem.problems.lift`, or their residuals are further terms of `J`, scaled
-    like equations.
+    on sides of a box hold exactly, see `dnnfem.problems.lift`, or their residuals are further terms of `J`, scaled
+    like equations; on the boundary of another domain always the latter.
 
     Parameters
     ----------
@@ -46,24 +46,24 @@ class Collocation:
         ``law(p, u)``, the strong residual in torch at all points at once: a tensor (m,), or a list of these for several
         equations.  `p` has ``x`` and ``t``; `u` has ``value, grad, hess, laplacian, dt, dtt, d(i, j, ...)``, and is its
         value in arithmetic; ``u[k]`` is the k-th of several outputs.  Derivatives up to order 4.
-    domain : Box
+    domain : Box, Boxes or Simplices
         In space.
     time : (float, float), optional
         Beginning and end; time is the last coordinate of points.
     dirichlet : number, sequence, callable or mapping, optional
-        Values on all sides of the box, one per output, or ``g(p)`` in torch; or these for some sides, ``(axis, end)``
-        with end 0 or 1.  `g` is called on the boundary only.
+        Values on the whole boundary, one per output, or ``g(p)`` in torch; or these for some sides of a box, ``(axis,
+        end)`` with end 0 or 1, or for some parts of another boundary, by name.  `g` is called on the boundary only.
     initial, velocity : number, sequence or callable, optional
         Values at the beginning, and first derivatives in time.
     boundary : callable or mapping, optional
-        Further residuals ``law(p, u)`` on all sides, or on some; with ``p.normal`` and ``u.normal``, the derivative
-        along it, these are Neumann's and Robin's conditions.
+        Further residuals ``law(p, u)`` on the whole boundary, or on some of it; with ``p.normal`` and ``u.normal``, the
+        derivative along it, these are Neumann's and Robin's conditions.
     periodic : tuple of int, optional
-        Coordinates in space in which the solution is periodic; the same inputs of spaces have to be.
+        Coordinates in which the solution is periodic, on a box; the same inputs of spaces have to be.
     outputs : int
         Number of unknown functions.
     exact : bool
-        Whether `dirichlet` and `initial` hold exactly; otherwise their residuals are added.
+        Whether `dirichlet`, on a box, and `initial` hold exactly; otherwise their residuals are added.
     quadrature : Quadrature, optional
         Of the domain, time being its last coordinate; default Gauss points on equal cells, in more than three
         dimensions Sobol' points.
@@ -85,12 +85,12 @@ class Collocation:
     """
 
     law: ResidualLaw
-    domain: Box
+    domain: Domain
     time: tuple[float, float] | None = None
     dirichlet: Any = None
     initial: Any = None
     velocity: Any = None
-    boundary: ResidualLaw | Mapping[Side, ResidualLaw] | None = None
+    boundary: ResidualLaw | Mapping[Place, ResidualLaw] | None = None
     periodic: tuple[int, ...] = ()
     outputs: int = 1
     exact: bool = True
@@ -108,34 +108,44 @@ class Collocation:
         _check(self)
         object.__setattr__(self, "periodic", tuple(self.periodic))
         space = self.domain.dim
-        free = [axis for axis in range(space) if axis not in self.periodic]
-        sides = sided("dirichlet", self.dirichlet, free)
-        soft: dict[str, tuple[list[Side], ResidualLaw]] = {}
-        if not self.exact:
+        box, free = isinstance(self.domain, Box), places(self.domain, self.periodic)
+        sides: dict[Any, Any] = sided("dirichlet", self.dirichlet, free)
+        soft: dict[str, tuple[list[Place], ResidualLaw]] = {}
+        if not (self.exact and box):
             for name, (members, given) in joined("dirichlet", sides, self._bounds).items():
                 soft[name] = members, Misfit(name, given)
+            sides = {}
         if self.initial is not None and not self.exact:
             soft["initial"] = [(space, 0)], Misfit("initial", self.initial, self.velocity)
         elif self.initial is not None:
             sides[space, 0] = self.initial
         soft |= joined("boundary", sided("boundary", self.boundary, free), self._bounds)
         covered = {name: members for name, (members, _) in soft.items()}
-        quadrature = self.quadrature or covering(*self._bounds, covered, self.seed)
-        self._fits(quadrature, list(soft))
+        quadrature = self.quadrature or covering(self.domain, self.time, covered, self.seed)
+        check_quadrature(quadrature, len(self._bounds[0]), list(soft))
         object.__setattr__(self, "quadrature", quadrature)
         laws = {"law": recorded(self.law, "law", quadrature, space, self.outputs)}
+        walls: Walls = self._bounds if box else "data"
         # In the order of the quadrature, by which its cells are numbered.
         for name, region in quadrature.regions.items():
-            laws[name] = recorded(soft[name][1], name, region, space, self.outputs, self._bounds)
+            laws[name] = recorded(soft[name][1], name, region, space, self.outputs, walls)
         ansatz: ExactAnsatz | AffineAnsatz = self._affine
         if sides and self.exact:
             orders = {i: max(order_in(i, c) for law in laws.values() for c in law.components) for i in self.periodic}
-            conditions = Conditions(*self._bounds, space, self.outputs, sides, self.velocity, orders)
+            some = None if box else quadrature.points[:: 1 + len(quadrature) // SAMPLES]
+            conditions = Conditions(*self._bounds, space, self.outputs, sides, self.velocity, orders, some)
+            check_beginning(conditions, {name: law for name, (_, law) in soft.items()}, quadrature)
             ansatz = ExactAnsatz(self._affine, conditions)
         object.__setattr__(self, "ansatz", ansatz)
         neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic)
         parts = {"law": quadrature, **quadrature.regions}
         object.__setattr__(self, "laws", scaled(laws, parts, ansatz, neuron))
+
+    @property
+    def _held(self) -> Conditions | None:
+        """Conditions that hold exactly."""
+        held = None if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions
+        return held if isinstance(held, Conditions) else None
 
     @property
     def _bounds(self) -> Corners:
@@ -149,25 +159,10 @@ class Collocation:
         low, high = (0.5 * np.array(corner) for corner in self._bounds)
         return AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.ones(self.outputs))
 
-    def _fits(self, quadrature: Quadrature, names: list[str]) -> None:
-        """Raise a `ValueError` if a quadrature is not one for this problem."""
-        inputs = len(self._bounds[0])
-        if quadrature.inputs != inputs:
-            raise ValueError(f"quadrature: got points with {quadrature.inputs} coordinates, expected {inputs}")
-        if set(quadrature.regions) != set(names):
-            raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {names}")
-
-    def _integral(self, name: str, law: PointwiseLaw, space: NetworkSpace, quadrature: Quadrature) -> Integral:
-        region = None if name == "law" else name
-        part = quadrature if region is None else quadrature.regions[region]
-        memory = budget(self.memory, part, self.device)
-        where = (self.backend, memory, self.device, self.precision)
-        return Integral(space, part, self.ansatz, law, *where, region=region)
-
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What an archive compares when a run is resumed."""
-        low, high = self._bounds
+        (low, high), held = self._bounds, self._held
         return {
             "kind": "collocation",
             "data": self.quadrature.hash,
@@ -177,8 +172,8 @@ class Collocation:
             "time": str(self.time is not None),
             "periodic": str(self.periodic),
             "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
-            "exact": str([] if isinstance(self.ansatz, AffineAnsatz) else sorted(self.ansatz.conditions.sides)),
-            "conditions": np.empty(0) if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions.fingerprint,
+            "exact": str([] if held is None else sorted(held.sides)),
+            "conditions": np.empty(0) if held is None else held.fingerprint,
         }
 
     def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
@@ -191,16 +186,10 @@ class Collocation:
             the equation asks for, or the quadrature not the regions.
         """
         quadrature = self.quadrature if quadrature is None else quadrature
-        self._fits(quadrature, [name for name in self.laws if name != "law"])
-        if space.outputs != self.outputs:
-            raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {self.outputs}")
-        periodic = tuple(getattr(space, "periodic", ()))
-        if set(periodic) != set(self.periodic):
-            raise ValueError(f"space: got {space}, periodic in {periodic}, expected one that is in {self.periodic}")
-        highest = max(order(c) for law in self.laws.values() for c in law.components)
-        if getattr(space, "activation", None) == "relu" and highest > 0:
-            raise ValueError(f"space: got {space}, expected a smooth activation for derivatives of order {highest}")
-        terms = [self._integral(name, self.laws[name], space, quadrature) for name in ("law", *quadrature.regions)]
+        check_quadrature(quadrature, len(self._bounds[0]), [name for name in self.laws if name != "law"])
+        check_space(space, self.outputs, self.periodic, self.laws.values())
+        where = (self.ansatz, self.backend, self.memory, self.device, self.precision)
+        terms = [integral(name, self.laws[name], space, quadrature, *where) for name in ("law", *quadrature.regions)]
         return terms[0] if len(terms) == 1 else Sum(*terms)
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:
@@ -218,8 +207,8 @@ def _check(problem: Collocation) -> None:
     """Raise a `ValueError` if the parameters make no sense."""
     if not callable(problem.law):
         raise ValueError(f"law: got {type(problem.law).__name__}, expected a function law(p, u)")
-    if not isinstance(problem.domain, Box):
-        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box")
+    if not isinstance(problem.domain, Domain):
+        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box, Boxes or Simplices")
     if isinstance(problem.outputs, bool) or not isinstance(problem.outputs, int | np.integer) or problem.outputs < 1:
         raise ValueError(f"outputs: got {problem.outputs!r}, expected a positive integer")
     if problem.time is not None:
@@ -230,7 +219,7 @@ def _check(problem: Collocation) -> None:
         raise ValueError("initial: got a condition for a problem without time, expected time=(t0, t1)")
     if problem.velocity is not None and problem.initial is None:
         raise ValueError("velocity: got first derivatives in time without initial values, expected both")
-    axes = range(problem.domain.dim)
+    axes = range(problem.domain.dim if isinstance(problem.domain, Box) else 0)
     periodic = tuple(problem.periodic) if isinstance(problem.periodic, Iterable) else (None,)
     if len(set(periodic)) != len(periodic) or not all(axis in axes for axis in periodic):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Conditions on the sides of a box, as users write them."""
+"""Conditions on the sides of a box, or parts of another boundary, as users write them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dnnfem.problems.domains import Box, Domain
 from dnnfem.problems.fields import Corners, Jet, Points
 from dnnfem.problems.pointwise import rows
 
@@ -17,8 +18,18 @@ Values = Callable[[Points], Any] | float | int | Sequence[float]
 Side = tuple[int, int]
 """Axis and end, 0 or 1; time is the last axis."""
 
+Place = Side | str
+"""A side of a box, or a part of another boundary by its name."""
 
-def sided(name: str, given: Any, axes: Sequence[int]) -> dict[Side, Any]:
+
+def places(domain: Domain, periodic: Sequence[int]) -> list[Place]:
+    """Return the sides of a box in the axes in which it is not periodic, or the names of the parts of a boundary."""
+    if not isinstance(domain, Box):
+        return list(domain.parts)
+    return [(axis, end) for axis in range(domain.dim) if axis not in periodic for end in (0, 1)]
+
+
+def sided(name: str, given: Any, sides: Sequence[Place]) -> dict[Place, Any]:
     """Return what is given for every side, or for some of them, as a mapping.
 
     Raises
@@ -28,7 +39,6 @@ def sided(name: str, given: Any, axes: Sequence[int]) -> dict[Side, Any]:
     """
     if given is None:
         return {}
-    sides = [(axis, end) for axis in axes for end in (0, 1)]
     if not isinstance(given, Mapping):
         return dict.fromkeys(sides, given)
     for side in given:
@@ -38,12 +48,12 @@ def sided(name: str, given: Any, axes: Sequence[int]) -> dict[Side, Any]:
     return {side: given[side] for side in sides if side in given}
 
 
-def joined(kind: str, given: Mapping[Side, Any], box: Corners) -> dict[str, tuple[list[Side], Any]]:
+def joined(kind: str, given: Mapping[Place, Any], box: Corners) -> dict[str, tuple[list[Place], Any]]:
     """Return what is given by name, with the sides where it is the same: one term of the functional then does.
 
     Names are the kind of condition alone, or with all sides where different things hold on different ones.
     """
-    groups: list[tuple[list[Side], Any]] = []
+    groups: list[tuple[list[Place], Any]] = []
     for side, condition in given.items():
         # Numbers may be equal, functions are the same or not.
         known = (members for members, other in groups if other is condition or _equal(other, condition))
@@ -61,8 +71,10 @@ def _equal(a: Any, b: Any) -> bool:
     return isinstance(a, int | float) and isinstance(b, int | float) and a == b
 
 
-def side_name(side: Side, box: Corners) -> str:
-    """Return what a side of a box is called: ``x0 = 1``."""
+def side_name(side: Place, box: Corners) -> str:
+    """Return what a side of a box is called, ``x0 = 1``, or the name of a part of another boundary."""
+    if isinstance(side, str):
+        return side
     place = box[side[1]][side[0]]
     # Six digits if these are all: opposite sides must have different names.
     short = f"{place:g}"

@@ -1,4 +1,4 @@
-"""What a collocation problem begins with: points that cover a box and its sides, and the sizes of its equations."""
+"""What a collocation problem begins with: points that cover a domain and its boundary, and sizes of its equations."""
 
 from __future__ import annotations
 
@@ -10,25 +10,13 @@ import numpy as np
 
 from dnnfem.functionals import Integral
 from dnnfem.kernels.protocol import Ansatz
-from dnnfem.problems.conditions import Side
+from dnnfem.problems.conditions import Place, Side
+from dnnfem.problems.domains import Box, Domain
+from dnnfem.problems.meshing import CELLS, GAUSS, MOST_GAUSS, SOBOL_SIDES, in_time, power_of_two
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.quadrature import BoxMesh, Mesh, Quadrature, SobolPoints, UnionMesh
 from dnnfem.records import Array
 from dnnfem.spaces import FeedforwardSpace
-
-Corner = tuple[float, ...]
-
-MOST_GAUSS = 3
-"""Dimensions up to which there are Gauss points on cells, and Sobol' points above."""
-
-CELLS = {1: 16, 2: 8, 3: 4}
-"""Cells per axis at the beginning, by the number of axes."""
-
-GAUSS = 4
-"""Gauss points per axis of a cell."""
-
-SOBOL, SOBOL_SIDES, FEWEST_SOBOL = 4096, 2048, 64
-"""Sobol' points inside, on all sides with the same condition together, and at least on each of them."""
 
 PROBES = 32
 """Random neurons that the sizes of equations are measured with."""
@@ -37,24 +25,33 @@ MEASURED = 4096
 """Most points at which they are."""
 
 
-def covering(low: Corner, high: Corner, sides: Mapping[str, Sequence[Side]], seed: int) -> Quadrature:
-    """Return points in a box, and regions with points on some of its sides."""
-    dim, seeds = len(low), count(seed)
+def covering(
+    domain: Domain, time: tuple[float, float] | None, places: Mapping[str, Sequence[Place]], seed: int
+) -> Quadrature:
+    """Return points in a domain, and regions with points at the beginning, on sides of a box or parts of a boundary.
 
-    def mesh(low: Corner, high: Corner, points: int) -> Mesh:
-        if dim <= MOST_GAUSS:
-            return BoxMesh.uniform(low, high, CELLS[dim], GAUSS)
-        return SobolPoints(np.array(low), np.array(high), points, next(seeds))
+    Sides of a box have equal shares in a region, as time is a coordinate with a unit of its own; parts of another
+    boundary are weighed by their measures.
+    """
+    seeds, regions = count(seed), {}
+    begin = None if time is None else (time[0], time[0])
+    whole = domain.mesh(time, seeds).quadrature()
+    low, high = (corner[0] for corner in in_time(np.array([domain.low]), np.array([domain.high]), time))
 
-    def side(axis: int, end: int, points: int) -> Mesh:
-        place = (low, high)[end][axis]
-        lower, upper = ((*corner[:axis], place, *corner[axis + 1 :]) for corner in (low, high))
-        return mesh(lower, upper, points)
+    def side(place: Side, points: int) -> Mesh:
+        axis, end = place
+        lower, upper = low.copy(), high.copy()
+        lower[axis] = upper[axis] = (low, high)[end][axis]
+        if len(low) <= MOST_GAUSS:
+            return BoxMesh.uniform(lower, upper, CELLS[len(low)], GAUSS)
+        return SobolPoints(lower, upper, points, next(seeds))
 
-    whole, regions = mesh(low, high, SOBOL).quadrature(), {}
-    for name, members in sides.items():
-        share = max(FEWEST_SOBOL, 1 << (SOBOL_SIDES // len(members)).bit_length() - 1)
-        parts = tuple(side(*member, share) for member in members)
+    for name, members in places.items():
+        names, sides = [m for m in members if isinstance(m, str)], [m for m in members if not isinstance(m, str)]
+        if isinstance(domain, Box):
+            parts = tuple(side(member, power_of_two(SOBOL_SIDES // len(sides))) for member in sides)
+        else:
+            parts = (domain.facet_mesh(names, time, seeds) if names else domain.mesh(begin, seeds),)
         regions[name] = (parts[0] if len(parts) == 1 else UnionMesh(parts)).quadrature()
     return replace(whole, regions=regions)
 

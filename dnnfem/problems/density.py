@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dnnfem.kernels.components import Component
-from dnnfem.problems.fields import Corners, Jet, Points, Tensor, tensor
+from dnnfem.problems.fields import Jet, Points, Tensor, Walls, tensor
 from dnnfem.problems.pointwise import reading, rows
 from dnnfem.problems.recording import MAGNITUDES, listened
 from dnnfem.quadrature import Quadrature
@@ -110,7 +110,7 @@ class DensityLaw:
     curved : tuple of int
         Entries of the jet, components times outputs, in which it is not affine; at least one, even if it is affine.
     box : pair of tuples of float, optional
-        Corners of the box whose sides points are on, for the normal.
+        Walls of the box whose sides points are on, for the normal.
     """
 
     function: Callable[[Points, Jet], Any]
@@ -119,7 +119,7 @@ class DensityLaw:
     outputs: int
     components: tuple[Component, ...]
     curved: tuple[int, ...]
-    box: Corners | None = None
+    box: Walls | None = None
     kind: Literal["energy"] = "energy"
     affine: bool = False
 
@@ -142,7 +142,7 @@ def recorded_density(
     quadrature: Quadrature,
     space: int,
     outputs: int,
-    box: Corners | None = None,
+    box: Walls | None = None,
 ) -> DensityLaw:
     """Call a density with random jets, and return it with the components that it reads.
 

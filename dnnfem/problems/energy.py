@@ -13,14 +13,15 @@ from dnnfem import kernels
 from dnnfem.functionals import Functional, Scaled, Sum
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.assembly import check_quadrature, check_space, integral
-from dnnfem.problems.conditions import Side, sided
+from dnnfem.problems.conditions import Place, places, side_name, sided
 from dnnfem.problems.covering import covering
 from dnnfem.problems.density import DensityLaw, recorded_density
-from dnnfem.problems.domains import Box
+from dnnfem.problems.domains import Box, Domain
 from dnnfem.problems.exact import ExactAnsatz
-from dnnfem.problems.fields import Jet, Points
+from dnnfem.problems.fields import Jet, Points, Walls
 from dnnfem.problems.lift import Conditions
 from dnnfem.problems.solution import Solution
+from dnnfem.problems.vanishing import Vanishing
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.spaces.layout import NetworkSpace
@@ -41,10 +42,11 @@ class Energy:
         ``density(p, u)`` in torch at all points at once: a tensor (m,), convex in value and derivatives of `u`, e.g.
         ``0.5 * (u.grad ** 2).sum(0) - f * u`` for ``-Lap u = f``.  What `p` and `u` have is said at
         `dnnfem.Collocation`.
-    domain : Box
+    domain : Box, Boxes or Simplices
         In space.
     dirichlet : number, sequence, callable or mapping, optional
-        Values on the boundary, or on parts of it; they hold exactly, as they must where an energy is minimized.
+        Values on the whole boundary, or on sides of a box or parts of another boundary.  They hold exactly, as they
+        must where an energy is minimized; on a domain that is no box they have to be one and the same number.
     boundary : callable or mapping, optional
         Further densities on all of the boundary, or on parts of it: ``-h * u`` for ``du/dn = h``,
         ``0.5 * a * u ** 2 - h * u`` for ``du/dn + a u = h``.
@@ -69,9 +71,9 @@ class Energy:
     """
 
     density: Density
-    domain: Box
+    domain: Domain
     dirichlet: Any = None
-    boundary: Density | Mapping[Side, Density] | None = None
+    boundary: Density | Mapping[Place, Density] | None = None
     outputs: int = 1
     quadrature: Quadrature = field(default=None)  # type: ignore[assignment]
     seed: int = 0
@@ -86,34 +88,45 @@ class Energy:
     def __post_init__(self) -> None:
         kernels.check(self.backend, self.device, self.precision)
         _check(self)
-        corners, axes = (self.domain.low, self.domain.high), range(self.domain.dim)
-        sides = sided("dirichlet", self.dirichlet, axes)
-        # Side by side, as the measure of each one counts.
-        soft = {
-            f"boundary on {side_name(side, corners)}": (side, given)
-            for side, given in sided("boundary", self.boundary, axes).items()
+        domain, box = self.domain, isinstance(self.domain, Box)
+        bounds, everywhere = (tuple(domain.low), tuple(domain.high)), places(domain, ())
+        # Part by part, as the measure of each one counts.
+        densities = {
+            f"boundary on {side_name(place, bounds)}": (place, given)
+            for place, given in sided("boundary", self.boundary, everywhere).items()
         }
-        quadrature = self.quadrature or covering(
-            *corners, {name: [side] for name, (side, _) in soft.items()}, self.seed
-        )
-        check_quadrature(quadrature, self.domain.dim, list(soft))
+        covered = {name: [place] for name, (place, _) in densities.items()}
+        quadrature = self.quadrature or covering(domain, None, covered, self.seed)
+        check_quadrature(quadrature, domain.dim, list(densities))
         object.__setattr__(self, "quadrature", quadrature)
-        extents = np.subtract(*corners[::-1])
-        laws = {"law": recorded_density(self.density, "density", quadrature, self.domain.dim, self.outputs)}
-        measures = {"law": float(np.prod(extents))}
+        laws = {"law": recorded_density(self.density, "density", quadrature, domain.dim, self.outputs)}
+        measures = {"law": domain.volume}
         for name, region in quadrature.regions.items():
-            side, given = soft[name]
-            laws[name] = recorded_density(given, name, region, self.domain.dim, self.outputs, corners)
-            measures[name] = float(np.prod(np.delete(extents, side[0])))
+            place, given = densities[name]
+            walls: Walls = bounds if box else "data"
+            laws[name] = recorded_density(given, name, region, domain.dim, self.outputs, walls)
+            measures[name] = _measure(domain, place)
         object.__setattr__(self, "laws", laws)
         object.__setattr__(self, "measures", measures)
-        low, high = 0.5 * np.array(corners[0]), 0.5 * np.array(corners[1])
-        ansatz: ExactAnsatz | AffineAnsatz = AffineAnsatz(
-            low + high, high - low, np.zeros(self.outputs), np.ones(self.outputs)
-        )
-        if sides:
-            ansatz = ExactAnsatz(ansatz, Conditions(*corners, self.domain.dim, self.outputs, sides))
-        object.__setattr__(self, "ansatz", ansatz)
+        low, high = (0.5 * np.array(corner) for corner in bounds)
+        base = AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.ones(self.outputs))
+        sides = sided("dirichlet", self.dirichlet, everywhere)
+        held = _held(domain, sides, self.outputs) if sides else None
+        object.__setattr__(self, "ansatz", base if held is None else ExactAnsatz(base, held))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What an archive compares when a run is resumed."""
+        return {
+            "kind": "energy",
+            "data": self.quadrature.hash,
+            "low": np.array(self.domain.low),
+            "high": np.array(self.domain.high),
+            "outputs": np.array(self.outputs),
+            "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
+            "measures": np.array(list(self.measures.values())),
+            "conditions": np.empty(0) if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions.fingerprint,
+        }
 
     def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
         """Discretize: return the functional on `space`.
@@ -149,3 +162,43 @@ def _check(problem: Energy) -> None:
     """Raise a `ValueError` if the parameters make no sense."""
     if not callable(problem.density):
         raise ValueError(f"density: got {type(problem.density).__name__}, expected a function density(p, u)")
+    if not isinstance(problem.domain, Domain):
+        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box, Boxes or Simplices")
+    if isinstance(problem.outputs, bool) or not isinstance(problem.outputs, int | np.integer) or problem.outputs < 1:
+        raise ValueError(f"outputs: got {problem.outputs!r}, expected a positive integer")
+
+
+def _measure(domain: Domain, place: Place) -> float:
+    """Return length, area, ... of a side of a box or of a part of another boundary."""
+    if isinstance(place, str):
+        return float(np.sum(domain.parts[place].measures))
+    return float(np.prod(np.delete(np.subtract(domain.high, domain.low), place[0])))
+
+
+def _held(domain: Domain, sides: Mapping[Any, Any], outputs: int) -> Conditions | Vanishing:
+    """Return conditions that hold exactly: lift and factor of a box, elsewhere one constant and a factor.
+
+    Raises
+    ------
+    ValueError
+        If they contradict each other on a box, or are not the same numbers everywhere on another boundary.
+    """
+    if isinstance(domain, Box):
+        return Conditions(tuple(domain.low), tuple(domain.high), domain.dim, outputs, sides)
+    values = []
+    for part, given in sides.items():
+        if callable(given):
+            raise ValueError(
+                f"dirichlet: got a function on {part!r}, a part of a boundary that is not a box, expected a number; "
+                "subtract any function with these values from the unknown one"
+            )
+        values.append(np.broadcast_to(np.asarray(given, dtype=np.float64), (outputs,)))
+    if any(not np.array_equal(values[0], other) for other in values):
+        raise ValueError(
+            f"dirichlet: got {len(values)} different values on a domain that is no box, expected the same ones"
+        )
+    corners = np.concatenate([domain.parts[name].corners for name in sides])
+    if corners.shape[1:] == (4, 3):
+        # Rectangles in space as two triangles.
+        corners = np.concatenate([corners[:, :3], corners[:, 1:]])
+    return Vanishing(corners, tuple(values[0].tolist()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ Tensor = torch.Tensor
 
 Corners = tuple[tuple[float, ...], tuple[float, ...]]
 """Lower and upper corner of a box."""
+
+Walls = Corners | Literal["data"]
+"""Where normals come from: the box on whose sides points are, or the data that the quadrature has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class Points:
 
     coordinates: Tensor
     space: int
-    box: Corners | None = None
+    box: Walls | None = None
     data: Tensor | None = None
 
     @property
@@ -56,6 +59,12 @@ class Points:
         """Outward unit normal, shape (d, m)."""
         if self.box is None:
             raise ValueError("p.normal: got a point inside the domain, expected one on its boundary")
+        if self.box == "data":
+            if self.data is None or self.data.shape[1] < self.space:
+                raise ValueError(
+                    f"p.normal: got points without normals, expected {self.space} columns of data, as of a FacetMesh"
+                )
+            return self.data[:, : self.space].T
         low, high = (self.coordinates.new_tensor(corner[: self.space])[:, None] for corner in self.box)
         # The side that is nearest, relative to the box, for points that may be rounded.
         distances = torch.cat([self.x - low, high - self.x]).abs() / torch.cat([high - low, high - low])

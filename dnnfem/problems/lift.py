@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from dnnfem.kernels.components import Component, Laplacian, squares
-from dnnfem.problems.conditions import Side, Values, values
+from dnnfem.problems.conditions import Misfit, Side, Values, values
 from dnnfem.problems.fields import Tensor, tensor
+from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 
 MOST_AXES = 6
@@ -51,6 +52,8 @@ class Conditions:
         The initial first derivative in time.
     periodic : mapping of int to int, optional
         Axes in which the solution is periodic, with the highest order of derivatives in them that the equation has.
+    points : array, shape (m, d), optional
+        Some of a domain that does not fill the box: conditions may be undefined elsewhere.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class Conditions:
     sides: Mapping[Side, Values]
     velocity: Values | None = None
     periodic: Mapping[int, int] = field(default_factory=dict)
+    points: Array | None = None
 
     def __post_init__(self) -> None:
         if len(self.axes) > MOST_AXES:
@@ -104,7 +108,9 @@ class Conditions:
     @property
     def fingerprint(self) -> Array:
         """The lift in some points, to six digits: an equation may read nothing of it that is not zero."""
-        points = np.random.default_rng(0).uniform(self.low, self.high, (SAMPLES, len(self.low)))
+        points = self.points
+        if points is None:
+            points = np.random.default_rng(0).uniform(self.low, self.high, (SAMPLES, len(self.low)))
         with torch.no_grad():
             found = self.lift(tensor(points)).ravel().numpy()
         # To digits of the largest one: others may be nothing but rounding.
@@ -226,15 +232,41 @@ def _check_consistency(conditions: Conditions) -> None:
         if conditions._moving(second[0]):
             rate = speed(lambda p, s=first: conditions.values(s, p), points)  # type: ignore[misc]
             pairs.append((rate, conditions.values(second, points, velocity=True), "derivatives in time"))
+        names = (conditions._name(first), conditions._name(second))
         for a, b, what in pairs:
-            error = (a - b).abs().detach()
-            if (error > CONSISTENT * (1.0 + float(b.detach().abs().max()))).any():
-                worst = int(error.amax(dim=0).argmax())
-                one, other = map(conditions._name, (first, second))
-                raise ValueError(
-                    f"{one}, {other}: got {what} {a[:, worst].tolist()} and {b[:, worst].tolist()} at "
-                    f"{points[worst].tolist()}, where two sides meet, expected equal ones"
-                )
+            _compare(names, what, points, a, b)
+
+
+def _compare(names: tuple[str, str], what: str, points: Tensor, a: Tensor, b: Tensor) -> None:
+    """Raise a `ValueError` if what two conditions say at points differs by more than rounding."""
+    error = (a - b).abs().detach()
+    if (error > CONSISTENT * (1.0 + float(b.detach().abs().max()))).any():
+        worst = int(error.amax(dim=0).argmax())
+        raise ValueError(
+            f"{names[0]}, {names[1]}: got {what} {a[:, worst].tolist()} and {b[:, worst].tolist()} at "
+            f"{points[worst].tolist()}, where two sides meet, expected equal ones"
+        )
+
+
+def check_beginning(conditions: Conditions, laws: Mapping[str, Any], quadrature: Quadrature) -> None:
+    """Compare initial values that hold exactly with values on a boundary that do not, where these begin.
+
+    Not those of a solution: it has values on the boundary to its own accuracy.
+
+    Raises
+    ------
+    ValueError
+        If they contradict each other.
+    """
+    side = (conditions.space, 0)
+    if side not in conditions.sides or hasattr(conditions.sides[side], "function"):
+        return
+    for name, law in laws.items():
+        if isinstance(law, Misfit):
+            points = tensor(np.array(quadrature.regions[name].points))
+            points[:, -1] = conditions.low[-1]
+            given = values(law.name, law.given, points, conditions.space, conditions.outputs)
+            _compare((law.name, "initial"), "values", points, given, conditions.values(side, points))
 
 
 def _check_period(conditions: Conditions, axis: int, order: int) -> None:

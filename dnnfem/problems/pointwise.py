@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dnnfem.kernels.components import Component
-from dnnfem.problems.fields import Corners, Jet, Points, Tensor, tensor, value_of
+from dnnfem.problems.fields import Jet, Points, Tensor, Walls, tensor, value_of
 from dnnfem.records import Array
 
 
@@ -167,8 +167,8 @@ class PointwiseLaw:
         Sizes of the equations.
     affine : bool
         Whether the residuals are affine in the jet.
-    box : pair of tuples of float, optional
-        Corners of the box whose sides points are on, for the normal.
+    box : pair of tuples of float, or "data", optional
+        For the normal: corners of the box whose sides points are on, or it is in the data.
     """
 
     function: Callable[[Points, Jet], Any]
@@ -178,7 +178,7 @@ class PointwiseLaw:
     components: tuple[Component, ...]
     scale: Array = field(default_factory=lambda: np.ones(1))
     affine: bool = True
-    box: Corners | None = None
+    box: Walls | None = None
     kind: Literal["residual", "loss"] = "residual"
 
     def evaluate(self, where: Points, jet: Tensor) -> Tensor:

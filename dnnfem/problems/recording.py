@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dnnfem.kernels.components import Component
-from dnnfem.problems.fields import Corners, Jet, Points, Tensor, tensor
+from dnnfem.problems.fields import Jet, Points, Tensor, Walls, tensor
 from dnnfem.problems.pointwise import PointwiseLaw, Residuals, rows
 from dnnfem.quadrature import Quadrature
 
@@ -82,7 +82,7 @@ def listened(
     quadrature: Quadrature,
     space: int,
     outputs: int,
-    box: Corners | None = None,
+    box: Walls | None = None,
     what: str = "residuals",
 ) -> Heard:
     """Call a function of points and jets with a random jet; parameters are those of `recorded`, and what it returns.
@@ -115,7 +115,7 @@ def recorded(
     quadrature: Quadrature,
     space: int,
     outputs: int,
-    box: Corners | None = None,
+    box: Walls | None = None,
 ) -> PointwiseLaw:
     """Call a law with random jets, and return it with the components that it read and whether it is affine.
 
@@ -129,8 +129,8 @@ def recorded(
         Where it is called.
     space, outputs : int
         Number of space coordinates and of outputs.
-    box : pair of tuples of float, optional
-        Corners of the box whose sides the points are on, for the normal.
+    box : pair of tuples of float, or "data", optional
+        For the normal: corners of the box whose sides the points are on, or it is in the data.
 
     Raises
     ------

@@ -106,7 +106,8 @@ class Vanishing:
             size, unit, half = 2.0 * area, area**1.5, 2.0 * math.pi
         close = sine.abs() < NEAR * unit
         sine = torch.where(close, sine - sine.detach() + NEAR * unit, sine)
-        return half / (size * _ratio(sine, cosine)).sum(dim=1)
+        found: Tensor = half / (size * _ratio(sine, cosine)).sum(dim=1)
+        return found
 
 
 def _ratio(sine: Tensor, cosine: Tensor) -> Tensor:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from dnnfem._lazy import attach
 from dnnfem.quadrature.arrays import as_finite, row_blocks
 from dnnfem.quadrature.boxes import BoxMesh
+from dnnfem.quadrature.facets import FacetMesh, inside
 from dnnfem.quadrature.points import Mesh, Quadrature
 from dnnfem.quadrature.union import UnionMesh, split
 from dnnfem.records import Array
 
 __all__ = [
     "BoxMesh",
+    "FacetMesh",
     "Mesh",
     "Quadrature",
+    "SimplexMesh",
     "SobolPoints",
     "UnionMesh",
     "as_finite",
@@ -24,13 +27,20 @@ __all__ = [
     "row_blocks",
 ]
 
-# scipy.stats takes longer to import than all that most scripts need.
+# scipy.stats and scipy.special take longer to import than all that most scripts need.
 if TYPE_CHECKING:
+    from dnnfem.quadrature.simplices import SimplexMesh as SimplexMesh
     from dnnfem.quadrature.sobol import SobolPoints as SobolPoints
 else:
-    __getattr__, __dir__ = attach(__name__, {"sobol": ("SobolPoints",)})
+    __getattr__, __dir__ = attach(__name__, {"simplices": ("SimplexMesh",), "sobol": ("SobolPoints",)})
 
-_KINDS = {"boxes": "BoxMesh", "sobol": "SobolPoints", "union": "UnionMesh"}
+_KINDS = {
+    "boxes": "BoxMesh",
+    "facets": "FacetMesh",
+    "simplices": "SimplexMesh",
+    "sobol": "SobolPoints",
+    "union": "UnionMesh",
+}
 
 
 def mesh_from_attributes(attributes: Mapping[str, Any], arrays: Mapping[str, Array]) -> Mesh:
@@ -46,7 +56,11 @@ def mesh_from_attributes(attributes: Mapping[str, Any], arrays: Mapping[str, Arr
     if kind not in _KINDS:
         raise ValueError(f"mesh: got kind {kind!r}, expected one of {', '.join(sorted(_KINDS))}")
     if kind == "union":
-        parts, own = split(values), split(arrays)
-        return UnionMesh(tuple(mesh_from_attributes(parts[number], own[number]) for number in sorted(parts)))
+        numbered = dict(arrays)
+        shares: Any = numbered.pop("shares", None)
+        parts, own = split(values), split(numbered)
+        return UnionMesh(tuple(mesh_from_attributes(parts[number], own[number]) for number in sorted(parts)), shares)
+    if kind == "facets":
+        return FacetMesh(mesh_from_attributes(inside(values), inside(arrays)), arrays["normals"])
     mesh: Mesh = getattr(sys.modules[__name__], _KINDS[kind])(**values, **arrays)
     return mesh

@@ -1,41 +1,49 @@
-"""Several meshes as one: the sides of a box."""
+"""Several meshes as one: the sides of a box, the boxes of a union."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dnnfem.quadrature.arrays import cell_numbers
+from dnnfem.quadrature.arrays import as_finite, cell_numbers
 from dnnfem.quadrature.points import Mesh, Quadrature
 from dnnfem.records import Array, Index
 
 
 @dataclass(frozen=True, eq=False)
 class UnionMesh:
-    """Meshes whose cells are numbered one after another; each has the same share of the weights.
-
-    Equal shares, and not volumes: sides of a box in space and time have volumes of different units.
+    """Meshes whose cells are numbered one after another.
 
     Parameters
     ----------
     parts : tuple of Mesh
         With equally many coordinates.
+    shares : sequence of float, optional
+        Shares of the parts in the weights, e.g. their volumes; they are divided by their sum.  By default all parts
+        have the same share: sides of a box in space and time have volumes of different units.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there is none, or the shares are not one positive number for each.
     """
 
     parts: tuple[Mesh, ...]
+    shares: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
         if not self.parts:
             raise ValueError("parts: got none, expected at least one mesh")
+        if self.shares is None:
+            return
+        shares = as_finite("shares", self.shares, 1)
+        if shares.shape != (len(self.parts),) or not (shares > 0.0).all():
+            raise ValueError(f"shares: got {shares}, expected {len(self.parts)} positive numbers, one for each part")
+        object.__setattr__(self, "shares", tuple((shares / np.sum(shares)).tolist()))
 
     @property
     def cell_count(self) -> int:
@@ -48,12 +56,23 @@ class UnionMesh:
         return np.cumsum([0, *(part.cell_count for part in self.parts)])
 
     def quadrature(self) -> Quadrature:
-        """Return the points, part by part; weights sum to one."""
+        """Return the points, part by part, with the data of the parts; weights sum to one.
+
+        Raises
+        ------
+        ValueError
+            If the parts have different numbers of coordinates or of data.
+        """
         rules = [part.quadrature() for part in self.parts]
         cells = [begin + rule.cells for begin, rule in zip(self._begins[:-1], rules, strict=True)]
+        if self.shares is None:
+            weights = np.concatenate([rule.weights for rule in rules]) / len(rules)
+        else:
+            weights = np.concatenate([share * rule.weights for share, rule in zip(self.shares, rules, strict=True)])
         return Quadrature(
             np.concatenate([rule.points for rule in rules]),
-            np.concatenate([rule.weights for rule in rules]) / len(rules),
+            weights,
+            np.concatenate([rule.data for rule in rules]),
             cells=np.concatenate(cells),
             mesh=self,
         )
@@ -70,7 +89,8 @@ class UnionMesh:
         if len(numbers) == 0:
             return self
         owner = np.searchsorted(begins, numbers, side="right") - 1
-        return UnionMesh(tuple(part.refined(numbers[owner == k] - begins[k]) for k, part in enumerate(self.parts)))
+        parts = tuple(part.refined(numbers[owner == k] - begins[k]) for k, part in enumerate(self.parts))
+        return UnionMesh(parts, self.shares)
 
     def finer(self) -> UnionMesh:
         """Return the union of the finer parts.
@@ -80,7 +100,7 @@ class UnionMesh:
         ValueError
             If their cells do not have equally many children: parts of one kind and dimension do.
         """
-        finer = UnionMesh(tuple(part.finer() for part in self.parts))
+        finer = UnionMesh(tuple(part.finer() for part in self.parts), self.shares)
         children = {fine.cell_count / part.cell_count for fine, part in zip(finer.parts, self.parts, strict=True)}
         if len(children) > 1:
             raise ValueError(f"parts: got meshes whose cells have {sorted(children)} children, expected equally many")
@@ -95,7 +115,8 @@ class UnionMesh:
 
     def arrays(self) -> dict[str, Array]:
         """Return what, with the attributes, rebuilds the mesh."""
-        return {f"{n}.{name}": array for n, part in enumerate(self.parts) for name, array in part.arrays().items()}
+        found = {f"{n}.{name}": array for n, part in enumerate(self.parts) for name, array in part.arrays().items()}
+        return found if self.shares is None else found | {"shares": np.array(self.shares)}
 
 
 def split(values: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
