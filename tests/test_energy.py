@@ -281,7 +281,7 @@ def test_restart(tmp_path):
     result = fem.trust_region(problem.on(space), space.initial(0), 0.0, curvature=True, max_steps=5, observer=archive)
     archive.solved(result, fem.quadrature_error(problem.on(space), result.x))
     again = fem.Archive.open(tmp_path / "energy.h5", problem, space, space.initial(0))
-    assert np.array_equal(again.level.x, result.x)
+    assert np.array_equal(again.levels[-1].x, result.x)
     other = fem.Energy(dirichlet_energy, L_SHAPE, dirichlet=1.0)
     with pytest.raises(fem.ArchiveError, match="conditions"):
         fem.Archive.open(tmp_path / "energy.h5", other, space, space.initial(0))
