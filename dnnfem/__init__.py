@@ -25,6 +25,7 @@ _public = {
         "insertion_sensitivity",
         "leave_one_out",
         "penalty_weight",
+        "quadrature_error",
         "removal",
         "residual",
         "sampling",
@@ -40,6 +41,7 @@ _public = {
         "Classification",
         "Classifier",
         "Collocation",
+        "Energy",
         "Regression",
         "Simplices",
         "Solution",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
         leave_one_out as leave_one_out,
     )
     from dnnfem.estimators.penalty import penalty_weight as penalty_weight
+    from dnnfem.estimators.quadrature_error import quadrature_error as quadrature_error
     from dnnfem.estimators.removal import removal as removal
     from dnnfem.estimators.residual import residual as residual
     from dnnfem.estimators.sampling import sampling as sampling
@@ -104,6 +107,7 @@ if TYPE_CHECKING:
         Classification as Classification,
         Classifier as Classifier,
         Collocation as Collocation,
+        Energy as Energy,
         Regression as Regression,
         Simplices as Simplices,
         Solution as Solution,

@@ -9,6 +9,7 @@ from dnnfem.estimators.hierarchical import hierarchical
 from dnnfem.estimators.insertion import insertion_sensitivity
 from dnnfem.estimators.leave_one_out import generalized_cross_validation, leave_one_out
 from dnnfem.estimators.penalty import penalty_weight
+from dnnfem.estimators.quadrature_error import quadrature_error
 from dnnfem.estimators.removal import removal
 from dnnfem.estimators.residual import residual
 from dnnfem.estimators.sampling import sampling
@@ -27,6 +28,7 @@ __all__ = [
     "insertion_sensitivity",
     "leave_one_out",
     "penalty_weight",
+    "quadrature_error",
     "removal",
     "residual",
     "sampling",

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
+from dnnfem.estimators.quadrature_error import cellwise
 from dnnfem.functionals import Functional
-from dnnfem.functionals.sampling import integrals_of
 from dnnfem.records import Array, Estimate
-from dnnfem.spaces.layout import check_coefficients
 
 QUANTITY = "residual sqrt(2 J(x)), in the norm of the functional"
 
@@ -47,27 +45,12 @@ def residual(functional: Functional, x: Array) -> Estimate:
     ----------
     Verfürth, A Posteriori Error Estimation Techniques for Finite Element Methods (2013), for the principle.
     """
-    x = check_coefficients(functional.space, x, finite=True)
-    known, fine, cells, start = [], [], [], 0
-    for factor, integral in integrals_of(functional):
-        quadrature = integral.quadrature
-        # Regions follow their domain, and are numbered on; those without a mesh too.
-        first = start if integral.region else 0
-        start = first + quadrature.cell_count
-        if quadrature.mesh is None:
-            continue
-        cells.append(np.arange(first, start))
-        finer = replace(integral, quadrature=quadrature.finer())
-        known.append(2.0 * factor * integral.cellwise(x))
-        # The children of a cell follow each other.
-        fine.append(2.0 * factor * finer.cellwise(x).reshape(quadrature.mesh.cell_count, -1).sum(axis=1))
-    if not fine:
-        raise ValueError("functional: got no integral over a mesh, expected one such as Collocation.on(space) returns")
-    present, found = np.concatenate(known), np.concatenate(fine)
+    cells = cellwise(functional, x)
+    present, found = 2.0 * cells.present, 2.0 * cells.finer
     added = found - present
     return Estimate(
         quantity=QUANTITY,
-        cells=np.concatenate(cells),
+        cells=cells.cells,
         indicators=np.sqrt(np.maximum(found, 0.0)),
         total=math.sqrt(max(float(np.sum(found)), 0.0)),
         signed=added,

@@ -95,14 +95,16 @@ class Integral:
 
     @property
     def dispersion(self) -> float | None:
-        """``sum w^2 / sum w`` of a loss law: twice what a degree of freedom gains from noise; None for residuals.
+        """Twice what a degree of freedom gains from noise: ``sum w^2 / sum w`` of a loss; 0 of an energy.
 
         The loss is taken for a negative log-likelihood.  The covariance of its derivative then is its mean second
         derivative (Fisher's information), and ``k`` coefficients fit noise with a gain of ``k/2`` for unit weights.
-        The noise of residuals has to be estimated.
+        Nothing is random in the density of an energy.  None for residuals, whose noise has to be estimated.
         """
         if self.law.kind == "residual":
             return None
+        if self.law.kind == "energy":
+            return 0.0
         w = self.quadrature.weights
         return float(np.einsum("m,m->", w, w)) / self.quadrature.total
 

@@ -38,6 +38,9 @@ class DenseLeastSquares:
     reduction : Reduction, optional
         If rows were compressed, ``A`` and ``r`` to ``Q^T A`` and ``Q^T r``: how residual vectors of the original rows
         follow.  Values, derivatives and solutions are those of the original rows.
+    linear : array, shape (n,), optional
+        A further term ``<linear, d>``, dual: densities of energies have a curvature, and derivatives that are no
+        ``A^T r`` point by point.
     """
 
     matrix: Array
@@ -45,6 +48,7 @@ class DenseLeastSquares:
     elimination: Elimination | None = None
     penalties: Index = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     reduction: Reduction | None = None
+    linear: Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,8 +71,17 @@ class DenseLeastSquares:
 
     @cached_property
     def derivative(self) -> Array:
-        """``A^T r``, dual."""
-        return self.matrix.T @ self.residual
+        """``A^T r``, dual, and the linear term."""
+        dual = self.matrix.T @ self.residual
+        return dual if self.linear is None else dual + self.linear
+
+    @cached_property
+    def absorbed(self) -> DenseLeastSquares:
+        """The same without a linear term: it becomes ``A^T s``, on all columns that are not dependent."""
+        if self.linear is None:
+            return self
+        moved = self.residual + Factor.of(self.matrix).solve_transposed(self.linear)
+        return replace(self, residual=moved, linear=None)
 
     def curvature(self, v: Array) -> Array:
         """Return ``A^T A v``."""
@@ -88,15 +101,19 @@ class DenseLeastSquares:
         penalties = np.concatenate([self.penalties, self.shape[0] + other.penalties])
         residual = np.concatenate([self.residual, other.residual])
         plain = self.reduction is None and other.reduction is None
-        return DenseLeastSquares(matrix, residual, None, penalties, None if plain else self._rows + other._rows)
+        reduction = None if plain else self._rows + other._rows
+        linear = self.linear if other.linear is None else other.linear + (0.0 if self.linear is None else self.linear)
+        return DenseLeastSquares(matrix, residual, None, penalties, reduction, linear)
 
     def __rmul__(self, factor: float) -> DenseLeastSquares:
         root = float(np.sqrt(factor))
-        return replace(self, matrix=root * self.matrix, residual=root * self.residual)
+        linear = None if self.linear is None else factor * self.linear
+        return replace(self, matrix=root * self.matrix, residual=root * self.residual, linear=linear)
 
     def __matmul__(self, transfer: Array) -> DenseLeastSquares:
         # Transposed, so that sparse transfers work too.
-        return replace(self, matrix=np.asarray((transfer.T @ self.matrix.T).T))
+        linear = None if self.linear is None else np.asarray(transfer.T @ self.linear)
+        return replace(self, matrix=np.asarray((transfer.T @ self.matrix.T).T), linear=linear)
 
     def ridge(self, columns: Index, weight: float, values: Array) -> DenseLeastSquares:
         """Append the rows ``sqrt(weight) (c + d_c)``."""
@@ -113,7 +130,9 @@ class DenseLeastSquares:
         return self.matrix.T @ residual
 
     def __getitem__(self, columns: Index) -> DenseLeastSquares:
-        return replace(self, matrix=self.matrix[:, columns])
+        return replace(
+            self, matrix=self.matrix[:, columns], linear=None if self.linear is None else self.linear[columns]
+        )
 
     def _with_residual(self, columns: Index) -> Array:
         """Return some columns with the residual behind them, columns contiguous."""
@@ -131,12 +150,16 @@ class DenseLeastSquares:
 
         Dependent columns get zero.  The new residual is that of what was computed, rounding included.
         """
+        if self.linear is not None:
+            return self.absorbed.solve(columns)
         correction = -Elimination.of(self.matrix, columns).solve(self.residual)
         moved = replace(self, residual=self.residual + self.matrix[:, columns.ravel()] @ correction)
         return correction.reshape(columns.shape), moved
 
     def condensed(self, columns: Index) -> DenseLeastSquares:
         """Eliminate `columns`, (f,) or (groups, f) as in `Elimination`."""
+        if self.linear is not None:
+            return self.absorbed.condensed(columns)
         elimination = Elimination.of(self.matrix, columns)
         rotated = elimination.complement(self._with_residual(self._others(columns)))
         return DenseLeastSquares(rotated[:, :-1], rotated[:, -1], elimination, reduction=self.reduction)
@@ -147,7 +170,7 @@ class DenseLeastSquares:
 
     def steps(self, norm: Norm) -> SpectralSteps:
         """Factorize once; see `SpectralSteps`."""
-        matrix, residual = norm.whiten(self.matrix), self.residual
+        matrix, residual = norm.whiten(self.matrix), self.absorbed.residual
         if matrix.shape[0] > matrix.shape[1] > 0:
             rotation, matrix = Rotation.of(matrix)
             residual = rotation(residual[:, None], "T")[: len(matrix), 0]
@@ -155,6 +178,8 @@ class DenseLeastSquares:
 
     def candidates(self, columns: Index) -> Candidates:
         """Eliminate all other columns; see `dnnfem.kernels.selection.Candidates`."""
+        if self.linear is not None:
+            return self.absorbed.candidates(columns)
         base = Factor.of(self.matrix[:, self._others(columns)])
         groups = columns.reshape(len(columns), -1)
         rotated = base.rotate(self._with_residual(groups.ravel()))

@@ -113,11 +113,14 @@ class LawLinearization(Protocol):
 
 
 class Law(Protocol):
-    """A pointwise law: a residual ``r(p, u)`` with ``L = |r|^2 / 2``, or a loss ``L(p, u)`` convex in the jet."""
+    """A pointwise law: a residual ``r(p, u)`` with ``L = |r|^2 / 2``, or a loss ``L(p, u)`` convex in the jet.
+
+    A loss is the negative log-likelihood of what was observed at a point, or the density of an energy.
+    """
 
     @property
-    def kind(self) -> Literal["residual", "loss"]:
-        """Which of the two."""
+    def kind(self) -> Literal["residual", "loss", "energy"]:
+        """Which of these."""
         ...
 
     @property
@@ -179,13 +182,13 @@ class Linearization(Protocol):
         ...
 
     def residual(self) -> Array | None:
-        """Return the weighted residual vector, ``|residual|^2 / 2 = value``: an opaque handle, None for a loss law."""
+        """Return the weighted residual vector, ``|residual|^2 / 2 = value``: an opaque handle; None for losses."""
         ...
 
     def mixed(self, other: Any) -> Array | None:
         """Return ``A^T r(y)``, dual, with the residual of a linearization `other` of the same functional at ``y``.
 
-        At the same point it is the derivative.  None for a loss law.
+        At the same point it is the derivative.  None but for residual laws.
         """
         ...
 

@@ -278,7 +278,7 @@ class ReferenceLinearization:
 
     def residual(self) -> Array | None:
         """``sqrt(w) r``, residuals running slower than samples."""
-        if self.evaluator.law.kind == "loss" or self.law.residual is None:
+        if self.evaluator.law.kind != "residual" or self.law.residual is None:
             return None
         return np.asarray((np.sqrt(self.weights) * self.law.residual).ravel())
 
@@ -289,15 +289,17 @@ class ReferenceLinearization:
 
     def system(self, columns: Index | None = None) -> DenseLeastSquares | None:
         """Rows ``sqrt(w) r' T``, residuals running slower than samples."""
-        if self.law.residual is None or self.law.slopes is None:
+        if self.law.slopes is None:
             return None
         root = np.sqrt(self.weights)
         tangents = self.tangents if columns is None else self.tangents[columns]
         slopes = np.broadcast_to(self.law.slopes, (*self.law.slopes.shape[:3], len(root)))
         rows = np.einsum("m,rcom,ncom->rmn", root, slopes, tangents)
-        return DenseLeastSquares(
-            rows.reshape(rows.shape[0] * rows.shape[1], rows.shape[2]), (root * self.law.residual).ravel()
-        )
+        matrix = rows.reshape(rows.shape[0] * rows.shape[1], rows.shape[2])
+        if self.law.residual is None:
+            linear = self.derivative if columns is None else self.derivative[columns]
+            return DenseLeastSquares(matrix, np.zeros(len(matrix)), linear=linear)
+        return DenseLeastSquares(matrix, (root * self.law.residual).ravel())
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ _public = {
     "classification": ("Classification", "Classifier"),
     "collocation": ("Collocation",),
     "domains": ("Box",),
+    "energy": ("Energy",),
     "regression": ("Regression",),
     "simplices": ("Simplices",),
     "slabs": ("next_slab",),
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dnnfem.problems.classification import Classification as Classification, Classifier as Classifier
     from dnnfem.problems.collocation import Collocation as Collocation
     from dnnfem.problems.domains import Box as Box
+    from dnnfem.problems.energy import Energy as Energy
     from dnnfem.problems.regression import Regression as Regression
     from dnnfem.problems.simplices import Simplices as Simplices
     from dnnfem.problems.slabs import next_slab as next_slab

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from dnnfem import kernels
-from dnnfem.functionals import Functional, Integral, Sum
-from dnnfem.functionals.integral import budget
-from dnnfem.kernels.components import order, order_in
+from dnnfem.functionals import Functional, Sum
+from dnnfem.kernels.components import order_in
 from dnnfem.problems.ansatz import AffineAnsatz
+from dnnfem.problems.assembly import check_quadrature, check_space, integral
 from dnnfem.problems.conditions import Misfit, Place, joined, places, sided
 from dnnfem.problems.covering import covering, scaled
 from dnnfem.problems.domains import Box, Domain
@@ -122,7 +122,7 @@ class Collocation:
         soft |= joined("boundary", sided("boundary", self.boundary, free), self._bounds)
         covered = {name: members for name, (members, _) in soft.items()}
         quadrature = self.quadrature or covering(self.domain, self.time, covered, self.seed)
-        self._fits(quadrature, list(soft))
+        check_quadrature(quadrature, len(self._bounds[0]), list(soft))
         object.__setattr__(self, "quadrature", quadrature)
         laws = {"law": recorded(self.law, "law", quadrature, space, self.outputs)}
         walls: Walls = self._bounds if box else "data"
@@ -142,6 +142,12 @@ class Collocation:
         object.__setattr__(self, "laws", scaled(laws, parts, ansatz, neuron))
 
     @property
+    def _held(self) -> Conditions | None:
+        """Conditions that hold exactly."""
+        held = None if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions
+        return held if isinstance(held, Conditions) else None
+
+    @property
     def _bounds(self) -> Corners:
         """Corners of the box with time."""
         start, end = ((), ()) if self.time is None else ((float(t),) for t in self.time)
@@ -153,25 +159,10 @@ class Collocation:
         low, high = (0.5 * np.array(corner) for corner in self._bounds)
         return AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.ones(self.outputs))
 
-    def _fits(self, quadrature: Quadrature, names: list[str]) -> None:
-        """Raise a `ValueError` if a quadrature is not one for this problem."""
-        inputs = len(self._bounds[0])
-        if quadrature.inputs != inputs:
-            raise ValueError(f"quadrature: got points with {quadrature.inputs} coordinates, expected {inputs}")
-        if set(quadrature.regions) != set(names):
-            raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {names}")
-
-    def _integral(self, name: str, law: PointwiseLaw, space: NetworkSpace, quadrature: Quadrature) -> Integral:
-        region = None if name == "law" else name
-        part = quadrature if region is None else quadrature.regions[region]
-        memory = budget(self.memory, part, self.device)
-        where = (self.backend, memory, self.device, self.precision)
-        return Integral(space, part, self.ansatz, law, *where, region=region)
-
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What an archive compares when a run is resumed."""
-        low, high = self._bounds
+        (low, high), held = self._bounds, self._held
         return {
             "kind": "collocation",
             "data": self.quadrature.hash,
@@ -181,8 +172,8 @@ class Collocation:
             "time": str(self.time is not None),
             "periodic": str(self.periodic),
             "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
-            "exact": str([] if isinstance(self.ansatz, AffineAnsatz) else sorted(self.ansatz.conditions.sides)),
-            "conditions": np.empty(0) if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions.fingerprint,
+            "exact": str([] if held is None else sorted(held.sides)),
+            "conditions": np.empty(0) if held is None else held.fingerprint,
         }
 
     def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
@@ -195,16 +186,10 @@ class Collocation:
             the equation asks for, or the quadrature not the regions.
         """
         quadrature = self.quadrature if quadrature is None else quadrature
-        self._fits(quadrature, [name for name in self.laws if name != "law"])
-        if space.outputs != self.outputs:
-            raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {self.outputs}")
-        periodic = tuple(getattr(space, "periodic", ()))
-        if set(periodic) != set(self.periodic):
-            raise ValueError(f"space: got {space}, periodic in {periodic}, expected one that is in {self.periodic}")
-        highest = max(order(c) for law in self.laws.values() for c in law.components)
-        if getattr(space, "activation", None) == "relu" and highest > 0:
-            raise ValueError(f"space: got {space}, expected a smooth activation for derivatives of order {highest}")
-        terms = [self._integral(name, self.laws[name], space, quadrature) for name in ("law", *quadrature.regions)]
+        check_quadrature(quadrature, len(self._bounds[0]), [name for name in self.laws if name != "law"])
+        check_space(space, self.outputs, self.periodic, self.laws.values())
+        where = (self.ansatz, self.backend, self.memory, self.device, self.precision)
+        terms = [integral(name, self.laws[name], space, quadrature, *where) for name in ("law", *quadrature.regions)]
         return terms[0] if len(terms) == 1 else Sum(*terms)
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:

@@ -64,14 +64,15 @@ def joined(kind: str, given: Mapping[Place, Any], box: Corners) -> dict[str, tup
             members.append(side)
     if len(groups) == 1:
         return {kind: groups[0]}
-    return {f"{kind} on {', '.join(_name(side, box) for side in group[0])}": group for group in groups}
+    return {f"{kind} on {', '.join(side_name(side, box) for side in group[0])}": group for group in groups}
 
 
 def _equal(a: Any, b: Any) -> bool:
     return isinstance(a, int | float) and isinstance(b, int | float) and a == b
 
 
-def _name(side: Place, box: Corners) -> str:
+def side_name(side: Place, box: Corners) -> str:
+    """Return what a side of a box is called, ``x0 = 1``, or the name of a part of another boundary."""
     if isinstance(side, str):
         return side
     place = box[side[1]][side[0]]

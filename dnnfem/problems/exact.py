@@ -1,4 +1,6 @@
-"""Ansatz functions that satisfy conditions exactly: ``u = lift + factor * N``, see `dnnfem.problems.lift`.
+"""Ansatz functions that satisfy conditions exactly: ``u = lift + factor * N``.
+
+On boxes see `dnnfem.problems.lift`, on other domains `dnnfem.problems.vanishing`.
 
 Jets of the product follow Leibniz' rule.
 """
@@ -19,6 +21,7 @@ from dnnfem.kernels.components import Component, Laplacian, squares
 from dnnfem.problems.ansatz import AffineAnsatz, AffineMap
 from dnnfem.problems.fields import tensor
 from dnnfem.problems.lift import Conditions, function_jet
+from dnnfem.problems.vanishing import Vanishing
 from dnnfem.records import Array
 
 
@@ -90,12 +93,12 @@ class ExactAnsatz:
     ----------
     base : AffineAnsatz
         Coordinates of the network.
-    conditions : Conditions
+    conditions : Conditions or Vanishing
         What `u` satisfies whatever the network does.
     """
 
     base: AffineAnsatz
-    conditions: Conditions
+    conditions: Conditions | Vanishing
 
     def reference(self, points: Array) -> Array:
         """Map points (m, d) to reference coordinates."""
@@ -116,8 +119,8 @@ class ExactAnsatz:
     def at(self, points: Array, components: Sequence[Component]) -> ExactMap:
         """Return the map of jets at points (m, d)."""
         parts = self._parts(components)
-        derivatives = {a for component in components for _, a, _ in self._terms(component)}
-        factors = {a: self.conditions.factor(points, a) for a in derivatives}
+        derivatives = list(dict.fromkeys(a for component in components for _, a, _ in self._terms(component)))
+        factors = dict(zip(derivatives, self.conditions.factors(points, derivatives), strict=True))
         terms = tuple(
             (number, parts.index(b), c * factors[a])
             for number, component in enumerate(components)

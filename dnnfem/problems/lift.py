@@ -202,7 +202,11 @@ class Conditions:
         times = Counter(derivative)
         return any(axis not in self.axes or not any(self._polynomial(axis, n)) for axis, n in times.items())
 
-    def factor(self, points: Any, derivative: tuple[int, ...]) -> Any:
+    def factors(self, points: Any, derivatives: Sequence[tuple[int, ...]]) -> list[Any]:
+        """Return derivatives of the factor at points (m, d) of NumPy or torch, each of shape (m,)."""
+        return [self.factor(points, derivative) for derivative in derivatives]
+
+    def factor(self, points: Any, derivative: tuple[int, ...] = ()) -> Any:
         """Return a derivative of the factor at points (m, d) of NumPy or torch, shape (m,)."""
         times, result = Counter(derivative), 1.0 + 0.0 * points[:, 0]
         for axis in self.axes:

@@ -63,6 +63,20 @@ def rows(name: str, result: Any, like: Tensor, count: int | None = None) -> Tens
     return stacked
 
 
+def reading(name: str, components: tuple[Component, ...], jet: Tensor) -> Callable[[Component], Tensor]:
+    """Return a function that gives the numbers (outputs, m) of a component of a jet (components, outputs, m)."""
+
+    def read(component: Component) -> Tensor:
+        if component not in components:
+            raise ValueError(
+                f"{name}: reads {component}, which it did not when it was recorded; expected a function that reads the "
+                "same derivatives in every call"
+            )
+        return jet[components.index(component)]
+
+    return read
+
+
 @dataclass(frozen=True, eq=False)
 class Residuals:
     """Residuals at given jets; see `dnnfem.kernels.protocol.LawLinearization`."""
@@ -169,16 +183,7 @@ class PointwiseLaw:
 
     def evaluate(self, where: Points, jet: Tensor) -> Tensor:
         """Return the residuals (equations, m) for a jet (components, outputs, m)."""
-
-        def read(component: Component) -> Tensor:
-            if component not in self.components:
-                raise ValueError(
-                    f"{self.name}: reads {component}, which it did not when it was recorded; expected a function that "
-                    "reads the same derivatives in every call"
-                )
-            return jet[self.components.index(component)]
-
-        points = where.coordinates
+        points, read = where.coordinates, reading(self.name, self.components, jet)
         found = rows(self.name, self.function(where, Jet(read, where, self.outputs)), points)
         return found / torch.as_tensor(self.scale, dtype=points.dtype, device=points.device)[:, None]
 

@@ -6,7 +6,7 @@ What it reads then is what kernels compute from there on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,88 @@ AFFINE = 1e-11
 
 TRIES = 60
 """Random jets at which a law may be NaN or infinite: a root or a logarithm of `u` is at every other one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What one call of a user's function with a random jet has told.
+
+    Attributes
+    ----------
+    name : str
+        What messages call the function.
+    where : Points
+        Where it was called.
+    outputs : int
+        Number of unknown functions.
+    components : tuple of Component
+        What it read.
+    values : tensor, shape (rows, m)
+        What it returned.
+    generator : torch.Generator
+        Of the random jets.
+    """
+
+    name: str
+    where: Points
+    outputs: int
+    components: tuple[Component, ...]
+    values: Tensor
+    generator: torch.Generator
+
+    def draw(self, size: float) -> Tensor:
+        """Return a random jet (components, outputs, m)."""
+        return size * _normal((len(self.components), self.outputs, len(self.where.coordinates)), self.generator)
+
+    def check_finite(self, evaluate: Callable[[Points, Tensor], Tensor]) -> None:
+        """Raise a `ValueError` if the function is not finite at a point, whatever `u` is there."""
+        with torch.no_grad():
+            wrong = ~torch.isfinite(self.values).all(dim=0)
+            for number in range(TRIES):
+                if not wrong.any():
+                    return
+                found = evaluate(self.where, self.draw(MAGNITUDES[number % len(MAGNITUDES)]))
+                wrong &= ~torch.isfinite(found.reshape(-1, len(wrong))).all(dim=0)
+        if wrong.any():
+            point = self.where.coordinates[int(torch.nonzero(wrong)[0])].tolist()
+            raise ValueError(f"{self.name}: got NaN or infinity at the point {point}, expected finite numbers")
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+
+
+def listened(
+    function: Callable[[Points, Jet], Any],
+    name: str,
+    quadrature: Quadrature,
+    space: int,
+    outputs: int,
+    box: Walls | None = None,
+    what: str = "residuals",
+) -> Heard:
+    """Call a function of points and jets with a random jet; parameters are those of `recorded`, and what it returns.
+
+    Raises
+    ------
+    ValueError
+        If it returns something of a wrong shape, or does not read `u`.
+    """
+    points = tensor(quadrature.points)
+    where = Points(points, space, box, tensor(quadrature.data))
+    generator = torch.Generator("cpu").manual_seed(0)
+    jets: dict[Component, Tensor] = {}
+
+    def read(component: Component) -> Tensor:
+        if component not in jets:
+            jets[component] = _normal((outputs, len(points)), generator).requires_grad_()
+        return jets[component]
+
+    with torch.enable_grad():
+        values = rows(name, function(where, Jet(read, where, outputs)), points)
+    if not jets:
+        raise ValueError(f"{name}: got {what} that do not read u, expected ones that depend on it")
+    return Heard(name, where, outputs, tuple(jets), values, generator)
 
 
 def recorded(
@@ -56,41 +138,14 @@ def recorded(
         If it returns something of a wrong shape, cannot be differentiated, or does not depend on `u`; if it is not
         finite at a point whatever `u` is there.
     """
-    points = tensor(quadrature.points)
-    where = Points(points, space, box, tensor(quadrature.data))
-    generator, m = torch.Generator("cpu").manual_seed(0), len(points)
-    jets: dict[Component, Tensor] = {}
-
-    def read(component: Component) -> Tensor:
-        if component not in jets:
-            draw = torch.randn((outputs, m), generator=generator, dtype=points.dtype, device="cpu")
-            jets[component] = draw.requires_grad_()
-        return jets[component]
-
-    with torch.enable_grad():
-        residual = rows(name, function(where, Jet(read, where, outputs)), points)
-        if not jets:
-            raise ValueError(f"{name}: got residuals that do not read u, expected ones that depend on it")
-    components, count = tuple(jets), len(residual)
-    law = PointwiseLaw(function, name, space, outputs, components, np.ones(count), True, box)
-
-    def draw(size: float) -> Tensor:
-        return size * torch.randn((len(components), outputs, m), generator=generator, dtype=points.dtype, device="cpu")
-
-    with torch.no_grad():
-        wrong = ~torch.isfinite(residual).all(dim=0)
-        for number in range(TRIES):
-            if not wrong.any():
-                break
-            jet = draw(MAGNITUDES[number % len(MAGNITUDES)])
-            wrong &= ~torch.isfinite(law.evaluate(where, jet)).all(dim=0)
-    if wrong.any():
-        point = int(torch.nonzero(wrong)[0])
-        raise ValueError(f"{name}: got NaN or infinity at the point {points[point].tolist()}, expected finite numbers")
-    jets_at = [(draw(size), draw(size)) for size in MAGNITUDES]
-    pairs = [[Residuals(law, where, jet, False) for jet in (a, b, 0.5 * (a + b))] for a, b in jets_at]
+    heard = listened(function, name, quadrature, space, outputs, box)
+    count = len(heard.values)
+    law = PointwiseLaw(function, name, space, outputs, heard.components, np.ones(count), True, box)
+    heard.check_finite(law.evaluate)
+    jets = [(heard.draw(size), heard.draw(size)) for size in MAGNITUDES]
+    pairs = [[Residuals(law, heard.where, jet, False) for jet in (a, b, 0.5 * (a + b))] for a, b in jets]
     used = torch.zeros(count, dtype=torch.bool, device="cpu")
-    if residual.requires_grad:
+    if heard.values.requires_grad:
         for first, *_ in pairs:
             used |= (first.slopes != 0.0).flatten(1).any(dim=1)
     if not used.all():

@@ -47,7 +47,7 @@ class TorchFunction:
         if isinstance(self.ansatz, ExactAnsatz):
             conditions = self.ansatz.conditions
             lift: torch.Tensor = conditions.lift(points)
-            factor: torch.Tensor = conditions.factor(points, ())
+            factor: torch.Tensor = conditions.factor(points)
             return lift.T + factor[:, None] * self._network(points, self.ansatz.base)
         return self._network(points, self.ansatz)
 

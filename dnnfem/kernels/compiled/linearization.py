@@ -188,7 +188,7 @@ class CompiledLinearization:
 
     def residual(self) -> Array | None:
         """Return ``sqrt(w) r``, residuals running slower than samples; None for a loss law."""
-        return None if self.evaluator.law.kind == "loss" else rows.residual(self)
+        return rows.residual(self) if self.evaluator.law.kind == "residual" else None
 
     def pull(self, residual: Array) -> Array:
         """Return ``A^T residual`` for a vector of the rows of `system`, dual, shape (dim,)."""

@@ -42,13 +42,14 @@ def system(linearization: CompiledLinearization, columns: Index | None) -> Dense
     """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
 
     Only what these need is computed: the reverse sweep ends at the earliest stage among them.  If all rows have
-    more than `DENSE` numbers, they are compressed to a triangle.  None if the law gives no root of its curvature.
+    more than `DENSE` numbers, they are compressed to a triangle.  Where the law has no residual the derivative is a
+    linear term.  None if the law gives no root of its curvature.
     """
     e = linearization.evaluator
     chosen, law = e.selection(columns), linearization.law
-    if law.residual is None or law.slopes is None:
+    if law.slopes is None:
         return None
-    count = len(law.residual)
+    count = len(law.slopes)
     if count * e.tiles.size * chosen.size > DENSE and count * e.tiles.size > chosen.size:
         return _compressed(linearization, columns, chosen, count)
     matrix = np.empty((chosen.size, count * e.tiles.size))
@@ -65,7 +66,14 @@ def system(linearization: CompiledLinearization, columns: Index | None) -> Dense
             tape.first,
             e.tiles.size,
         )
+    if law.residual is None:
+        return DenseLeastSquares(matrix.T, np.zeros(matrix.shape[1]), linear=_derivative(linearization, columns))
     return DenseLeastSquares(matrix.T, residual(linearization))
+
+
+def _derivative(linearization: CompiledLinearization, columns: Index | None) -> Array:
+    full = linearization.derivative
+    return full if columns is None else full[columns]
 
 
 def residual(linearization: CompiledLinearization) -> Array:
@@ -91,10 +99,11 @@ def _compressed(
 
     A block has as many rows as there are columns: it then takes no more memory than the triangle.
     """
-    size = chosen.size + 1
+    squares = linearization.law.residual is not None
+    size = chosen.size + squares
     triangle = np.zeros((size, size), order="F")
     tiles = -(-max(size, FEWEST_ROWS) // (count * linearization.evaluator.code.tile))
-    for block in blocks(linearization, chosen, count, tiles, with_residual=True):
+    for block in blocks(linearization, chosen, count, tiles, with_residual=squares):
         reflectors = min(REFLECTORS, size)
         triangle = lapack.dtpqrt(0, reflectors, triangle, block.T, overwrite_a=1, overwrite_b=1)[0]
 
@@ -103,8 +112,12 @@ def _compressed(
         return full if columns is None else full[columns]
 
     triangle = np.asfortranarray(np.triu(triangle))
-    matrix = triangle[:, :-1]
+    matrix = triangle[:, : chosen.size]
     reduction = Reduction(((count * linearization.evaluator.tiles.size, Compression(matrix, pull)),))
+    if not squares:
+        return DenseLeastSquares(
+            matrix, np.zeros(size), reduction=reduction, linear=_derivative(linearization, columns)
+        )
     return DenseLeastSquares(matrix, triangle[:, -1], reduction=reduction)
 
 

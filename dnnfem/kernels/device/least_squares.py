@@ -84,6 +84,7 @@ class DeviceLeastSquares:
 
     def _with(self, other: DenseLeastSquares) -> DeviceLeastSquares:
         """Return a system on the host here."""
+        other = other.absorbed
         matrix, residual = self.place.tensor(other.matrix), self.place.tensor(other.residual)
         return DeviceLeastSquares(self.place, matrix, residual, None, other.penalties, other.reduction)
 

@@ -16,6 +16,7 @@ from dnnfem.kernels.device.place import array
 from dnnfem.kernels.device.pointwise import Tensor
 from dnnfem.kernels.device.tape import Tape
 from dnnfem.kernels.gram import remembered
+from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.program import as_columns
 from dnnfem.records import Array, Index
 
@@ -110,8 +111,8 @@ class DeviceLinearization:
         return rows.moments(self)
 
     def residual(self) -> Tensor | None:
-        """Return ``sqrt(w) r``, residuals running slower than samples, on the device; None for a loss law."""
-        if self.evaluator.law.kind == "loss":
+        """Return ``sqrt(w) r``, residuals running slower than samples, on the device; None but for residuals."""
+        if self.evaluator.law.kind != "residual":
             return None
         with self.evaluator.place.arithmetic():
             return rows.residual(self)
@@ -127,7 +128,7 @@ class DeviceLinearization:
         residual = other.residual()
         return None if residual is None else self.pull(residual)
 
-    def system(self, columns: Index | None = None) -> DeviceLeastSquares | None:
+    def system(self, columns: Index | None = None) -> DeviceLeastSquares | DenseLeastSquares | None:
         """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
 
         Where there are many they are compressed, see `dnnfem.kernels.device.rows`.

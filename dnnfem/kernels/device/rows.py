@@ -16,6 +16,7 @@ from dnnfem.kernels.device.place import Place, array
 from dnnfem.kernels.device.pointwise import Tensor
 from dnnfem.kernels.device.sweeps import reverse
 from dnnfem.kernels.influence import LeftOut
+from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.program import Block, Program
 from dnnfem.kernels.reduction import Compression, Reduction
 from dnnfem.records import Array, Index
@@ -159,17 +160,19 @@ def cotangents(tape: Tape, values: Tensor) -> Tensor:
     return tape.evaluator.outputs.pulled(tape.samples, [dual], root=True)
 
 
-def system(linearization: DeviceLinearization, columns: Index | None) -> DeviceLeastSquares | None:
+def system(linearization: DeviceLinearization, columns: Index | None) -> DeviceLeastSquares | DenseLeastSquares | None:
     """Return the rows ``sqrt(w) r' dU/dx``, residuals slower than samples, in the coefficients `columns`.
 
     Only what these need is computed: the reverse sweep ends at the earliest stage among them.  If all rows have more
-    than `DENSE` numbers, they are compressed to a triangle, block by block.  None if the law gives no root of its
-    curvature.
+    than `DENSE` numbers, they are compressed to a triangle, block by block.  Where the law has no residual the rows are
+    such a triangle on the host, and the derivative is a linear term.  None if the law gives no root of its curvature.
     """
     e = linearization.evaluator
     law, chosen = next(linearization.tapes()).law, e.selection(columns)
-    if law.residual is None or law.slopes is None:
+    if law.slopes is None:
         return None
+    if law.residual is None:
+        return _curvature(linearization, columns, chosen, len(law.slopes))
     count, size = len(law.residual), e.chunks.size
     dense = GPU_DENSE if e.place.is_gpu else DENSE
     if count * size * chosen.size > dense and count * size > chosen.size:
@@ -199,6 +202,20 @@ def _compressed(
     matrix = triangle[:, :-1]
     reduction = Reduction(((count * e.chunks.size, Compression(array(matrix), pull)),))
     return DeviceLeastSquares(e.place, matrix, triangle[:, -1], reduction=reduction)
+
+
+def _curvature(
+    linearization: DeviceLinearization, columns: Index | None, chosen: Selection, count: int
+) -> DenseLeastSquares:
+    """Return a triangle whose curvature is that of a law without residuals, and the derivative as a linear term."""
+    e = linearization.evaluator
+    triangle = e.place.zeros(0, chosen.size)
+    for _, _, block in _blocks(linearization, chosen):
+        triangle = torch.linalg.qr(torch.cat([triangle, block.flatten(0, 1)]), mode="r").R
+    matrix, full = array(triangle), linearization.derivative
+    reduction = Reduction(((count * e.chunks.size, Compression(matrix, linearization.pull)),))
+    linear = full if columns is None else full[columns]
+    return DenseLeastSquares(matrix, np.zeros(len(matrix)), reduction=reduction, linear=linear)
 
 
 def gram(linearization: DeviceLinearization, single: bool) -> Array | None:

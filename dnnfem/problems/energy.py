@@ -1,0 +1,204 @@
+"""Ritz' method: a solution minimizes an energy, whose density is the law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dnnfem import kernels
+from dnnfem.functionals import Functional, Scaled, Sum
+from dnnfem.problems.ansatz import AffineAnsatz
+from dnnfem.problems.assembly import check_quadrature, check_space, integral
+from dnnfem.problems.conditions import Place, places, side_name, sided
+from dnnfem.problems.covering import covering
+from dnnfem.problems.density import DensityLaw, recorded_density
+from dnnfem.problems.domains import Box, Domain
+from dnnfem.problems.exact import ExactAnsatz
+from dnnfem.problems.fields import Jet, Points, Walls
+from dnnfem.problems.lift import Conditions
+from dnnfem.problems.solution import Solution
+from dnnfem.problems.vanishing import Vanishing
+from dnnfem.quadrature import Quadrature
+from dnnfem.records import Array
+from dnnfem.spaces.layout import NetworkSpace
+
+Density = Callable[[Points, Jet], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Energy:
+    """An energy on a domain, ``J(u) = int_Omega L(p, u) dp + int_boundary l(p, u) ds``, to be minimized.
+
+    ``J`` is in the user's units: integrals, not means.  For a quadratic energy ``sqrt(2 (J(v) - min J))`` is the energy
+    norm of the error.
+
+    Parameters
+    ----------
+    density : callable
+        ``density(p, u)`` in torch at all points at once: a tensor (m,), convex in value and derivatives of `u`, e.g.
+        ``0.5 * (u.grad ** 2).sum(0) - f * u`` for ``-Lap u = f``.  What `p` and `u` have is said at
+        `dnnfem.Collocation`.
+    domain : Box, Boxes or Simplices
+        In space.
+    dirichlet : number, sequence, callable or mapping, optional
+        Values on the whole boundary, or on sides of a box or parts of another boundary.  They hold exactly, as they
+        must where an energy is minimized; on a domain that is no box they have to be one and the same number.
+    boundary : callable or mapping, optional
+        Further densities on all of the boundary, or on parts of it: ``-h * u`` for ``du/dn = h``,
+        ``0.5 * a * u ** 2 - h * u`` for ``du/dn + a u = h``.
+    outputs : int
+        Number of unknown functions.
+    quadrature : Quadrature, optional
+        Of the domain, with a region for each part of the boundary that has a density.
+    seed : int
+        Of Sobol' points.
+    backend, memory, device, precision : optional
+        As for `dnnfem.Regression`.
+
+    Raises
+    ------
+    ValueError
+        If a density returns something of a wrong shape, cannot be differentiated, is not convex in the jet, or not
+        finite at a point; if conditions contradict each other, or concern parts of the boundary that there are not.
+
+    References
+    ----------
+    Ritz, J. reine angew. Math. 135 (1909) 1-61; E and Yu, Commun. Math. Stat. 6 (2018) 1-12, for networks.
+    """
+
+    density: Density
+    domain: Domain
+    dirichlet: Any = None
+    boundary: Density | Mapping[Place, Density] | None = None
+    outputs: int = 1
+    quadrature: Quadrature = field(default=None)  # type: ignore[assignment]
+    seed: int = 0
+    backend: str = "compiled"
+    memory: int | None = None
+    device: str | None = None
+    precision: str = "double"
+    ansatz: ExactAnsatz | AffineAnsatz = field(init=False)
+    laws: Mapping[str, DensityLaw] = field(init=False)
+    measures: Mapping[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        kernels.check(self.backend, self.device, self.precision)
+        _check(self)
+        domain, box = self.domain, isinstance(self.domain, Box)
+        bounds, everywhere = (tuple(domain.low), tuple(domain.high)), places(domain, ())
+        # Part by part, as the measure of each one counts.
+        densities = {
+            f"boundary on {side_name(place, bounds)}": (place, given)
+            for place, given in sided("boundary", self.boundary, everywhere).items()
+        }
+        covered = {name: [place] for name, (place, _) in densities.items()}
+        quadrature = self.quadrature or covering(domain, None, covered, self.seed)
+        check_quadrature(quadrature, domain.dim, list(densities))
+        object.__setattr__(self, "quadrature", quadrature)
+        laws = {"law": recorded_density(self.density, "density", quadrature, domain.dim, self.outputs)}
+        measures = {"law": domain.volume}
+        for name, region in quadrature.regions.items():
+            place, given = densities[name]
+            walls: Walls = bounds if box else "data"
+            laws[name] = recorded_density(given, name, region, domain.dim, self.outputs, walls)
+            measures[name] = _measure(domain, place)
+        object.__setattr__(self, "laws", laws)
+        object.__setattr__(self, "measures", measures)
+        low, high = (0.5 * np.array(corner) for corner in bounds)
+        base = AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.ones(self.outputs))
+        sides = sided("dirichlet", self.dirichlet, everywhere)
+        held = _held(domain, sides, self.outputs) if sides else None
+        object.__setattr__(self, "ansatz", base if held is None else ExactAnsatz(base, held))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What an archive compares when a run is resumed."""
+        return {
+            "kind": "energy",
+            "data": self.quadrature.hash,
+            "low": np.array(self.domain.low),
+            "high": np.array(self.domain.high),
+            "outputs": np.array(self.outputs),
+            "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
+            "measures": np.array(list(self.measures.values())),
+            "conditions": np.empty(0) if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions.fingerprint,
+        }
+
+    def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
+        """Discretize: return the functional on `space`.
+
+        Raises
+        ------
+        ValueError
+            If the space does not have the numbers of inputs and outputs or the smoothness that the density asks for, or
+            the quadrature not the regions.
+        """
+        quadrature = self.quadrature if quadrature is None else quadrature
+        check_quadrature(quadrature, self.domain.dim, [name for name in self.laws if name != "law"])
+        check_space(space, self.outputs, (), self.laws.values())
+        where = (self.ansatz, self.backend, self.memory, self.device, self.precision)
+        terms = [
+            Scaled(integral(name, self.laws[name], space, quadrature, *where), self.measures[name])
+            for name in ("law", *quadrature.regions)
+        ]
+        return terms[0] if len(terms) == 1 else Sum(*terms)
+
+    def solution(self, space: NetworkSpace, x: Array) -> Solution:
+        """Return the function with coefficients `x`, in the user's coordinates and units.
+
+        Raises
+        ------
+        ValueError
+            If `x` is no finite vector of the space.
+        """
+        return Solution(space, x, self.ansatz, self.backend, self.device, self.precision)
+
+
+def _check(problem: Energy) -> None:
+    """Raise a `ValueError` if the parameters make no sense."""
+    if not callable(problem.density):
+        raise ValueError(f"density: got {type(problem.density).__name__}, expected a function density(p, u)")
+    if not isinstance(problem.domain, Domain):
+        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box, Boxes or Simplices")
+    if isinstance(problem.outputs, bool) or not isinstance(problem.outputs, int | np.integer) or problem.outputs < 1:
+        raise ValueError(f"outputs: got {problem.outputs!r}, expected a positive integer")
+
+
+def _measure(domain: Domain, place: Place) -> float:
+    """Return length, area, ... of a side of a box or of a part of another boundary."""
+    if isinstance(place, str):
+        return float(np.sum(domain.parts[place].measures))
+    return float(np.prod(np.delete(np.subtract(domain.high, domain.low), place[0])))
+
+
+def _held(domain: Domain, sides: Mapping[Any, Any], outputs: int) -> Conditions | Vanishing:
+    """Return conditions that hold exactly: lift and factor of a box, elsewhere one constant and a factor.
+
+    Raises
+    ------
+    ValueError
+        If they contradict each other on a box, or are not the same numbers everywhere on another boundary.
+    """
+    if isinstance(domain, Box):
+        return Conditions(tuple(domain.low), tuple(domain.high), domain.dim, outputs, sides)
+    values = []
+    for part, given in sides.items():
+        if callable(given):
+            raise ValueError(
+                f"dirichlet: got a function on {part!r}, a part of a boundary that is not a box, expected a number; "
+                "subtract any function with these values from the unknown one"
+            )
+        values.append(np.broadcast_to(np.asarray(given, dtype=np.float64), (outputs,)))
+    if any(not np.array_equal(values[0], other) for other in values):
+        raise ValueError(
+            f"dirichlet: got {len(values)} different values on a domain that is no box, expected the same ones"
+        )
+    corners = np.concatenate([domain.parts[name].corners for name in sides])
+    if corners.shape[1:] == (4, 3):
+        # Rectangles in space as two triangles.
+        corners = np.concatenate([corners[:, :3], corners[:, 1:]])
+    return Vanishing(corners, tuple(values[0].tolist()))
