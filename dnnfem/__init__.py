@@ -24,6 +24,7 @@ _public = {
         "hierarchical",
         "insertion_sensitivity",
         "leave_one_out",
+        "majorant",
         "penalty_weight",
         "removal",
         "residual",
@@ -34,7 +35,7 @@ _public = {
     "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
     "observers": ("observe", "progress"),
     "plotting": (),
-    "problems": ("Box", "Classification", "Classifier", "Collocation", "Regression", "Solution", "next_slab"),
+    "problems": ("Box", "Classification", "Classifier", "Collocation", "Flux", "Regression", "Solution", "next_slab"),
     "quadrature": ("BoxMesh", "Quadrature", "SobolPoints", "UnionMesh"),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
     "refinement": ("coarsen", "insert_layer", "refine_quadrature", "ridge_candidates", "widen"),
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         generalized_cross_validation as generalized_cross_validation,
         leave_one_out as leave_one_out,
     )
+    from dnnfem.estimators.majorant import majorant as majorant
     from dnnfem.estimators.penalty import penalty_weight as penalty_weight
     from dnnfem.estimators.removal import removal as removal
     from dnnfem.estimators.residual import residual as residual
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
         Classification as Classification,
         Classifier as Classifier,
         Collocation as Collocation,
+        Flux as Flux,
         Regression as Regression,
         Solution as Solution,
         next_slab as next_slab,

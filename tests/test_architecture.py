@@ -46,9 +46,11 @@ FOREIGN = {
     "torch": (
         "kernels.device",
         "problems.conditions",
+        "problems.conductivity",
         "problems.exact",
         "problems.lift",
         "problems.fields",
+        "problems.flux",
         "problems.pointwise",
         "problems.recording",
         "problems.slabs",

@@ -10,6 +10,7 @@ _public = {
     "classification": ("Classification", "Classifier"),
     "collocation": ("Collocation",),
     "domains": ("Box",),
+    "flux": ("Flux",),
     "regression": ("Regression",),
     "slabs": ("next_slab",),
     "solution": ("Solution",),
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dnnfem.problems.classification import Classification as Classification, Classifier as Classifier
     from dnnfem.problems.collocation import Collocation as Collocation
     from dnnfem.problems.domains import Box as Box
+    from dnnfem.problems.flux import Flux as Flux
     from dnnfem.problems.regression import Regression as Regression
     from dnnfem.problems.slabs import next_slab as next_slab
     from dnnfem.problems.solution import Solution as Solution
