@@ -127,14 +127,25 @@ class Conductivity:
                 f"at least {self.lowest}, the lower bound"
             )
 
-    def misfit(self, p: Points, flux: Tensor, gradient: Tensor) -> Tensor:
-        """Return vectors (d, m) with the lengths of ``A^(-1/2) (y - A g)``, for `y` and `g` of shape (d, m).
+    def flux(self, p: Points, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``A g`` and what makes lengths ``|A^(-1/2) z|`` of vectors `z`.
 
-        They are ``L^-1 (y - A g)`` with ``A = L L^T``, a rotation of those with the symmetric root.
+        Parameters
+        ----------
+        p : Points
+        gradient : tensor, shape (m, d)
+            `g`.
+
+        Returns
+        -------
+        flux : tensor, shape (m, d)
+        root : tensor, shape (m, 1), (m, d) or (m, d, d)
+            Factors of the components of `z`, or matrices: ``L^-1`` with ``A = L L^T``, which is a rotation of the
+            symmetric root.
         """
-        found = self.at(p)
+        found, m = self.at(p), len(gradient)
         if found.ndim == 2:
-            return (flux - found * gradient) / found.sqrt()
-        difference = flux.T[..., None] - found @ gradient.T[..., None]
-        solved: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(found), difference, upper=False)
-        return solved[..., 0].T
+            return found.T * gradient, (1.0 / found.sqrt()).T.expand(m, -1)
+        identity = torch.eye(self.dim, dtype=found.dtype, device=found.device).expand_as(found)
+        root: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(found), identity, upper=False)
+        return (found @ gradient[..., None])[..., 0], root.expand(m, -1, -1)

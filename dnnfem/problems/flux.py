@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,11 @@ from dnnfem.problems.conditions import values
 from dnnfem.problems.conductivity import Conductivity, conductivity
 from dnnfem.problems.covering import covering
 from dnnfem.problems.exact import ExactAnsatz
-from dnnfem.problems.fields import Corners, Jet, Points, Tensor
+from dnnfem.problems.fields import Corners, Jet, Points, Tensor, tensor
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
-from dnnfem.quadrature import BoxMesh, Quadrature
+from dnnfem.quadrature import BoxMesh, Quadrature, SampledMesh
 from dnnfem.records import Array, Estimate
 from dnnfem.spaces.layout import NetworkSpace
 
@@ -31,9 +30,6 @@ FLUX, EQUILIBRIUM = "flux", "equilibrium"
 
 LEAST, MOST = 1e-6, 1e6
 """Bounds of the weight: where one of the two terms vanishes the best one is zero or infinite."""
-
-PROBES = 32
-"""Random points where the solution is looked at, to identify it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +57,8 @@ class Flux:
     balance : float
         `b`; every positive one is right, and the best one is ``C |div y + f| / |y - A grad v|_(A^-1)``, see `balanced`.
     quadrature : Quadrature, optional
-        Of the whole domain, weights summing to one; that of the problem of `v` is a good choice.  Default as for
+        Of the whole domain, weights summing to one; that of the problem of `v` is a good choice, and so is that of the
+        flux of another `v`: what is given at the points is computed anew.  Default as for
         `dnnfem.Collocation`.
     seed : int
         Of Sobol' points.
@@ -72,6 +69,8 @@ class Flux:
     ----------
     material : Conductivity
         `A` with its lower bound.
+    given : FluxData
+        What the laws read, a function of points; it is evaluated once at those of every quadrature.
     constant : float
         ``C = C_F / sqrt(lowest)`` with ``C_F = 1 / (pi sqrt(sum_i 1 / a_i^2))`` for a box with sides ``a_i``.
 
@@ -99,6 +98,7 @@ class Flux:
     precision: str = "double"
     material: Conductivity = field(init=False)
     constant: float = field(init=False)
+    given: FluxData = field(init=False)
     laws: dict[str, PointwiseLaw] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,27 +108,19 @@ class Flux:
         if not isinstance(self.balance, int | float | np.floating) or not 0.0 < self.balance < math.inf:
             raise ValueError(f"balance: got {self.balance!r}, expected a positive number")
         object.__setattr__(self, "material", conductivity(self.conductivity, dim, self.lowest))
-        if self.quadrature is None:
-            object.__setattr__(self, "quadrature", covering(low, high, {}, self.seed))
-        self._fits(self.quadrature)
         object.__setattr__(self, "constant", friedrichs(sides) / math.sqrt(self.material.lowest))
-        gradient = _Gradient(self.approximation.to_torch())
-
-        def misfit(p: Points, u: Jet) -> Tensor:
-            return self.material.misfit(p, u.value.reshape(dim, -1), gradient(p.coordinates))
-
-        def equilibrium(p: Points, u: Jet) -> Tensor:
-            divergence: Tensor = sum(u[i].d(i) for i in range(dim))  # type: ignore[assignment]
-            return divergence + values("source", self.source, p.coordinates, dim, 1)[0]
-
+        object.__setattr__(self, "given", FluxData(self.approximation, self.source, self.material))
+        object.__setattr__(self, "quadrature", self._placed(self.quadrature or covering(low, high, {}, self.seed)))
         # Weights sum to one: the norms are those over the domain by its volume.
         size = 1.0 / math.sqrt(float(np.prod(sides)))
-        scales = {FLUX: np.full(dim, size), EQUILIBRIUM: np.full(1, size / self.constant)}
-        laws = {}
-        for name, function in ((FLUX, misfit), (EQUILIBRIUM, equilibrium)):
-            law = recorded(function, name, self.quadrature, dim, dim)
-            laws[name] = replace(law, scale=scales[name], affine=True)
-        object.__setattr__(self, "laws", laws)
+        laws = {
+            FLUX: replace(recorded(_misfit, FLUX, self.quadrature, dim, dim), scale=np.full(dim, size)),
+            EQUILIBRIUM: replace(
+                recorded(_defect, EQUILIBRIUM, self.quadrature, dim, dim), scale=np.full(1, size / self.constant)
+            ),
+        }
+        # Rounding of large sources might be taken for a curvature.
+        object.__setattr__(self, "laws", {name: replace(law, affine=True) for name, law in laws.items()})
 
     @property
     def _corners(self) -> Corners:
@@ -162,16 +154,20 @@ class Flux:
             )
         return conditions.low, conditions.high
 
-    def _fits(self, quadrature: Quadrature) -> None:
-        """Raise a `ValueError` if a quadrature is not one of the domain."""
+    def _placed(self, quadrature: Quadrature) -> Quadrature:
+        """Return a quadrature with what the laws read at its points, also after refinement.
+
+        Raises
+        ------
+        ValueError
+            If it is not one of the domain.
+        """
         low, high = self._corners
         if quadrature.inputs != len(low):
             raise ValueError(f"quadrature: got points with {quadrature.inputs} coordinates, expected {len(low)}")
-        if quadrature.regions:
-            raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected none")
         if not math.isclose(quadrature.total, 1.0, rel_tol=1e-9):
             raise ValueError(f"quadrature: got weights with the sum {quadrature.total}, expected one")
-        mesh = quadrature.mesh
+        mesh = quadrature.mesh.mesh if isinstance(quadrature.mesh, SampledMesh) else quadrature.mesh
         if isinstance(mesh, BoxMesh):
             corners = [*mesh.lower.min(axis=0), *mesh.upper.max(axis=0)]
             filled = float(np.prod((mesh.upper - mesh.lower) / np.subtract(high, low), axis=1).sum())
@@ -180,28 +176,14 @@ class Flux:
                     f"quadrature: got cells that fill {filled:.3g} of the domain, from {corners[: len(low)]} to "
                     f"{corners[len(low) :]}, expected all of it, from {list(low)} to {list(high)}"
                 )
+        sampled = None if mesh is None else SampledMesh(mesh, self.given)
+        return replace(quadrature, data=self.given(quadrature.points), mesh=sampled, regions={})
 
     @property
     def ansatz(self) -> AffineAnsatz:
         """From the box to [-1, 1]^d; outputs are in the user's units."""
         low, high = (0.5 * np.array(corner) for corner in self._corners)
         return AffineAnsatz(low + high, high - low, np.zeros(len(low)), np.ones(len(low)))
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What an archive compares when a run is resumed."""
-        low, high = self._corners
-        probes = np.random.default_rng(0).uniform(low, high, (PROBES, len(low)))
-        slopes = self.approximation.gradient(probes).ravel()
-        return {
-            "kind": "flux",
-            "data": self.quadrature.hash,
-            "low": np.array(low),
-            "high": np.array(high),
-            "balance": np.array(float(f"{self.balance:.5e}")),
-            "lowest": np.array(self.material.lowest),
-            "gradient": np.round(slopes / (np.abs(slopes).max() or 1.0), 6),
-        }
 
     def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
         """Discretize: return the functional on `space`, a sum of its two terms.
@@ -212,8 +194,7 @@ class Flux:
             If the space does not have the numbers of inputs and outputs, or derivatives, or the quadrature is not one
             of the domain.
         """
-        quadrature = self.quadrature if quadrature is None else quadrature
-        self._fits(quadrature)
+        quadrature = self.quadrature if quadrature is None else self._placed(quadrature)
         dim = quadrature.inputs
         if space.outputs != dim:
             raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {dim}, the components of a flux")
@@ -263,13 +244,45 @@ def friedrichs(sides: Any) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class _Gradient:
-    """The gradient of a function of torch, points (m, d) to (d, m); it is a constant for whoever differentiates."""
+class FluxData:
+    """What the laws read at points: ``A grad v`` (d columns), `f` (one), and the root of the inverse of `A`.
 
-    function: Any
+    The last one has 1, d or ``d^2`` columns, see `dnnfem.problems.conductivity.Conductivity.flux`.
 
-    def __call__(self, points: Tensor) -> Tensor:
-        with torch.enable_grad():
-            where = points.detach().clone().requires_grad_()
-            (slope,) = torch.autograd.grad(self.function(where).sum(), where)
-        return slope.T
+    Parameters
+    ----------
+    approximation : Solution
+    source : number or callable
+    material : Conductivity
+    """
+
+    approximation: Solution
+    source: Any
+    material: Conductivity
+
+    def __call__(self, points: Array) -> Array:
+        """Return the data at points (m, d), shape (m, k)."""
+        where = Points(tensor(points), points.shape[1])
+        gradient = tensor(self.approximation.gradient(points)[:, 0])
+        # Who writes `f` as a divergence differentiates in it.
+        source = values("source", self.source, where.coordinates, where.space, 1).detach().T
+        flux, root = self.material.flux(where, gradient)
+        return np.asarray(torch.cat([flux, source, root.reshape(len(points), -1)], dim=1).detach().numpy())
+
+
+def _misfit(p: Points, u: Jet) -> Tensor:
+    """Return vectors (d, m) of the lengths ``|A^(-1/2) (y - A grad v)|``."""
+    dim = p.space
+    if p.data is None or p.data.shape[1] <= dim:
+        raise ValueError("quadrature: got points without data, expected those of a Flux or ones refined from them")
+    difference, root = u.value.reshape(dim, -1).T - p.data[:, :dim], p.data[:, dim + 1 :]
+    if root.shape[1] == dim * dim:
+        return torch.einsum("mij,mj->im", root.reshape(-1, dim, dim), difference)
+    return (root * difference).T
+
+
+def _defect(p: Points, u: Jet) -> Tensor:
+    """Return ``div y + f``, shape (m,)."""
+    assert p.data is not None
+    divergence: Tensor = sum(u[i].d(i) for i in range(p.space))  # type: ignore[assignment]
+    return divergence + p.data[:, p.space]

@@ -10,6 +10,7 @@ from dnnfem._lazy import attach
 from dnnfem.quadrature.arrays import as_finite, row_blocks
 from dnnfem.quadrature.boxes import BoxMesh
 from dnnfem.quadrature.points import Mesh, Quadrature
+from dnnfem.quadrature.sampled import SampledMesh
 from dnnfem.quadrature.union import UnionMesh, split
 from dnnfem.records import Array
 
@@ -17,6 +18,7 @@ __all__ = [
     "BoxMesh",
     "Mesh",
     "Quadrature",
+    "SampledMesh",
     "SobolPoints",
     "UnionMesh",
     "as_finite",
