@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_any_flux_bounds_the_error_of_any_function_from_above(name):
     problem, space = problem_of(dim, smooth)
     fluxes = fem.FeedforwardSpace(dim, (5,), dim)
     random = np.random.default_rng(1)
-    for seed in range(2 if dim == 3 else 4):
+    for seed in range(1 if dim == 3 else 3):
         v = problem.solution(space, random.uniform(0.0, 3.0) * space.initial(seed=seed))
         flux = fem.Flux(v, source_of(smooth, material), material.given, material.lowest)
         y = random.uniform(0.0, 3.0) * fluxes.initial(seed=seed + 10)
@@ -120,7 +121,7 @@ def test_any_flux_bounds_the_error_of_any_function_from_above(name):
         error = float(np.linalg.norm(energies(smooth, material, v, problem.quadrature.mesh)))
         assert bound.guaranteed and bound.total >= error > 0.0
         # And it is one that can be made smaller: half of the misfit at the beginning, in a few steps.
-        result = fem.gauss_newton(flux.on(fluxes), y, 0.0, max_steps=5)
+        result = fem.gauss_newton(flux.on(fluxes), y, 0.0, max_steps=3)
         better = fem.majorant(flux.on(fluxes), result.x)
         assert error <= better.total < bound.total
         assert better.total == pytest.approx(sum(better.parts.values()), rel=1e-14)
@@ -190,7 +191,7 @@ def poisson():
 
 
 def test_the_functional_is_one_and_the_backends_agree(poisson):
-    v, flux, fluxes, y = poisson
+    _, flux, fluxes, y = poisson
     check_functional(flux.on(fluxes), y)
     value = flux.on(fluxes).value(y)
     for backend in ({"backend": "reference"}, {"device": "cpu"}):
@@ -199,7 +200,7 @@ def test_the_functional_is_one_and_the_backends_agree(poisson):
 
 
 def test_the_best_weight_makes_the_functional_the_bound(poisson):
-    v, flux, fluxes, y = poisson
+    _, flux, fluxes, y = poisson
     bound = fem.majorant(flux.on(fluxes), y)
     best = flux.balanced(bound)
     assert math.sqrt(2.0 * best.on(fluxes).value(y)) == pytest.approx(bound.total, rel=1e-3)
@@ -211,19 +212,19 @@ def test_the_best_weight_makes_the_functional_the_bound(poisson):
 
 
 def test_solves_and_weights_in_turn_lower_the_bound(poisson):
-    v, flux, fluxes, y = poisson
+    _, flux, fluxes, y = poisson
     totals = []
     for _ in range(4):
         y = fem.gauss_newton(flux.on(fluxes), y, 0.0, max_steps=10).x
         bound = fem.majorant(flux.on(fluxes), y)
         totals.append(bound.total)
         flux = flux.balanced(bound)
-    assert all(after < 1.001 * before for before, after in zip(totals, totals[1:], strict=False))
+    assert all(after < 1.001 * before for before, after in pairwise(totals))
     assert totals[-1] < 0.9 * totals[0]
 
 
 def test_the_bound_does_not_depend_on_the_quadrature_that_it_begins_with(poisson):
-    v, flux, fluxes, y = poisson
+    _, flux, fluxes, y = poisson
     meshes = [fem.BoxMesh.uniform(LOW[:2], HIGH[:2], cells, points) for cells, points in ((1, 2), (3, 3), (16, 5))]
     coarse, middle, fine = (fem.majorant(flux.on(fluxes, mesh.quadrature()), 3.0 * y) for mesh in meshes)
     assert coarse.guaranteed and middle.guaranteed and fine.guaranteed
@@ -237,9 +238,9 @@ def test_the_bound_does_not_depend_on_the_quadrature_that_it_begins_with(poisson
 
 
 def test_a_quadrature_that_misses_something_is_no_guarantee(poisson):
-    v, flux, fluxes, y = poisson
-    # Ridges that no point meets.
-    sharp = np.where(np.arange(len(y)) < fluxes.blocks[0].stop, 1e6, 1.0) * y
+    _, flux, fluxes, y = poisson
+    # Steps between the points.
+    sharp = np.where(np.arange(len(y)) < fluxes.blocks[0].stop, 100.0, 1.0) * y
     few = fem.BoxMesh.uniform(LOW[:2], HIGH[:2], 2, 2).quadrature()
     coarse = fem.majorant(flux.on(fluxes, few), sharp, most_points=2000)
     assert not coarse.guaranteed
@@ -251,7 +252,7 @@ def test_a_quadrature_that_misses_something_is_no_guarantee(poisson):
 
 
 def test_the_bound_is_sharp_for_a_problem_that_is_solved():
-    """Poisson's equation, with solutions that become more accurate; the flux has its own, growing network."""
+    """Poisson's equation, two solutions of different accuracy, and a flux that grows as its own estimate says."""
 
     def function(points):
         return torch.sin(PI * points[:, 0]) * torch.sin(PI * points[:, 1])
@@ -260,22 +261,25 @@ def test_the_bound_is_sharp_for_a_problem_that_is_solved():
         return 2.0 * PI**2 * function(p.coordinates)
 
     problem = fem.Collocation(lambda p, u: u.laplacian + source(p), fem.Box([0, 0], [1, 1]), dirichlet=0.0)
-    errors, indices = [], []
-    for width, more in ((8, 20), (14, 30), (24, 60)):
-        space, fluxes = fem.FeedforwardSpace(2, (width,), 1), fem.FeedforwardSpace(2, (more,), 2)
-        x = fem.gauss_newton(problem.on(space), space.initial(seed=0), 0.0, max_steps=40).x
+    fluxes = fem.FeedforwardSpace(2, (12,), 2)
+    y, errors = fluxes.initial(seed=1), []
+    for width in (8, 14):
+        space = fem.FeedforwardSpace(2, (width,), 1)
+        x = fem.gauss_newton(problem.on(space), space.initial(seed=0), 0.0, max_steps=30).x
         v = problem.solution(space, x)
-        flux, y = fem.Flux(v, source), fluxes.initial(seed=1)
-        for _ in range(2):
+        errors.append(float(np.linalg.norm(energies(function, Material(1.0), v, problem.quadrature.mesh))))
+        flux, balance = fem.Flux(v, source), math.inf
+        while balance > 0.3:
             y = fem.gauss_newton(flux.on(fluxes), y, 0.0, max_steps=15).x
             bound = fem.majorant(flux.on(fluxes), y)
             flux = flux.balanced(bound)
-        errors.append(float(np.linalg.norm(energies(function, Material(1.0), v, problem.quadrature.mesh))))
-        indices.append(bound.total / errors[-1])
-        assert bound.guaranteed
-    print(errors, indices)
-    assert errors[0] > 1e-4 and errors[-1] < 1e-6
-    assert all(1.0 <= index < 1.5 for index in indices)
+            balance = flux.balance
+            assert bound.guaranteed and bound.total >= errors[-1]
+            estimate = fem.hierarchical(flux.on(fluxes), y, fem.ridge_candidates(fluxes, flux.quadrature, seed=0))
+            fluxes, P = fem.widen(fluxes, estimate.cells[fem.dorfler(estimate.indicators, theta=0.95)])
+            y = P(y)
+        assert bound.total <= 1.5 * errors[-1]
+    assert errors[1] < 0.2 * errors[0] < 1e-4
 
 
 # ---- bad input
@@ -319,7 +323,11 @@ def test_solutions_that_are_refused():
         (lambda p: p.x[:, :3], 0.1, "conductivity: got shape"),
         (lambda p: torch.stack([wave(p)] * 3), 0.1, "conductivity: got shape"),
         (lambda p: math.nan * p.x[0], 0.1, "least eigenvalue nan"),
-        (lambda p: torch.stack([torch.stack([wave(p), wave(p)]), torch.stack([0 * wave(p), wave(p)])]), 0.1, "symmetric"),
+        (
+            lambda p: torch.stack([torch.stack([wave(p), wave(p)]), torch.stack([0 * wave(p), wave(p)])]),
+            0.1,
+            "symmetric",
+        ),
     ],
 )
 def test_conductivities_that_are_refused(poisson, conductivity, lowest, pattern):
