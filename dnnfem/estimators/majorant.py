@@ -58,9 +58,10 @@ def majorant(functional: Functional, y: Array, *, tolerance: float = 1e-2, most_
         weight, see below, on each cell: ``abs(estimate.signed) ** 0.5`` marks where the functional needs more points.
         Parts add up to the total: ``flux``, ``equilibrium`` (with its constant), ``quadrature``.
 
-        It is `guaranteed` if the changes became small as said above.  That is verified by three rules or more, not
-        proved: an integrand that all of them miss alike would not be seen.  Rounding is not bounded; in single
-        precision nothing is guaranteed.
+        It is `guaranteed` if the changes became small as said above, on points that are not random, in double
+        precision; otherwise remarks say what is missing.  Three rules or more *verify* the quadrature error, they do
+        not prove it: what none of them sees, such as a neuron much sharper than the distance of their points, is
+        missed.  Rounding is not bounded.
 
     Raises
     ------
@@ -92,11 +93,16 @@ def majorant(functional: Functional, y: Array, *, tolerance: float = 1e-2, most_
         before, last = last, _finer(last, integrals, y)
         verified = _verified(before, last, tolerance)
     norms, total = last.norms, float(np.sum(last.bounds))
-    rest = total - float(np.sum(norms))
-    remark = (
-        f"the quadrature error is not under control: from {len(before.quadrature)} to {len(last.quadrature)} points it "
-        f"still changes {rest:.2e} of {total:.2e}; refine the quadrature where abs(signed) is large"
-    )
+    rest, remarks = total - float(np.sum(norms)), []
+    if not verified:
+        remarks.append(
+            f"the quadrature error is not under control: from {len(before.quadrature)} to {len(last.quadrature)} points "
+            f"it still changes {rest:.2e} of {total:.2e}; refine the quadrature where abs(signed) is large"
+        )
+    if _random(first.quadrature):
+        remarks.append("the points are random: their quadrature error is known from a few draws, which is no proof")
+    if any(term.precision != "double" for term in integrals):
+        remarks.append("the norms were computed in single precision, whose rounding is not bounded")
     weights = np.sum(norms) / np.where(norms > 0.0, norms, np.inf)
     return Estimate(
         quantity=QUANTITY,
@@ -105,8 +111,8 @@ def majorant(functional: Functional, y: Array, *, tolerance: float = 1e-2, most_
         total=total,
         signed=weights @ (last.values - first.values),
         parts={**dict(zip(TERMS, norms.tolist(), strict=True)), "quadrature": rest},
-        guaranteed=verified and all(term.precision == "double" for term in integrals),
-        remarks=() if verified else (remark,),
+        guaranteed=not remarks,
+        remarks=tuple(remarks),
     )
 
 
@@ -156,6 +162,11 @@ def _verified(before: _Squares, last: _Squares, tolerance: float) -> bool:
     added, total = last.bounds - last.norms, float(np.sum(last.bounds))
     settled = (last.changes <= CONTRACTION * before.changes) | (added <= tolerance**2 * total)
     return bool(np.sum(added) <= tolerance * total and settled.all())
+
+
+def _random(quadrature: Quadrature) -> bool:
+    """Whether a quadrature has Sobol' points."""
+    return quadrature.mesh is not None and quadrature.mesh.attributes()["kind"] == "sobol"
 
 
 def _terms(functional: Functional) -> tuple[Integral, Integral]:
