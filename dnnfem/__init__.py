@@ -24,6 +24,7 @@ _public = {
         "hierarchical",
         "insertion_sensitivity",
         "leave_one_out",
+        "majorant",
         "penalty_weight",
         "quadrature_error",
         "removal",
@@ -42,6 +43,7 @@ _public = {
         "Classifier",
         "Collocation",
         "Energy",
+        "Flux",
         "Regression",
         "Simplices",
         "Solution",
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
         generalized_cross_validation as generalized_cross_validation,
         leave_one_out as leave_one_out,
     )
+    from dnnfem.estimators.majorant import majorant as majorant
     from dnnfem.estimators.penalty import penalty_weight as penalty_weight
     from dnnfem.estimators.quadrature_error import quadrature_error as quadrature_error
     from dnnfem.estimators.removal import removal as removal
@@ -108,6 +111,7 @@ if TYPE_CHECKING:
         Classifier as Classifier,
         Collocation as Collocation,
         Energy as Energy,
+        Flux as Flux,
         Regression as Regression,
         Simplices as Simplices,
         Solution as Solution,

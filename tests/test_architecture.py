@@ -46,10 +46,12 @@ FOREIGN = {
     "torch": (
         "kernels.device",
         "problems.conditions",
+        "problems.conductivity",
         "problems.exact",
         "problems.lift",
         "problems.fields",
         "problems.density",
+        "problems.flux",
         "problems.pointwise",
         "problems.recording",
         "problems.slabs",

@@ -37,3 +37,10 @@ def test_differential_equations():
     ablations = {"random_features_rms", "uniform_rms", "scratch_rms"}
     assert set(line) == {"problem", "median_seconds", "median_dim", "goal_seconds", "goal_rms"} | errors | ablations
     assert all(0.0 < line[key] < 1e-2 for key in errors | ablations)
+
+
+def test_the_majorant():
+    line = json.loads(run("bench_majorant.py", "--quick", "--json").splitlines()[-1])
+    assert set(line) == {"lowest_index", "highest_index", "smallest_error", "verified"}
+    assert 1.0 <= line["lowest_index"] <= line["highest_index"] <= 1.5
+    assert line["smallest_error"] < 1e-5 and line["verified"]

@@ -8,6 +8,7 @@ from dnnfem.estimators.evidence import Evidence, evidence
 from dnnfem.estimators.hierarchical import hierarchical
 from dnnfem.estimators.insertion import insertion_sensitivity
 from dnnfem.estimators.leave_one_out import generalized_cross_validation, leave_one_out
+from dnnfem.estimators.majorant import majorant
 from dnnfem.estimators.penalty import penalty_weight
 from dnnfem.estimators.quadrature_error import quadrature_error
 from dnnfem.estimators.removal import removal
@@ -27,6 +28,7 @@ __all__ = [
     "hierarchical",
     "insertion_sensitivity",
     "leave_one_out",
+    "majorant",
     "penalty_weight",
     "quadrature_error",
     "removal",

@@ -12,6 +12,7 @@ _public = {
     "collocation": ("Collocation",),
     "domains": ("Box",),
     "energy": ("Energy",),
+    "flux": ("Flux",),
     "regression": ("Regression",),
     "simplices": ("Simplices",),
     "slabs": ("next_slab",),
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dnnfem.problems.collocation import Collocation as Collocation
     from dnnfem.problems.domains import Box as Box
     from dnnfem.problems.energy import Energy as Energy
+    from dnnfem.problems.flux import Flux as Flux
     from dnnfem.problems.regression import Regression as Regression
     from dnnfem.problems.simplices import Simplices as Simplices
     from dnnfem.problems.slabs import next_slab as next_slab

@@ -11,6 +11,7 @@ from dnnfem.quadrature.arrays import as_finite, row_blocks
 from dnnfem.quadrature.boxes import BoxMesh
 from dnnfem.quadrature.facets import FacetMesh, inside
 from dnnfem.quadrature.points import Mesh, Quadrature
+from dnnfem.quadrature.sampled import SampledMesh
 from dnnfem.quadrature.union import UnionMesh, split
 from dnnfem.records import Array
 
@@ -19,6 +20,7 @@ __all__ = [
     "FacetMesh",
     "Mesh",
     "Quadrature",
+    "SampledMesh",
     "SimplexMesh",
     "SobolPoints",
     "UnionMesh",
