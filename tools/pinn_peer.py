@@ -30,7 +30,10 @@ def available() -> bool:
 
 
 def deepxde(places: Array, seed: int, adam: int = ADAM, lbfgs: int = LBFGS) -> tuple[float, Array]:
-    """Train in a process of its own; return the seconds that it took, and values (m,) at places (m, 2)."""
+    """Train in a process of its own; return the seconds that it took, and values (m,) at places (m, 2).
+
+    Its L-BFGS stops at the first multiple of 1000 steps from `lbfgs` on; with 0 there is none.
+    """
     with tempfile.TemporaryDirectory() as folder:
         asked, answer = Path(folder, "places.npy"), Path(folder, "answer.npz")
         np.save(asked, places)
@@ -50,6 +53,8 @@ def deepxde(places: Array, seed: int, adam: int = ADAM, lbfgs: int = LBFGS) -> t
 def train(places: Array, seed: int, adam: int, lbfgs: int) -> tuple[float, Array]:
     """Train here, and return what `deepxde` does."""
     dde, torch = importlib.import_module("deepxde"), importlib.import_module("torch")
+    # The first optimizer would import it, which takes seconds.
+    importlib.import_module("torch._dynamo")
     torch.set_num_threads(1)
     dde.config.set_default_float("float64")
     dde.config.set_random_seed(seed)
@@ -68,9 +73,10 @@ def train(places: Array, seed: int, adam: int, lbfgs: int) -> tuple[float, Array
     model = dde.Model(data, dde.nn.FNN([2, 20, 20, 20, 1], "tanh", "Glorot normal"))
     model.compile("adam", lr=1e-3)
     model.train(iterations=adam, verbose=0)
-    dde.optimizers.config.set_LBFGS_options(maxiter=lbfgs)
-    model.compile("L-BFGS")
-    model.train(verbose=0)
+    if lbfgs:
+        dde.optimizers.config.set_LBFGS_options(maxiter=lbfgs)
+        model.compile("L-BFGS")
+        model.train(verbose=0)
     seconds = time.perf_counter() - began
     return seconds, np.asarray(model.predict(places), dtype=np.float64)[:, 0]
 
