@@ -3,7 +3,7 @@
 # make test      ruff, mypy, pytest
 # make doc       the manual, in doc/_build/html
 # make bench     short runs of all benchmarks
-# make peers     what tools/bench_kernels.py compares with, in .venv-peers
+# make peers     what tools/bench_kernels.py and bench_pinn.py compare with, in .venv-peers
 # make lint      ruff and mypy only
 # make clean     remove what was built, but not .venv
 

@@ -18,6 +18,7 @@ _public = {
         "algebraic",
         "calibrated",
         "cross_validation",
+        "enriched",
         "evidence",
         "expected_calibration_error",
         "generalized_cross_validation",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         calibrated as calibrated,
         expected_calibration_error as expected_calibration_error,
     )
+    from dnnfem.estimators.enriched import enriched as enriched
     from dnnfem.estimators.evidence import evidence as evidence
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical
     from dnnfem.estimators.insertion import insertion_sensitivity as insertion_sensitivity

@@ -35,7 +35,8 @@ def test_differential_equations():
     line = json.loads(run("bench_pinn.py", "poisson2d", "--seeds", "1", "--seconds", "2", "--json").splitlines()[-1])
     errors = {"median_rel_l2", "median_rms", "upper_quartile_rms"}
     ablations = {"random_features_rms", "uniform_rms", "scratch_rms"}
-    assert set(line) == {"problem", "median_seconds", "median_dim", "goal_seconds", "goal_rms"} | errors | ablations
+    others = {"problem", "median_seconds", "median_dim", "goal_seconds", "goal_rms", "dim_ratio_at_best_ablation"}
+    assert set(line) == others | errors | ablations
     assert all(0.0 < line[key] < 1e-2 for key in errors | ablations)
 
 
@@ -44,3 +45,9 @@ def test_the_majorant():
     assert set(line) == {"lowest_index", "highest_index", "smallest_error", "verified"}
     assert 1.0 <= line["lowest_index"] <= line["highest_index"] <= 1.5
     assert line["smallest_error"] < 1e-5 and line["verified"]
+
+
+def test_estimates_of_differential_equations():
+    line = json.loads(run("bench_estimates.py", "poisson2d", "--seconds", "2", "--json").splitlines()[-1])
+    assert 0.8 <= line["residual_low"] <= line["residual_high"] <= 1.25
+    assert 0.3 <= line["hierarchical_low"] <= line["hierarchical_high"] <= 3.0

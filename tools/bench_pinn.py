@@ -11,13 +11,25 @@ the hidden layers that a run begins with, the number of time slabs, and whether 
 
 Errors are relative L2 and root mean square at 10000 random points that no run sees.  Ablations have the same time and
 as many coefficients: random features (best of three scales, output layer solved) and the final architecture from
-scratch, both on the final points, and the same loop with random neurons.  With time slabs there are none, and
-coefficients and points are those of all slabs.
+scratch, both on the final points, and the same loop with random neurons.  With time slabs each marches through the same
+slabs from what it has found itself; coefficients and points are those of all slabs.
 
 median_rel_l2, median_rms, upper_quartile_rms   errors of the seeds
 median_seconds, median_dim                      time of a run and coefficients at its end
 random_features_rms, uniform_rms, scratch_rms   ablations, medians
+dim_ratio_at_best_ablation                      coefficients with which the adaptive run first had an error of at most
+                                                the least of these three, over those at its end (with slabs: in every
+                                                slab); null if it never had
 goal_rel_l2 or goal_rms, goal_seconds           what the problem asks for
+
+    python tools/bench_pinn.py burgers --peer deepxde --seeds 1 --json
+    python tools/bench_pinn.py burgers --long
+
+``--peer deepxde`` then trains DeepXDE (see ``pinn_peer.py``), with as many threads, which is one:
+
+peer_rel_l2, peer_seconds    its error at the same points, and its time
+time_vs_peer                 seconds that the adaptive run needs for that error, over the time of the peer
+error_vs_peer                final error over final error
 """
 
 from __future__ import annotations
@@ -26,25 +38,23 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
 import numba
 import numpy as np
-import scipy.sparse as sp
+import pinn_ablations
+import pinn_peer
 import torch
 from equations import CASES, Case
+from pinn_march import Level, March, Moment, Slab, Start, error, first, march, moments, reached, rms, unseen_points
 from threadpoolctl import threadpool_limits
 
 import dnnfem as fem
-from dnnfem.functionals import Composed
 
 Array = np.ndarray
-Start = tuple[fem.FeedforwardSpace, Array]
-Values = Callable[[Array], Array]
 
 STEPS = 30
 """Steps of a solve between two looks at the residual."""
@@ -72,20 +82,9 @@ SCORED = 4000
 MARKED_POINTS, MARKED_NEURONS = 0.8, 0.95
 """Parts of squared indicators that are marked (Doerfler)."""
 
-TEST = 10_000
-SCALES = ((0.5, 1.5), (1.0, 3.0), (3.0, 9.0))
-"""Lengths of the weights of random features."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """Where a run stands."""
-
-    space: fem.FeedforwardSpace
-    x: Array
-    quadrature: fem.Quadrature
-    residual: float
-    seconds: float
+ABLATIONS = ("random_features_rms", "uniform_rms", "scratch_rms")
+QUICK = 5.0
+"""Seconds of a quick run."""
 
 
 def everywhere(quadrature: fem.Quadrature) -> Array:
@@ -126,11 +125,18 @@ def resolved(
 
 
 def grow(
-    problem: fem.Collocation, start: Start, seed: int, seconds: float, adaptive: bool = True, most: int = LARGEST
+    problem: fem.Collocation,
+    start: Start,
+    seed: int,
+    seconds: float,
+    adaptive: bool = True,
+    most: int = LARGEST,
+    history: list[Level] | None = None,
 ) -> Level:
     """Run the loop until its time is over, with at most `most` coefficients.
 
-    What is returned has the least residual: a level that has just begun may stand worse than the one before.
+    What is returned has the least residual: a level that has just begun may stand worse than the one before.  A
+    `history` gets what every solve ends with.
     """
     began = time.perf_counter()
     (space, x), state, quadrature, last = start, None, problem.quadrature, math.inf
@@ -144,6 +150,8 @@ def grow(
         quadrature, residual, refined = resolved(problem, space, x, quadrature)
         level = Level(space, x, quadrature, residual.total, time.perf_counter() - began)
         best = level if best is None or level.residual <= best.residual else best
+        if history is not None:
+            history.append(level)
         if level.seconds >= seconds:
             return replace(best, seconds=time.perf_counter() - began)
         slow, last = not refined and residual.total > FAST * last, residual.total
@@ -182,111 +190,83 @@ def chosen(
     return [pool[k] for k in order[: max(4, sum(space.hidden) // 3)]]
 
 
-def first(problem: fem.Collocation, hidden: tuple[int, ...], seed: int) -> Start:
-    """Return the space that a run begins with, and random coefficients."""
-    inputs = problem.domain.dim + (problem.time is not None)
-    space = fem.FeedforwardSpace(inputs, hidden, problem.outputs, periodic=problem.periodic)
-    return space, space.initial(seed=seed)
+def growing(case: Case, seed: int, histories: list[list[Level]]) -> Slab:
+    """Return the loop as a solver of slabs; `histories` gets a list for each."""
+
+    def solve(part: fem.Collocation, _: int, start: Start | None, seconds: float) -> Level:
+        histories.append([])
+        return grow(part, start or first(part, case.hidden, seed), seed, seconds, history=histories[-1])
+
+    return solve
 
 
-def march(case: Case, problem: fem.Collocation, seed: int, seconds: float) -> tuple[Values, list[Level]]:
-    """Solve one time slab after another, each with its share of the time; return the solution and the levels."""
-    if case.slabs == 1:
-        level = grow(problem, first(problem, case.hidden, seed), seed, seconds)
-        return problem.solution(level.space, level.x), [level]
-    began, (begin, end) = time.perf_counter(), problem.time
-    edges = np.linspace(begin, end, case.slabs + 1).tolist()
-    part, start = replace(problem, time=(begin, edges[1]), quadrature=None), None
-    solutions, levels = [], []
-    for number in range(1, case.slabs + 1):
-        # What the slabs before did not need, or needed more, is shared by the others.
-        left = seconds - (time.perf_counter() - began)
-        level = grow(part, start or first(part, case.hidden, seed), seed, left / (case.slabs - number + 1))
-        levels.append(level)
-        solutions.append(part.solution(level.space, level.x))
-        # What the network of one slab looks like is a good guess for the next one.
-        start = level.space, level.x
-        if number < case.slabs:
-            part = fem.next_slab(part, solutions[-1], edges[number + 1])
+def uniform(case: Case, seed: int, found: March) -> Slab:
+    """Return the same loop with random neurons, at most as many as it has `found` to be good."""
 
-    def values(places: Array) -> Array:
-        result, owner = np.empty((len(places), 1)), np.searchsorted(edges[1:-1], places[:, -1])
-        for number, solution in enumerate(solutions):
-            result[owner == number] = solution(places[owner == number])
-        return result
+    def solve(part: fem.Collocation, number: int, start: Start | None, seconds: float) -> Level:
+        most = found.levels[number].space.dim
+        return grow(part, start or first(part, case.hidden, seed), seed, seconds, False, most)
 
-    return values, levels
+    return solve
 
 
-def error(case: Case, problem: fem.Collocation, solution: Values) -> tuple[float, float]:
-    """Return the relative and the root mean square error at random points."""
-    low, high = (list(corner) for corner in (problem.domain.low, problem.domain.high))
-    if problem.time is not None:
-        low, high = [*low, problem.time[0]], [*high, problem.time[1]]
-    places = np.random.default_rng(12345).uniform(low, high, (TEST, len(low)))
+def ablations(case: Case, problem: fem.Collocation, seed: int, seconds: float, found: March) -> dict[str, float]:
+    """Return the errors of all ablations."""
+
+    def of(slab: Slab) -> float:
+        return error(case, problem, march(case, problem, seconds, slab))[1]
+
+    def whole(part: fem.Collocation, J: Any, x: Array, seconds: float) -> Array:
+        return solve(part, J, x, None, seconds, steps=10**6).x
+
+    drawn = [pinn_ablations.random_features(found.levels, seed, scale) for scale in pinn_ablations.SCALES]
+    slabs = (uniform(case, seed, found), pinn_ablations.scratch(found.levels, seed, whole))
+    return dict(zip(ABLATIONS, (min(map(of, drawn)), *map(of, slabs)), strict=True))
+
+
+def versus(
+    case: Case, problem: fem.Collocation, found: dict[str, float], history: list[list[Moment]], seed: int, quick: bool
+) -> dict[str, float]:
+    """Train the peer and compare."""
+    places = unseen_points(problem)
     exact = case.exact(places)
-    rms = float(np.sqrt(np.mean((solution(places)[:, 0] - exact) ** 2)))
-    rms = rms if math.isfinite(rms) else math.inf
-    return rms / float(np.sqrt(np.mean(exact**2))), rms
+    seconds, values = pinn_peer.deepxde(places, seed, *((100, 0) if quick else ()))
+    left = rms(values - exact)
+    return {
+        "peer_rel_l2": left / rms(exact),
+        "peer_seconds": seconds,
+        "time_vs_peer": reached(history, left)[1] / seconds,
+        "error_vs_peer": found["rms"] / left,
+    }
 
 
-def random_features(case: Case, problem: fem.Collocation, level: Level, seed: int, seconds: float) -> float:
-    """Return the best error of untrained neurons of three scales, as many coefficients, the output layer solved for."""
-    inputs, best = level.space.inputs, math.inf
-    features = inputs + len(problem.periodic)
-    width = (level.space.dim - problem.outputs) // (features + 1 + problem.outputs)
-    space, x = first(problem, (width,), seed)
-    J, block, outer = problem.on(space, level.quadrature), space.blocks[0], space.condensable.ravel()
-    entries = (np.ones(len(outer)), (outer, np.arange(len(outer))))
-    matrix = sp.csr_array(sp.coo_array(entries, shape=(space.dim, len(outer))))
-    rows = x[: block.bias_start].reshape(width, features)
-    lengths = np.linalg.norm(rows, axis=1)
-    for low, high in SCALES:
-        factors = np.exp(np.random.default_rng(seed).uniform(math.log(low), math.log(high), width)) / lengths
-        drawn = np.zeros(space.dim)
-        drawn[: block.bias_start] = (rows * factors[:, None]).ravel()
-        drawn[block.bias_start : block.stop] = x[block.bias_start : block.stop] * factors
-        part = Composed(J, fem.Transfer(matrix, drawn))
-        start = np.zeros(len(outer))
-        found = fem.gauss_newton(part, start, 0.0, max_steps=20, max_seconds=seconds, condensed=False)
-        best = min(best, error(case, problem, problem.solution(space, part.transfer(found.x)))[1])
-    return best
-
-
-def scratch(case: Case, problem: fem.Collocation, level: Level, seed: int, seconds: float) -> float:
-    """Return the error of the final architecture from random weights, on the final points."""
-    J, x = problem.on(level.space, level.quadrature), level.space.initial(seed=seed + 1000)
-    result = solve(problem, J, x, None, seconds, steps=10**6)
-    return error(case, problem, problem.solution(level.space, result.x))[1]
-
-
-def run(name: str, seed: int, seconds: float, ablations: bool) -> dict[str, float]:
-    """Run a problem with one seed."""
+def run(
+    name: str, seed: int, seconds: float, ablated: bool, peer: bool, quick: bool
+) -> tuple[dict[str, float], list[list[Moment]]]:
+    """Run a problem with one seed; return its figures, and the errors over time in each slab."""
     torch.set_num_threads(1)
     numba.set_num_threads(1)
     case = CASES[name]
     with threadpool_limits(1):
         problem = case.make()
-        began = time.perf_counter()
-        solution, levels = march(case, problem, seed, seconds)
+        began, histories = time.perf_counter(), []
+        solution = march(case, problem, seconds, growing(case, seed, histories))
         taken = time.perf_counter() - began
-        relative, rms = error(case, problem, solution)
-        found = {"rel_l2": relative, "rms": rms, "seconds": taken}
-        found["dim"] = float(sum(level.space.dim for level in levels))
-        found["points"] = float(sum(points(level.quadrature) for level in levels))
-        found["residual"] = max(level.residual for level in levels)
-        if ablations and case.slabs == 1:
-            level = levels[0]
-            found["random_features_rms"] = random_features(case, problem, level, seed, seconds)
-            other = grow(problem, first(problem, case.hidden, seed), seed, seconds, False, level.space.dim)
-            found["uniform_rms"] = error(case, problem, problem.solution(other.space, other.x))[1]
-            found["scratch_rms"] = scratch(case, problem, level, seed, level.seconds)
-    return found
+        relative, absolute = error(case, problem, solution)
+        found = {"rel_l2": relative, "rms": absolute, "seconds": taken, "dim": float(solution.dim)}
+        found["points"] = float(sum(points(level.quadrature) for level in solution.levels))
+        found["residual"] = max(level.residual for level in solution.levels)
+        history = moments(case, problem, solution, histories)
+        if ablated:
+            found |= ablations(case, problem, seed, seconds, solution)
+        if peer:
+            found |= versus(case, problem, found, history, seed, quick)
+    return found, history
 
 
-def summary(name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
+def summary(name: str, case: Case, outcomes: list[tuple[dict[str, float], list[list[Moment]]]]) -> dict[str, Any]:
     """Return medians and quartiles of the runs of a problem."""
-    case = CASES[name]
+    runs = [found for found, _ in outcomes]
 
     def median(key: str, quantile: float = 0.5) -> float | None:
         values = [run[key] for run in runs if key in run]
@@ -301,9 +281,15 @@ def summary(name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
         "upper_quartile_rms": median("rms", 0.75),
         "median_seconds": median("seconds"),
         "median_dim": median("dim"),
-        **{key: median(key) for key in ("random_features_rms", "uniform_rms", "scratch_rms")},
-        "goal_seconds": case.seconds,
+        **{key: median(key) for key in ABLATIONS},
     }
+    known = [value for key in ABLATIONS if (value := line[key]) is not None]
+    for found, history in outcomes if known else ():
+        found["dim_ratio"] = reached(history, min(known))[0] / found["dim"]
+    line["dim_ratio_at_best_ablation"] = median("dim_ratio")
+    if "peer_seconds" in runs[0]:
+        line |= {key: median(key) for key in ("peer_rel_l2", "peer_seconds", "time_vs_peer", "error_vs_peer")}
+    line["goal_seconds"] = case.seconds
     line["goal_rms" if case.rms else "goal_rel_l2"] = case.rms or case.relative
     return line
 
@@ -314,28 +300,38 @@ def main() -> None:
     parser.add_argument("problem", choices=[*CASES, "all"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="time of a run; default that of the goal")
+    parser.add_argument("--long", action="store_true", help="the longer time and the goal that some problems have")
     parser.add_argument("--no-ablations", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="one seed, ten seconds, no ablations")
+    parser.add_argument("--peer", choices=["deepxde"], help="for burgers; `make peers` installs it")
+    parser.add_argument("--quick", action="store_true", help=f"one seed, {QUICK:.0f} seconds")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
     parser.add_argument("--json", action="store_true", help="print one line of JSON at the end")
     options = parser.parse_args()
-    names = list(CASES) if options.problem == "all" else [options.problem]
+    cases = {name: case.longer for name, case in CASES.items() if case.long_seconds} if options.long else CASES
+    if options.problem not in (*cases, "all"):
+        parser.error(f"--long: only {', '.join(cases)} have a longer time")
+    if options.peer and options.problem != "burgers":
+        parser.error("--peer: only burgers has a peer")
+    if options.peer and not pinn_peer.available():
+        parser.error("--peer: it is not installed, see `make peers`")
+    names = list(cases) if options.problem == "all" else [options.problem]
     seeds = range(1 if options.quick else options.seeds)
-    ablations = not (options.quick or options.no_ablations)
+    how = (not options.no_ablations, options.peer is not None, options.quick)
     lines = []
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for name in names:
-            seconds = 10.0 if options.quick else options.seconds or CASES[name].seconds
-            waiting = [pool.submit(run, name, seed, seconds, ablations) for seed in seeds]
-            runs = []
+            seconds = options.seconds or (QUICK if options.quick else cases[name].seconds)
+            waiting = [pool.submit(run, name, seed, seconds, *how) for seed in seeds]
+            outcomes = []
             for seed, future in zip(seeds, waiting, strict=True):
-                runs.append(future.result())
-                print(f"{name}, seed {seed}: " + ", ".join(f"{k} {v:.3g}" for k, v in runs[-1].items()), flush=True)
-            lines.append(summary(name, runs))
+                outcomes.append(future.result())
+                figures = ", ".join(f"{k} {v:.3g}" for k, v in outcomes[-1][0].items())
+                print(f"{name}, seed {seed}: {figures}", flush=True)
+            lines.append(summary(name, cases[name], outcomes))
             goal = "goal_rms" if "goal_rms" in lines[-1] else "goal_rel_l2"
-            reached = lines[-1]["median_rms" if goal == "goal_rms" else "median_rel_l2"] or math.inf
+            reached_error = lines[-1]["median_rms" if goal == "goal_rms" else "median_rel_l2"] or math.inf
             print(
-                f"{name}: median {reached:.2e}, goal {lines[-1][goal]:.0e} in {lines[-1]['goal_seconds']:.0f} s",
+                f"{name}: median {reached_error:.2e}, goal {lines[-1][goal]:.0e} in {lines[-1]['goal_seconds']:.0f} s",
                 flush=True,
             )
     if options.json:

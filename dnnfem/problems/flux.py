@@ -16,8 +16,10 @@ from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.conditions import values
 from dnnfem.problems.conductivity import Conductivity, conductivity
 from dnnfem.problems.covering import covering
+from dnnfem.problems.domains import Box
 from dnnfem.problems.exact import ExactAnsatz
 from dnnfem.problems.fields import Corners, Jet, Points, Tensor, tensor
+from dnnfem.problems.lift import Conditions
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
@@ -110,7 +112,9 @@ class Flux:
         object.__setattr__(self, "material", conductivity(self.conductivity, dim, self.lowest))
         object.__setattr__(self, "constant", friedrichs(sides) / math.sqrt(self.material.lowest))
         object.__setattr__(self, "given", FluxData(self.approximation, self.source, self.material))
-        object.__setattr__(self, "quadrature", self._placed(self.quadrature or covering(low, high, {}, self.seed)))
+        object.__setattr__(
+            self, "quadrature", self._placed(self.quadrature or covering(Box(low, high), None, {}, self.seed))
+        )
         # Weights sum to one: the norms are those over the domain by its volume.
         size = 1.0 / math.sqrt(float(np.prod(sides)))
         laws = {
@@ -140,6 +144,8 @@ class Flux:
                 "exactly on all sides: Collocation(..., dirichlet=g, exact=True)"
             )
         conditions = ansatz.conditions
+        if not isinstance(conditions, Conditions):
+            raise ValueError("approximation: got a solution on a domain that is no box, expected one on a Box")
         if conditions.space != len(conditions.low):
             raise ValueError("approximation: got a solution that depends on time, expected a stationary one")
         if outputs != 1:
