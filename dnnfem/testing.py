@@ -115,9 +115,7 @@ def check_space(space: NetworkSpace, seed: int = 0) -> None:
     assert np.array_equal(x, space.initial(seed)), "initial: two calls with one seed differ"
     program = space.program
     outputs = space.outputs + getattr(space, "unknowns", 0)
-    assert (program.inputs, program.outputs, program.dim) == (space.inputs, outputs, space.dim), (
-        "program does not fit"
-    )
+    assert (program.inputs, program.outputs, program.dim) == (space.inputs, outputs, space.dim), "program does not fit"
     attributes = space.attributes()
     rebuilt = type(space)(**{name: value for name, value in attributes.items() if name != "kind"})
     assert rebuilt == space, "attributes: the space rebuilt from them differs"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,16 @@ from dnnfem.problems.lift import Conditions
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
+from dnnfem.problems.unknowns import (
+    OBSERVATIONS,
+    Unknowns,
+    UnknownsAnsatz,
+    observed,
+    of_functions,
+    parametrized,
+    samples,
+    with_unknowns,
+)
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.spaces import FeedforwardSpace
@@ -67,6 +77,12 @@ class Collocation:
     quadrature : Quadrature, optional
         Of the domain, time being its last coordinate; default Gauss points on equal cells, in more than three
         dimensions Sobol' points.
+    unknowns : mapping of str to float, optional
+        Coefficients that are not known, with starting values: laws take them as keywords, ``law(p, u, nu)``, as tensors
+        (m,).  Spaces need as many.
+    observations : (array, array), optional
+        Points (m, d) in the domain and values (m,), or (m, outputs): the residuals ``u(p_i) - y_i`` are a further term,
+        on the region ``"observations"`` of the quadrature; see `dnnfem.parameters` for its weight.
     seed : int
         Of Sobol' points.
     backend, memory, device, precision : optional
@@ -76,7 +92,8 @@ class Collocation:
     ------
     ValueError
         If the law returns something of a wrong shape, cannot be differentiated, does not depend on `u` or is not finite
-        at a point; if conditions contradict each other where they meet, or concern sides that there are not.
+        at a point; if conditions contradict each other where they meet, or concern sides that there are not; if no law
+        takes one of the unknowns, or observations do not fit.
 
     References
     ----------
@@ -95,12 +112,14 @@ class Collocation:
     outputs: int = 1
     exact: bool = True
     quadrature: Quadrature = field(default=None)  # type: ignore[assignment]
+    unknowns: Mapping[str, float] | None = None
+    observations: tuple[Any, Any] | None = None
     seed: int = 0
     backend: str = "compiled"
     memory: int | None = None
     device: str | None = None
     precision: str = "double"
-    ansatz: ExactAnsatz | AffineAnsatz = field(init=False)
+    ansatz: ExactAnsatz | AffineAnsatz | UnknownsAnsatz = field(init=False)
     laws: Mapping[str, PointwiseLaw] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,21 +140,31 @@ class Collocation:
         soft |= joined("boundary", sided("boundary", self.boundary, free), self._bounds)
         covered = {name: members for name, (members, _) in soft.items()}
         quadrature = self.quadrature or covering(*self._bounds, covered, self.seed)
+        if self.observations is not None:
+            soft[OBSERVATIONS] = [], observed
+            region = {OBSERVATIONS: samples(self.observations, *self._bounds, self.outputs)}
+            quadrature = replace(quadrature, regions={**quadrature.regions, **region})
         self._fits(quadrature, list(soft))
         object.__setattr__(self, "quadrature", quadrature)
-        laws = {"law": recorded(self.law, "law", quadrature, space, self.outputs)}
+        unknowns = Unknowns.of(self.unknowns)
+        functions = {"law": self.law, **{name: soft[name][1] for name in quadrature.regions}}
+        given, outputs = parametrized(functions, unknowns, self.outputs), self.outputs + len(unknowns)
+        laws = {"law": recorded(given["law"], "law", quadrature, space, outputs)}
         # In the order of the quadrature, by which its cells are numbered.
-        for name, region in quadrature.regions.items():
-            laws[name] = recorded(soft[name][1], name, region, space, self.outputs, self._bounds)
+        for name, part in quadrature.regions.items():
+            laws[name] = recorded(given[name], name, part, space, outputs, self._bounds)
         ansatz: ExactAnsatz | AffineAnsatz = self._affine
         if sides and self.exact:
             orders = {i: max(order_in(i, c) for law in laws.values() for c in law.components) for i in self.periodic}
             conditions = Conditions(*self._bounds, space, self.outputs, sides, self.velocity, orders)
             ansatz = ExactAnsatz(self._affine, conditions)
-        object.__setattr__(self, "ansatz", ansatz)
-        neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic)
+        object.__setattr__(self, "ansatz", with_unknowns(ansatz, self.outputs, unknowns))
+        count = len(unknowns)
+        neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic, unknowns=count)
         parts = {"law": quadrature, **quadrature.regions}
-        object.__setattr__(self, "laws", scaled(laws, parts, ansatz, neuron))
+        # Observations are in the units of `u`, and their mean square is to be the variance of the noise.
+        sizes = {name: law for name, law in laws.items() if name != OBSERVATIONS}
+        object.__setattr__(self, "laws", laws | scaled(sizes, parts, self.ansatz, neuron))
 
     @property
     def _bounds(self) -> Corners:
@@ -168,6 +197,9 @@ class Collocation:
     def identity(self) -> dict[str, Any]:
         """What an archive compares when a run is resumed."""
         low, high = self._bounds
+        ansatz = of_functions(self.ansatz)
+        # Without unknowns it is that of the first versions.
+        unknowns = {"unknowns": str(dict(self.unknowns))} if self.unknowns else {}
         return {
             "kind": "collocation",
             "data": self.quadrature.hash,
@@ -177,8 +209,9 @@ class Collocation:
             "time": str(self.time is not None),
             "periodic": str(self.periodic),
             "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
-            "exact": str([] if isinstance(self.ansatz, AffineAnsatz) else sorted(self.ansatz.conditions.sides)),
-            "conditions": np.empty(0) if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions.fingerprint,
+            "exact": str([] if isinstance(ansatz, AffineAnsatz) else sorted(ansatz.conditions.sides)),
+            "conditions": np.empty(0) if isinstance(ansatz, AffineAnsatz) else ansatz.conditions.fingerprint,
+            **unknowns,
         }
 
     def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
@@ -187,19 +220,12 @@ class Collocation:
         Raises
         ------
         ValueError
-            If the space does not have the numbers of inputs and outputs, the periodic inputs or the smoothness that
-            the equation asks for, or the quadrature not the regions.
+            If the space does not have the numbers of inputs, outputs and unknowns, the periodic inputs or the
+            smoothness that the equation asks for, or the quadrature not the regions.
         """
         quadrature = self.quadrature if quadrature is None else quadrature
         self._fits(quadrature, [name for name in self.laws if name != "law"])
-        if space.outputs != self.outputs:
-            raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {self.outputs}")
-        periodic = tuple(getattr(space, "periodic", ()))
-        if set(periodic) != set(self.periodic):
-            raise ValueError(f"space: got {space}, periodic in {periodic}, expected one that is in {self.periodic}")
-        highest = max(order(c) for law in self.laws.values() for c in law.components)
-        if getattr(space, "activation", None) == "relu" and highest > 0:
-            raise ValueError(f"space: got {space}, expected a smooth activation for derivatives of order {highest}")
+        _suits(self, space)
         terms = [self._integral(name, self.laws[name], space, quadrature) for name in ("law", *quadrature.regions)]
         return terms[0] if len(terms) == 1 else Sum(*terms)
 
@@ -212,6 +238,21 @@ class Collocation:
             If `x` is no finite vector of the space.
         """
         return Solution(space, x, self.ansatz, self.backend, self.device, self.precision)
+
+
+def _suits(problem: Collocation, space: NetworkSpace) -> None:
+    """Raise a `ValueError` if a space is not one for a problem."""
+    if space.outputs != problem.outputs:
+        raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {problem.outputs}")
+    unknowns = len(problem.unknowns or ())
+    if getattr(space, "unknowns", 0) != unknowns:
+        raise ValueError(f"space: got {space}, expected one with unknowns={unknowns}")
+    periodic = tuple(getattr(space, "periodic", ()))
+    if set(periodic) != set(problem.periodic):
+        raise ValueError(f"space: got {space}, periodic in {periodic}, expected one that is in {problem.periodic}")
+    highest = max(order(c) for law in problem.laws.values() for c in law.components)
+    if getattr(space, "activation", None) == "relu" and highest > 0:
+        raise ValueError(f"space: got {space}, expected a smooth activation for derivatives of order {highest}")
 
 
 def _check(problem: Collocation) -> None:
