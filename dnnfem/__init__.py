@@ -17,6 +17,7 @@ _public = {
     "estimators": (
         "algebraic",
         "calibrated",
+        "confidence",
         "cross_validation",
         "evidence",
         "expected_calibration_error",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         calibrated as calibrated,
         expected_calibration_error as expected_calibration_error,
     )
+    from dnnfem.estimators.confidence import confidence as confidence
     from dnnfem.estimators.evidence import evidence as evidence
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical
     from dnnfem.estimators.insertion import insertion_sensitivity as insertion_sensitivity

@@ -82,7 +82,7 @@ class Collocation:
         (m,).  Spaces need as many.
     observations : (array, array), optional
         Points (m, d) in the domain and values (m,), or (m, outputs): the residuals ``u(p_i) - y_i`` are a further term,
-        on the region ``"observations"`` of the quadrature; see `dnnfem.parameters` for its weight.
+        on the region ``"observations"`` of the quadrature; see `dnnfem.confidence` for its weight.
     seed : int
         Of Sobol' points.
     backend, memory, device, precision : optional

@@ -1,0 +1,255 @@
+"""Confidence in unknown coefficients: what the noise of observations makes of them, and how much observations count."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.special
+
+from dnnfem.functionals import Functional, Integral
+from dnnfem.functionals.sampling import integrals_of
+from dnnfem.quadrature import Quadrature
+from dnnfem.records import Array
+from dnnfem.spaces.layout import check_coefficients
+
+REGION = "observations"
+"""Region of a quadrature that observations are."""
+
+DAMPING = 1e-14
+"""Penalty on each coefficient, relative to the square of its column: directions that neither the equation nor the
+observations see do not count."""
+
+STATIONARY = 0.1
+"""Largest correction of a coefficient, relative to its standard deviation, with which `x` counts as stationary."""
+
+UNSEEN = 10.0 * DAMPING
+"""Unknowns are not determined if not more of their curvature than this is left when all else reacts."""
+
+NEGLIGIBLE = 0.05
+"""The weight of the observations is left as it is if no more degrees of freedom than this part of the unknowns follow
+the noise, and no more than this part of the variance of any of them is due to the equation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Confidence:
+    """Result of `confidence`.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The unknowns.
+    estimates : array, shape (k,)
+        Their values, in the user's units.
+    parts : mapping of str to array (k, k)
+        Covariances: ``noise``, from that of the observations, and ``equation``, from what is left of its residual.
+    noise : float
+        Standard deviation of a single observation.
+    freedom : float
+        Degrees of freedom that the noise was estimated with; infinite if it was given.
+    fitted : float
+        Degrees of freedom of the observations that were fitted: one for each unknown, and those by which the equation
+        was violated.
+    residual : float
+        Root of the sum of the mean squares of the residuals of equation and conditions.
+    weight : float
+        Sum of the weights of the observations for the next solve, see `reweighted`.
+    correction : array, shape (k,)
+        Gauss-Newton step that is left, in the user's units.
+    remarks : tuple of str
+        What speaks against trusting it.
+    """
+
+    names: tuple[str, ...]
+    estimates: Array
+    parts: dict[str, Array]
+    noise: float
+    freedom: float
+    fitted: float
+    residual: float
+    weight: float
+    correction: Array
+    remarks: tuple[str, ...]
+
+    @cached_property
+    def covariance(self) -> Array:
+        """Sum of the parts, shape (k, k)."""
+        return sum(self.parts.values(), np.zeros((len(self.names), len(self.names))))
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The unknowns by name."""
+        return dict(zip(self.names, self.estimates.tolist(), strict=True))
+
+    @property
+    def deviations(self) -> dict[str, float]:
+        """Standard deviations by name."""
+        return dict(zip(self.names, np.sqrt(np.diagonal(self.covariance)).tolist(), strict=True))
+
+    def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Return an interval for each unknown, one at a time, that covers it with the probability `level`.
+
+        Student's distribution takes the place of the normal one where the noise was estimated.
+
+        Raises
+        ------
+        ValueError
+            If `level` is not between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level: got {level!r}, expected a probability between 0 and 1")
+        p = 0.5 + 0.5 * level
+        known = math.isinf(self.freedom)
+        quantile = float(scipy.special.ndtri(p) if known else scipy.special.stdtrit(self.freedom, p))
+        deviations = self.deviations
+        return {n: (v - quantile * deviations[n], v + quantile * deviations[n]) for n, v in self.values.items()}
+
+    def reweighted(self, quadrature: Quadrature) -> Quadrature:
+        """Return a quadrature whose observations have the `weight`; everything else is as before.
+
+        Raises
+        ------
+        ValueError
+            If it has no observations.
+        """
+        if REGION not in quadrature.regions:
+            raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {REGION!r} among them")
+        region = quadrature.regions[REGION]
+        part = replace(region, weights=region.weights * (self.weight / region.total))
+        return replace(quadrature, regions={**quadrature.regions, REGION: part})
+
+    def __str__(self) -> str:
+        intervals, deviations = self.intervals(), self.deviations
+        lines = [
+            f"{name} = {value:.6g} +- {deviations[name]:.2g}, 95 % in [{intervals[name][0]:.6g}, "
+            f"{intervals[name][1]:.6g}]"
+            for name, value in self.values.items()
+        ]
+        lines[-1] += f"; noise {self.noise:.3g}, residual {self.residual:.3g}"
+        return "\n".join([*lines, *self.remarks])
+
+
+def confidence(functional: Functional, x: Array, *, noise: float | None = None) -> Confidence:
+    """Estimate covariances and intervals of the unknowns of an inverse problem, and the weight of its observations.
+
+    With ``J = J_e + J_o``, ``J_o = sum_i w_i |u(p_i) - y_i|^2 / 2`` the observations, ``H = H_e + H_o`` the curvatures
+    (Gauss-Newton) and ``Z`` the columns of ``H^-1`` that belong to the unknowns, independent errors of variance
+    ``s^2 mean(w) / w_i`` in the ``m`` values move these by the covariance ``s^2 mean(w) Z^T H_o Z``.  The noise comes
+    from the misfit, ``s^2 = 2 J_o / (mean(w) (m - tr(H^-1 H_o)))``.
+
+    The equation holds but for a residual of which only the size is known: like one more observation, of variance
+    ``t^2 = 2 J_e / (1 + f)``, where ``f`` is the trace without the unknowns, the number of degrees of freedom with
+    which the solution has followed the noise instead of the equation.  Its part of the covariance is ``t^2 Z^T H_e Z``.
+    In the likelihood of both, an observation has the weight ``(t / s)^2``: `weight` is the sum of these, or the present
+    one if another would make no difference.
+
+    Parameters
+    ----------
+    functional : Functional
+        Of a `dnnfem.Collocation` with unknowns and observations.
+    x : array, shape (dim,)
+        A minimizer, or close to one.
+    noise : float, optional
+        Standard deviation of the observations, if it is known.
+
+    Returns
+    -------
+    Confidence
+        What it does *not* contain: an equation that is not the one behind the observations, noise that is not
+        independent, and the curvature of the solution in the unknowns over the width of the intervals.
+
+    Raises
+    ------
+    ValueError
+        If the functional has no unknowns or no observations or terms without residuals, `x` is no finite vector of the
+        space, or `noise` is not positive.
+
+    References
+    ----------
+    Bard, Nonlinear Parameter Estimation (1974); MacKay, Neural Computation 4 (1992) 415-447, for the weights.
+    """
+    if noise is not None and not (math.isfinite(noise) and noise > 0.0):
+        raise ValueError(f"noise: got {noise!r}, expected a positive number")
+    x = check_coefficients(functional.space, x, finite=True)
+    factor, observations = _observations(functional)
+    unknowns: Any = getattr(observations.ansatz, "unknowns", ())
+    if not len(unknowns):
+        raise ValueError("functional: got one without unknowns, expected that of a problem with some")
+    here = functional.linearize(x)
+    system = here.system()
+    if system is None:
+        raise ValueError("functional: got one without a least-squares system, expected residual laws")
+    dim, k, places = len(x), len(unknowns), np.arange(len(x) - len(unknowns), len(x))
+    size = len(observations.quadrature)
+    m, each = size * observations.space.outputs, factor * observations.quadrature.total / size
+    # H = S^T S, by orthogonal transformations: what determines the unknowns is a small part of their columns.
+    (root,) = system.schur_roots([np.arange(dim)], DAMPING)
+    factors = scipy.linalg.lu_factor(root)
+    there = observations.linearize(x)
+    seen = factor * there.gram()
+    white = scipy.linalg.lu_solve(factors, scipy.linalg.lu_solve(factors, seen, trans=1).T, trans=1)
+    fitted = float(np.clip(np.trace(white), 0.0, m))
+    units = np.zeros((dim, k))
+    units[places, np.arange(k)] = unknowns.scale
+    half = scipy.linalg.lu_solve(factors, units, trans=1)
+    z = scipy.linalg.lu_solve(factors, half)
+    by_observations = z.T @ seen @ z
+    residual = max(2.0 * (here.value - factor * there.value), 0.0)
+    freedom = math.inf if noise is not None else max(m - fitted, 1.0)
+    variance = noise**2 if noise is not None else 2.0 * factor * there.value / each / freedom
+    left = residual / (1.0 + max(fitted - k, 0.0))
+    parts = {"noise": variance * each * by_observations, "equation": left * _definite(half.T @ half - by_observations)}
+    shares = np.diagonal(parts["equation"]) / np.diagonal(parts["noise"])
+    settled = fitted - k <= NEGLIGIBLE * k and bool((shares <= NEGLIGIBLE).all())
+    known = left > 0.0 and variance > 0.0 and not settled
+    weight = size * left / variance if known else factor * observations.quadrature.total
+    correction = -z.T @ here.derivative
+    remarks = []
+    if m - fitted < 1.0 and noise is None:
+        remarks.append(f"{fitted:.3g} of {m} observations were fitted: nothing is left that would show the noise")
+    lengths = np.where(system.lengths[places] > 0.0, system.lengths[places], 1.0)
+    curvature = (unknowns.scale / lengths) ** 2 / np.sum(half * half, axis=0)
+    deviations = np.sqrt(np.diagonal(sum(parts.values(), np.zeros((k, k)))))
+    for name, own, step, deviation in zip(unknowns.names, curvature, correction, deviations, strict=True):
+        if own < UNSEEN:
+            remarks.append(f"{name} is not determined: all else reacts so that nothing changes")
+        elif abs(step) > STATIONARY * deviation:
+            words = f"{name} would still move by {abs(step) / deviation:.2g} of its standard deviation"
+            remarks.append(f"x is not stationary, {words}: solve on")
+    if (shares > 1.0).any():
+        remarks.append("the residual of the equation does more to the unknowns than the noise: solve on, or refine")
+    if fitted > 2.0 * k:
+        words = f"{fitted - k:.3g} degrees of freedom follow the noise and not the equation"
+        remarks.append(f"{words}: give the observations their weight, and solve on")
+    return Confidence(
+        names=unknowns.names,
+        estimates=np.array(list(unknowns.values(x).values())),
+        parts=parts,
+        noise=math.sqrt(variance),
+        freedom=freedom,
+        fitted=fitted,
+        residual=math.sqrt(residual),
+        weight=weight,
+        correction=correction,
+        remarks=tuple(remarks),
+    )
+
+
+def _observations(functional: Functional) -> tuple[float, Integral]:
+    """Return the term of the observations with its factor."""
+    found = [(factor, term) for factor, term in integrals_of(functional) if term.region == REGION]
+    if len(found) != 1:
+        raise ValueError(
+            f"functional: got {type(functional).__name__} with {len(found)} terms of observations, expected one"
+        )
+    return found[0]
+
+
+def _definite(matrix: Array) -> Array:
+    """Return a symmetric matrix without negative eigenvalues, which are rounding here."""
+    values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+    return np.asarray(vectors * np.maximum(values, 0.0) @ vectors.T)
