@@ -37,3 +37,11 @@ def test_differential_equations():
     ablations = {"random_features_rms", "uniform_rms", "scratch_rms"}
     assert set(line) == {"problem", "median_seconds", "median_dim", "goal_seconds", "goal_rms"} | errors | ablations
     assert all(0.0 < line[key] < 1e-2 for key in errors | ablations)
+
+
+def test_inverse_problems():
+    line = json.loads(
+        run("bench_pinn.py", "inverse_burgers", "--seeds", "1", "--seconds", "4", "--json").splitlines()[-1]
+    )
+    assert line["goal_parameter_error"] == 0.01 and line["interval_covers"] in (0, 1)
+    assert 0.0 < line["parameter_error"] < 100.0 and "goal_rms" not in line

@@ -12,12 +12,16 @@ the hidden layers that a run begins with, the number of time slabs, and whether 
 Errors are relative L2 and root mean square at 10000 random points that no run sees.  Ablations have the same time and
 as many coefficients: random features (best of three scales, output layer solved) and the final architecture from
 scratch, both on the final points, and the same loop with random neurons.  With time slabs there are none, and
-coefficients and points are those of all slabs.
+coefficients and points are those of all slabs.  Nor are there any for inverse problems, whose observations have another
+draw of points and noise for each seed, and get their weight from `dnnfem.confidence` after every solve.
 
 median_rel_l2, median_rms, upper_quartile_rms   errors of the seeds
 median_seconds, median_dim                      time of a run and coefficients at its end
 random_features_rms, uniform_rms, scratch_rms   ablations, medians
-goal_rel_l2 or goal_rms, goal_seconds           what the problem asks for
+parameter_error, interval_covers                of inverse problems: relative error of the worst unknown, median,
+                                                and number of seeds whose 95 % intervals cover all of them
+goal_rel_l2, goal_rms or goal_parameter_error   what the problem asks for
+goal_seconds
 """
 
 from __future__ import annotations
@@ -76,6 +80,9 @@ TEST = 10_000
 SCALES = ((0.5, 1.5), (1.0, 3.0), (3.0, 9.0))
 """Lengths of the weights of random features."""
 
+MEASURES = {"goal_rms": "median_rms", "goal_rel_l2": "median_rel_l2", "goal_parameter_error": "parameter_error"}
+"""What goals are for."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -89,8 +96,11 @@ class Level:
 
 
 def everywhere(quadrature: fem.Quadrature) -> Array:
-    """Return the numbers of all cells, those of regions too."""
-    return np.arange(quadrature.cell_count + sum(region.cell_count for region in quadrature.regions.values()))
+    """Return the numbers of all cells, those of regions too, but not those of observations: they have no mesh."""
+    parts = (quadrature, *quadrature.regions.values())
+    ends = np.cumsum([part.cell_count for part in parts])
+    cells = [np.arange(end - part.cell_count, end) for part, end in zip(parts, ends, strict=True) if part.mesh]
+    return np.concatenate(cells)
 
 
 def points(quadrature: fem.Quadrature) -> int:
@@ -122,7 +132,7 @@ def resolved(
         if enough or points(quadrature) > MOST_POINTS * space.dim:
             return quadrature, residual, points(quadrature) > before
         missing = np.sqrt(np.abs(residual.signed))
-        quadrature = fem.refine_quadrature(quadrature, fem.dorfler(missing, theta=MARKED_POINTS))
+        quadrature = fem.refine_quadrature(quadrature, residual.cells[fem.dorfler(missing, theta=MARKED_POINTS)])
 
 
 def grow(
@@ -141,6 +151,8 @@ def grow(
         J = problem.on(space, quadrature)
         result = solve(problem, J, x, state, max(seconds - (time.perf_counter() - began), 0.0))
         x, state = result.x, result.state
+        if problem.unknowns:
+            quadrature = fem.confidence(J, x).reweighted(quadrature)
         quadrature, residual, refined = resolved(problem, space, x, quadrature)
         level = Level(space, x, quadrature, residual.total, time.perf_counter() - began)
         best = level if best is None or level.residual <= best.residual else best
@@ -185,7 +197,8 @@ def chosen(
 def first(problem: fem.Collocation, hidden: tuple[int, ...], seed: int) -> Start:
     """Return the space that a run begins with, and random coefficients."""
     inputs = problem.domain.dim + (problem.time is not None)
-    space = fem.FeedforwardSpace(inputs, hidden, problem.outputs, periodic=problem.periodic)
+    unknowns = len(problem.unknowns or ())
+    space = fem.FeedforwardSpace(inputs, hidden, problem.outputs, periodic=problem.periodic, unknowns=unknowns)
     return space, space.initial(seed=seed)
 
 
@@ -266,7 +279,7 @@ def run(name: str, seed: int, seconds: float, ablations: bool) -> dict[str, floa
     numba.set_num_threads(1)
     case = CASES[name]
     with threadpool_limits(1):
-        problem = case.make()
+        problem = case.make(seed) if case.unknowns else case.make()
         began = time.perf_counter()
         solution, levels = march(case, problem, seed, seconds)
         taken = time.perf_counter() - began
@@ -275,13 +288,26 @@ def run(name: str, seed: int, seconds: float, ablations: bool) -> dict[str, floa
         found["dim"] = float(sum(level.space.dim for level in levels))
         found["points"] = float(sum(points(level.quadrature) for level in levels))
         found["residual"] = max(level.residual for level in levels)
-        if ablations and case.slabs == 1:
+        if case.unknowns:
+            level = levels[0]
+            found |= estimated(case, fem.confidence(problem.on(level.space, level.quadrature), level.x))
+        if ablations and case.slabs == 1 and not case.unknowns:
             level = levels[0]
             found["random_features_rms"] = random_features(case, problem, level, seed, seconds)
             other = grow(problem, first(problem, case.hidden, seed), seed, seconds, False, level.space.dim)
             found["uniform_rms"] = error(case, problem, problem.solution(other.space, other.x))[1]
             found["scratch_rms"] = scratch(case, problem, level, seed, level.seconds)
     return found
+
+
+def estimated(case: Case, confidence: Any) -> dict[str, float]:
+    """Return the error of the unknowns, the width of the intervals, and whether these cover them."""
+    intervals = confidence.intervals()
+    return {
+        "parameter_error": max(abs(confidence.values[name] / true - 1.0) for name, true in case.unknowns.items()),
+        "parameter_deviation": max(confidence.deviations[name] / abs(true) for name, true in case.unknowns.items()),
+        "interval_covers": float(all(a <= case.unknowns[name] <= b for name, (a, b) in intervals.items())),
+    }
 
 
 def summary(name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
@@ -304,7 +330,11 @@ def summary(name: str, runs: list[dict[str, float]]) -> dict[str, Any]:
         **{key: median(key) for key in ("random_features_rms", "uniform_rms", "scratch_rms")},
         "goal_seconds": case.seconds,
     }
-    line["goal_rms" if case.rms else "goal_rel_l2"] = case.rms or case.relative
+    if case.unknowns:
+        line |= {"parameter_error": median("parameter_error"), "goal_parameter_error": case.parameter}
+        line["interval_covers"] = int(sum(run["interval_covers"] for run in runs))
+    else:
+        line["goal_rms" if case.rms else "goal_rel_l2"] = case.rms or case.relative
     return line
 
 
@@ -332,8 +362,8 @@ def main() -> None:
                 runs.append(future.result())
                 print(f"{name}, seed {seed}: " + ", ".join(f"{k} {v:.3g}" for k, v in runs[-1].items()), flush=True)
             lines.append(summary(name, runs))
-            goal = "goal_rms" if "goal_rms" in lines[-1] else "goal_rel_l2"
-            reached = lines[-1]["median_rms" if goal == "goal_rms" else "median_rel_l2"] or math.inf
+            goal = next(key for key in MEASURES if key in lines[-1])
+            reached = lines[-1][MEASURES[goal]] or math.inf
             print(
                 f"{name}: median {reached:.2e}, goal {lines[-1][goal]:.0e} in {lines[-1]['goal_seconds']:.0f} s",
                 flush=True,

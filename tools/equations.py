@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,17 @@ PI = math.pi
 
 @dataclass(frozen=True)
 class Case:
-    """A problem with its solution and goal."""
+    """A problem with its solution and goal; that of a seed if there are observations, and then the true unknowns."""
 
-    make: Callable[[], fem.Collocation]
+    make: Callable[..., fem.Collocation]
     exact: Callable[[Array], Array]
     hidden: tuple[int, ...]
     seconds: float
     rms: float | None = None
     relative: float | None = None
     slabs: int = 1
+    unknowns: Mapping[str, float] = field(default_factory=dict)
+    parameter: float | None = None
 
 
 def at(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -61,6 +63,27 @@ def burgers() -> fem.Collocation:
         time=(0.0, 1.0),
         dirichlet=0.0,
         initial=lambda p: -torch.sin(PI * p.x[0]),
+    )
+
+
+VISCOSITY = 0.01 / PI
+OBSERVATIONS, NOISE, START = 500, 0.01, 0.02
+
+
+def inverse_burgers(seed: int, start: float = START) -> fem.Collocation:
+    """Return Burgers' equation with an unknown viscosity, and observations at random points with noise."""
+    random = np.random.default_rng([seed, OBSERVATIONS])
+    points = random.uniform([-1.0, 0.0], [1.0, 1.0], (OBSERVATIONS, 2))
+    values = references.burgers(points[:, 1], points[:, 0])
+    noise = NOISE * np.sqrt(np.mean(values**2)) * random.standard_normal(OBSERVATIONS)
+    return fem.Collocation(
+        lambda p, u, nu: u.dt + u.value * u.d(0) - nu * u.laplacian,
+        fem.Box([-1.0], [1.0]),
+        time=(0.0, 1.0),
+        dirichlet=0.0,
+        initial=lambda p: -torch.sin(PI * p.x[0]),
+        unknowns={"nu": start},
+        observations=(points, values + noise),
     )
 
 
@@ -154,6 +177,14 @@ CASES = {
     ),
     "heat1d": Case(heat1d, references.heat1d, (8,), 60.0, rms=1e-9),
     "burgers": Case(burgers, lambda p: references.burgers(p[:, 1], p[:, 0]), (20, 20, 20), 180.0, relative=1e-6),
+    "inverse_burgers": Case(
+        inverse_burgers,
+        lambda p: references.burgers(p[:, 1], p[:, 0]),
+        (20, 20, 20),
+        180.0,
+        unknowns={"nu": VISCOSITY},
+        parameter=0.01,
+    ),
     "allen_cahn": Case(
         allen_cahn, lambda p: references.allen_cahn()(p[:, 1], p[:, 0]), (16, 16, 16), 300.0, relative=1e-5
     ),

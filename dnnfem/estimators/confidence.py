@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import scipy.special
 
 from dnnfem.functionals import Functional, Integral
@@ -188,16 +187,15 @@ def confidence(functional: Functional, x: Array, *, noise: float | None = None) 
     m, each = size * observations.space.outputs, factor * observations.quadrature.total / size
     # H = S^T S, by orthogonal transformations: what determines the unknowns is a small part of their columns.
     (root,) = system.schur_roots([np.arange(dim)], DAMPING)
-    factors = scipy.linalg.lu_factor(root)
+    inverse = np.linalg.solve(root, np.eye(dim))
     there = observations.linearize(x)
-    seen = factor * there.gram()
-    white = scipy.linalg.lu_solve(factors, scipy.linalg.lu_solve(factors, seen, trans=1).T, trans=1)
+    seen = there.system()
+    assert seen is not None
+    # S^-T H_o S^-1 from rows and not from H_o, whose rounding would be seen in flat directions.
+    white = factor * (seen @ inverse).curvature(np.eye(dim))
     fitted = float(np.clip(np.trace(white), 0.0, m))
-    units = np.zeros((dim, k))
-    units[places, np.arange(k)] = unknowns.scale
-    half = scipy.linalg.lu_solve(factors, units, trans=1)
-    z = scipy.linalg.lu_solve(factors, half)
-    by_observations = z.T @ seen @ z
+    half = inverse[places].T * unknowns.scale
+    by_observations = half.T @ white @ half
     residual = max(2.0 * (here.value - factor * there.value), 0.0)
     freedom = math.inf if noise is not None else max(m - fitted, 1.0)
     variance = noise**2 if noise is not None else 2.0 * factor * there.value / each / freedom
@@ -207,7 +205,7 @@ def confidence(functional: Functional, x: Array, *, noise: float | None = None) 
     settled = fitted - k <= NEGLIGIBLE * k and bool((shares <= NEGLIGIBLE).all())
     known = left > 0.0 and variance > 0.0 and not settled
     weight = size * left / variance if known else factor * observations.quadrature.total
-    correction = -z.T @ here.derivative
+    correction = -half.T @ (inverse.T @ here.derivative)
     remarks = []
     if m - fitted < 1.0 and noise is None:
         remarks.append(f"{fitted:.3g} of {m} observations were fitted: nothing is left that would show the noise")
