@@ -29,6 +29,9 @@ STATIONARY = 0.1
 UNSEEN = 10.0 * DAMPING
 """Unknowns are not determined if not more of their curvature than this is left when all else reacts."""
 
+LEAST = 0.1
+"""Least part of the squared residual of the equation that noise is not made responsible for."""
+
 NEGLIGIBLE = 0.05
 """The weight of the observations is left as it is if no more degrees of freedom than this part of the unknowns follow
 the noise, and no more than this part of the variance of any of them is due to the equation."""
@@ -140,11 +143,12 @@ def confidence(functional: Functional, x: Array, *, noise: float | None = None) 
     ``s^2 mean(w) / w_i`` in the ``m`` values move these by the covariance ``s^2 mean(w) Z^T H_o Z``.  The noise comes
     from the misfit, ``s^2 = 2 J_o / (mean(w) (m - tr(H^-1 H_o)))``.
 
-    The equation holds but for a residual of which only the size is known: like one more observation, of variance
-    ``t^2 = 2 J_e / (1 + f)``, where ``f`` is the trace without the unknowns, the number of degrees of freedom with
-    which the solution has followed the noise instead of the equation.  Its part of the covariance is ``t^2 Z^T H_e Z``.
-    In the likelihood of both, an observation has the weight ``(t / s)^2``: `weight` is the sum of these, or the present
-    one if another would make no difference.
+    Where a solution follows noise instead of the equation, that leaves residuals with the mean square
+    ``s^2 mean(w) tr(W - W^2)``, ``W = H^-1 H_o``, in ``f = tr(W)`` degrees of freedom less one for each unknown.  The
+    rest of ``2 J_e`` is what the network, or the solver, has left of the equation.  Only its size is known: the
+    equation is like one more observation, of variance ``t^2 = rest / (1 + f)``.  Its part of the covariance is
+    ``t^2 Z^T H_e Z``, and in the likelihood of both an observation has the weight ``(t / s)^2``: `weight` is the sum of
+    these, or the present one if another would make no difference.
 
     Parameters
     ----------
@@ -199,7 +203,8 @@ def confidence(functional: Functional, x: Array, *, noise: float | None = None) 
     residual = max(2.0 * (here.value - factor * there.value), 0.0)
     freedom = math.inf if noise is not None else max(m - fitted, 1.0)
     variance = noise**2 if noise is not None else 2.0 * factor * there.value / each / freedom
-    left = residual / (1.0 + max(fitted - k, 0.0))
+    followed = variance * each * float(np.trace(white) - np.sum(white * white))
+    left = max(residual - followed, LEAST * residual) / (1.0 + max(fitted - k, 0.0))
     parts = {"noise": variance * each * by_observations, "equation": left * _definite(half.T @ half - by_observations)}
     shares = np.diagonal(parts["equation"]) / np.diagonal(parts["noise"])
     settled = fitted - k <= NEGLIGIBLE * k and bool((shares <= NEGLIGIBLE).all())
