@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,7 +31,8 @@ UNSEEN = 10.0 * DAMPING
 """Unknowns are not determined if not more of their curvature than this is left when all else reacts."""
 
 LEAST = 0.1
-"""Least part of the squared residual of the equation that noise is not made responsible for."""
+"""Least part of the squared residual of the equation that noise is not made responsible for, and least factor of the
+weight of the observations from one solve to the next: a solver can follow."""
 
 NEGLIGIBLE = 0.05
 """The weight of the observations is left as it is if no more degrees of freedom than this part of the unknowns follow
@@ -52,7 +54,7 @@ class Confidence:
     noise : float
         Standard deviation of a single observation.
     freedom : float
-        Degrees of freedom that the noise was estimated with; infinite if it was given.
+        Degrees of freedom that are left to the noise, from which it was estimated; infinite if it was given.
     fitted : float
         Degrees of freedom of the observations that were fitted: one for each unknown, and those by which the equation
         was violated.
@@ -141,14 +143,17 @@ def confidence(functional: Functional, x: Array, *, noise: float | None = None) 
     With ``J = J_e + J_o``, ``J_o = sum_i w_i |u(p_i) - y_i|^2 / 2`` the observations, ``H = H_e + H_o`` the curvatures
     (Gauss-Newton) and ``Z`` the columns of ``H^-1`` that belong to the unknowns, independent errors of variance
     ``s^2 mean(w) / w_i`` in the ``m`` values move these by the covariance ``s^2 mean(w) Z^T H_o Z``.  The noise comes
-    from the misfit, ``s^2 = 2 J_o / (mean(w) (m - tr(H^-1 H_o)))``.
+    from the misfit: with ``W = H^-1 H_o``, ``s^2 = 2 J_o / (mean(w) tr((I - W)^2))``, the trace taken over the values.
 
     Where a solution follows noise instead of the equation, that leaves residuals with the mean square
-    ``s^2 mean(w) tr(W - W^2)``, ``W = H^-1 H_o``, in ``f = tr(W)`` degrees of freedom less one for each unknown.  The
-    rest of ``2 J_e`` is what the network, or the solver, has left of the equation.  Only its size is known: the
-    equation is like one more observation, of variance ``t^2 = rest / (1 + f)``.  Its part of the covariance is
-    ``t^2 Z^T H_e Z``, and in the likelihood of both an observation has the weight ``(t / s)^2``: `weight` is the sum of
-    these, or the present one if another would make no difference.
+    ``s^2 mean(w) tr(W - W^2)``, in ``f`` degrees of freedom, ``tr(W)`` less one for each unknown.  The rest
+    of ``2 J_e`` is what the network, or the solver, has left of the equation.  Only its size is known: the equation is
+    like one more observation, of variance ``t^2 = rest / (1 + f)``.  Its part of the covariance is ``t^2 Z^T H_e Z``,
+    and in the likelihood of both an observation has the weight ``(t / s)^2``: `weight` is the sum of these, but at
+    least a tenth of the present one, and the present one if another would make no difference.
+
+    All this is seen at the points of the quadrature.  A network that fits an observation with a spike between them
+    violates an equation that nobody looks at: `dnnfem.residual` sees that, and says where points are missing.
 
     Parameters
     ----------
@@ -197,33 +202,25 @@ def confidence(functional: Functional, x: Array, *, noise: float | None = None) 
     assert seen is not None
     # S^-T H_o S^-1 from rows and not from H_o, whose rounding would be seen in flat directions.
     white = factor * (seen @ inverse).curvature(np.eye(dim))
-    fitted = float(np.clip(np.trace(white), 0.0, m))
+    fitted, squares = float(np.trace(white)), float(np.sum(white * white))
     half = inverse[places].T * unknowns.scale
     by_observations = half.T @ white @ half
     residual = max(2.0 * (here.value - factor * there.value), 0.0)
-    freedom = math.inf if noise is not None else max(m - fitted, 1.0)
+    freedom = math.inf if noise is not None else max(m - 2.0 * fitted + squares, 1.0)
     variance = noise**2 if noise is not None else 2.0 * factor * there.value / each / freedom
-    followed = variance * each * float(np.trace(white) - np.sum(white * white))
-    left = max(residual - followed, LEAST * residual) / (1.0 + max(fitted - k, 0.0))
+    left = max(residual - variance * each * (fitted - squares), LEAST * residual) / (1.0 + max(fitted - k, 0.0))
     parts = {"noise": variance * each * by_observations, "equation": left * _definite(half.T @ half - by_observations)}
-    shares = np.diagonal(parts["equation"]) / np.diagonal(parts["noise"])
-    settled = fitted - k <= NEGLIGIBLE * k and bool((shares <= NEGLIGIBLE).all())
+    by_noise, by_equation = np.diagonal(parts["noise"]), np.diagonal(parts["equation"])
+    settled = fitted - k <= NEGLIGIBLE * k and bool((by_equation <= NEGLIGIBLE * by_noise).all())
+    present = factor * observations.quadrature.total
     known = left > 0.0 and variance > 0.0 and not settled
-    weight = size * left / variance if known else factor * observations.quadrature.total
     correction = -half.T @ (inverse.T @ here.derivative)
-    remarks = []
+    lengths = np.where(system.lengths[places] > 0.0, system.lengths[places], 1.0)
+    unseen = (unknowns.scale / lengths) ** 2 < UNSEEN * np.sum(half * half, axis=0)
+    remarks = _remarks(unknowns.names, unseen, np.abs(correction), np.sqrt(by_noise + by_equation))
     if m - fitted < 1.0 and noise is None:
         remarks.append(f"{fitted:.3g} of {m} observations were fitted: nothing is left that would show the noise")
-    lengths = np.where(system.lengths[places] > 0.0, system.lengths[places], 1.0)
-    curvature = (unknowns.scale / lengths) ** 2 / np.sum(half * half, axis=0)
-    deviations = np.sqrt(np.diagonal(sum(parts.values(), np.zeros((k, k)))))
-    for name, own, step, deviation in zip(unknowns.names, curvature, correction, deviations, strict=True):
-        if own < UNSEEN:
-            remarks.append(f"{name} is not determined: all else reacts so that nothing changes")
-        elif abs(step) > STATIONARY * deviation:
-            words = f"{name} would still move by {abs(step) / deviation:.2g} of its standard deviation"
-            remarks.append(f"x is not stationary, {words}: solve on")
-    if (shares > 1.0).any():
+    if (by_equation > by_noise).any():
         remarks.append("the residual of the equation does more to the unknowns than the noise: solve on, or refine")
     if fitted > 2.0 * k:
         words = f"{fitted - k:.3g} degrees of freedom follow the noise and not the equation"
@@ -236,10 +233,22 @@ def confidence(functional: Functional, x: Array, *, noise: float | None = None) 
         freedom=freedom,
         fitted=fitted,
         residual=math.sqrt(residual),
-        weight=weight,
+        weight=max(size * left / variance, LEAST * present) if known else present,
         correction=correction,
         remarks=tuple(remarks),
     )
+
+
+def _remarks(names: Sequence[str], unseen: Array, steps: Array, deviations: Array) -> list[str]:
+    """Return remarks on single unknowns: whether they are determined, and whether they have been found."""
+    remarks = []
+    for name, lost, step, deviation in zip(names, unseen, steps, deviations, strict=True):
+        if lost:
+            remarks.append(f"{name} is not determined: all else reacts so that nothing changes")
+        elif step > STATIONARY * deviation > 0.0:
+            words = f"{name} would still move by {step / deviation:.2g} of its standard deviation"
+            remarks.append(f"x is not stationary, {words}: solve on")
+    return remarks
 
 
 def _observations(functional: Functional) -> tuple[float, Integral]:
