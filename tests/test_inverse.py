@@ -267,6 +267,33 @@ def test_estimate_and_deviation_are_those_of_least_squares_with_the_exact_soluti
     assert known.deviations["k"] == pytest.approx(deviation * 0.02 / found.noise, rel=0.02)
 
 
+def test_formulas_against_dense_matrices():
+    problem, space = decay(0.02), fem.FeedforwardSpace(1, (2,), 1, unknowns=1)
+    J = problem.on(space)
+    x = fem.trust_region(J, space.initial(1), 0.0, curvature=True, max_steps=10).x
+    law, observations = (term.linearize(x) for term in J.terms)
+    # Of a space this small the matrices of the normal equations are regular.
+    H_e, H_o = law.gram(), observations.gram()
+    inverse, m, w = np.linalg.inv(H_e + H_o), 40, 1.0 / 40
+    W = inverse @ H_o
+    freedom = m - 2.0 * np.trace(W) + np.trace(W @ W)
+    variance = 2.0 * observations.value / w / freedom
+    followed = variance * w * np.trace(W - W @ W)
+    left = max(2.0 * law.value - followed, 0.2 * law.value) / np.trace(W)
+    z = 0.5 * inverse[:, -1]
+    found = fem.confidence(J, x)
+    assert found.fitted == pytest.approx(np.trace(W), rel=1e-4) and found.freedom == pytest.approx(freedom, rel=1e-5)
+    assert found.noise == pytest.approx(np.sqrt(variance), rel=1e-5)
+    assert found.parts["noise"].item() == pytest.approx(variance * w * z @ H_o @ z, rel=1e-4)
+    assert found.parts["equation"].item() == pytest.approx(left * z @ H_e @ z, rel=1e-3)
+    assert found.weight == pytest.approx(max(m * left / variance, 0.1), rel=1e-3)
+    assert found.correction == pytest.approx(-z @ J.linearize(x).derivative, rel=1e-3)
+    assert found.residual == pytest.approx(np.sqrt(2.0 * law.value), rel=1e-9)
+    quadrature = found.reweighted(problem.quadrature)
+    assert quadrature.regions["observations"].total == pytest.approx(found.weight, rel=1e-12)
+    assert problem.on(space, quadrature).value(x) == pytest.approx(law.value + found.weight * observations.value)
+
+
 def test_the_weight_of_the_observations_hardly_matters_below_the_balance():
     problem = decay(0.02)
     rate, deviation = least_squares(problem)

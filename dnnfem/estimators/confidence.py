@@ -12,13 +12,10 @@ import numpy as np
 import scipy.special
 
 from dnnfem.functionals import Functional, Integral
-from dnnfem.functionals.sampling import integrals_of
+from dnnfem.functionals.sampling import OBSERVATIONS, integrals_of
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.spaces.layout import check_coefficients
-
-REGION = "observations"
-"""Region of a quadrature that observations are."""
 
 DAMPING = 1e-14
 """Penalty on each coefficient, relative to the square of its column: directions that neither the equation nor the
@@ -120,11 +117,11 @@ class Confidence:
         ValueError
             If it has no observations.
         """
-        if REGION not in quadrature.regions:
-            raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {REGION!r} among them")
-        region = quadrature.regions[REGION]
+        if OBSERVATIONS not in quadrature.regions:
+            raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {OBSERVATIONS!r} among them")
+        region = quadrature.regions[OBSERVATIONS]
         part = replace(region, weights=region.weights * (self.weight / region.total))
-        return replace(quadrature, regions={**quadrature.regions, REGION: part})
+        return replace(quadrature, regions={**quadrature.regions, OBSERVATIONS: part})
 
     def __str__(self) -> str:
         intervals, deviations = self.intervals(), self.deviations
@@ -253,7 +250,7 @@ def _remarks(names: Sequence[str], unseen: Array, steps: Array, deviations: Arra
 
 def _observations(functional: Functional) -> tuple[float, Integral]:
     """Return the term of the observations with its factor."""
-    found = [(factor, term) for factor, term in integrals_of(functional) if term.region == REGION]
+    found = [(factor, term) for factor, term in integrals_of(functional) if term.region == OBSERVATIONS]
     if len(found) != 1:
         raise ValueError(
             f"functional: got {type(functional).__name__} with {len(found)} terms of observations, expected one"

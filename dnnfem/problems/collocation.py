@@ -12,6 +12,7 @@ import numpy as np
 from dnnfem import kernels
 from dnnfem.functionals import Functional, Integral, Sum
 from dnnfem.functionals.integral import budget
+from dnnfem.functionals.sampling import OBSERVATIONS
 from dnnfem.kernels.components import order, order_in
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.conditions import Misfit, Side, joined, sided
@@ -24,7 +25,6 @@ from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
 from dnnfem.problems.unknowns import (
-    OBSERVATIONS,
     Unknowns,
     UnknownsAnsatz,
     observed,

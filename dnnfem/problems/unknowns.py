@@ -20,9 +20,6 @@ from dnnfem.kernels.protocol import Ansatz, JetMap
 from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array
 
-OBSERVATIONS = "observations"
-"""Name of the region of a quadrature that observations are, and of their law."""
-
 
 @dataclass(frozen=True, eq=False)
 class Unknowns:
