@@ -118,7 +118,9 @@ class Confidence:
             If it has no observations.
         """
         if OBSERVATIONS not in quadrature.regions:
-            raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {OBSERVATIONS!r} among them")
+            raise ValueError(
+                f"quadrature: got the regions {list(quadrature.regions)}, expected {OBSERVATIONS!r} among them"
+            )
         region = quadrature.regions[OBSERVATIONS]
         part = replace(region, weights=region.weights * (self.weight / region.total))
         return replace(quadrature, regions={**quadrature.regions, OBSERVATIONS: part})
