@@ -17,6 +17,7 @@ _public = {
     "estimators": (
         "algebraic",
         "calibrated",
+        "confidence",
         "cross_validation",
         "enriched",
         "evidence",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         calibrated as calibrated,
         expected_calibration_error as expected_calibration_error,
     )
+    from dnnfem.estimators.confidence import confidence as confidence
     from dnnfem.estimators.enriched import enriched as enriched
     from dnnfem.estimators.evidence import evidence as evidence
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical

@@ -114,20 +114,19 @@ def check_space(space: NetworkSpace, seed: int = 0) -> None:
     assert x.shape == (space.dim,) and np.isfinite(x).all(), "initial: not a finite vector of the space"
     assert np.array_equal(x, space.initial(seed)), "initial: two calls with one seed differ"
     program = space.program
-    assert (program.inputs, program.outputs, program.dim) == (space.inputs, space.outputs, space.dim), (
-        "program does not fit"
-    )
+    outputs = space.outputs + getattr(space, "unknowns", 0)
+    assert (program.inputs, program.outputs, program.dim) == (space.inputs, outputs, space.dim), "program does not fit"
     attributes = space.attributes()
     rebuilt = type(space)(**{name: value for name, value in attributes.items() if name != "kind"})
     assert rebuilt == space, "attributes: the space rebuilt from them differs"
     columns = space.condensable
     if columns is None:
         return
-    outputs = _outputs(space)
+    evaluated = _outputs(space)
     points = np.random.default_rng(seed).uniform(-1.0, 1.0, (7, space.inputs))
     step = np.zeros(space.dim)
     step[columns.ravel()] = np.random.default_rng(seed).standard_normal(columns.size)
-    first, second, third = (outputs(x + t * step, points) for t in (0.0, 1.0, 2.0))
+    first, second, third = (evaluated(x + t * step, points) for t in (0.0, 1.0, 2.0))
     bend = float(np.abs(third - 2.0 * second + first).max())
     assert bend <= 1e-10 * (1.0 + float(np.abs(third).max())), f"condensable: outputs are not affine, {bend:.2e}"
 

@@ -41,7 +41,7 @@ UNRESTRICTED = {"", "testing", "plotting", "learn", "__main__"}  # "" is dnnfem/
 
 # Packages beside numpy, scipy and the standard library, and the modules that may import them.
 FOREIGN = {
-    "array_api_compat": ("kernels", "problems.ansatz", "problems.exact"),
+    "array_api_compat": ("kernels", "problems.ansatz", "problems.exact", "problems.unknowns"),
     # What users write with torch, and what calls it; other problems load without it.
     "torch": (
         "kernels.device",

@@ -12,7 +12,9 @@ the hidden layers that a run begins with, the number of time slabs, and whether 
 Errors are relative L2 and root mean square at 10000 random points that no run sees.  Ablations have the same time and
 as many coefficients: random features (best of three scales, output layer solved) and the final architecture from
 scratch, both on the final points, and the same loop with random neurons.  With time slabs each marches through the same
-slabs from what it has found itself; coefficients and points are those of all slabs.
+slabs from what it has found itself; coefficients and points are those of all slabs.  There are none for inverse
+problems, whose observations have another draw of points and noise for each seed, and get their weight from
+`dnnfem.confidence` after every solve, nor for energies.
 
 median_rel_l2, median_rms, upper_quartile_rms   errors of the seeds
 median_seconds, median_dim                      time of a run and coefficients at its end
@@ -20,7 +22,10 @@ random_features_rms, uniform_rms, scratch_rms   ablations, medians
 dim_ratio_at_best_ablation                      coefficients with which the adaptive run first had an error of at most
                                                 the least of these three, over those at its end (with slabs: in every
                                                 slab); null if it never had
-goal_rel_l2 or goal_rms, goal_seconds           what the problem asks for
+parameter_error, interval_covers                of inverse problems: relative error of the worst unknown, median,
+                                                and number of seeds whose 95 % intervals cover all of them
+energy_error                                    of energies: difference of int |grad u|^2, median
+goal_rel_l2, goal_rms, ..., goal_seconds        what the problem asks for
 
     python tools/bench_pinn.py burgers --peer deepxde --seeds 1 --json
     python tools/bench_pinn.py burgers --long
@@ -82,14 +87,20 @@ SCORED = 4000
 MARKED_POINTS, MARKED_NEURONS = 0.8, 0.95
 """Parts of squared indicators that are marked (Doerfler)."""
 
+MEASURES = {"goal_rms": "median_rms", "goal_rel_l2": "median_rel_l2", "goal_parameter_error": "parameter_error"}
+"""What goals are for."""
+
 ABLATIONS = ("random_features_rms", "uniform_rms", "scratch_rms")
 QUICK = 5.0
 """Seconds of a quick run."""
 
 
 def everywhere(quadrature: fem.Quadrature) -> Array:
-    """Return the numbers of all cells, those of regions too."""
-    return np.arange(quadrature.cell_count + sum(region.cell_count for region in quadrature.regions.values()))
+    """Return the numbers of all cells, those of regions too, but not those of observations: they have no mesh."""
+    parts = (quadrature, *quadrature.regions.values())
+    ends = np.cumsum([part.cell_count for part in parts])
+    cells = [np.arange(end - part.cell_count, end) for part, end in zip(parts, ends, strict=True) if part.mesh]
+    return np.concatenate(cells)
 
 
 def points(quadrature: fem.Quadrature) -> int:
@@ -121,7 +132,7 @@ def resolved(
         if enough or points(quadrature) > MOST_POINTS * space.dim:
             return quadrature, residual, points(quadrature) > before
         missing = np.sqrt(np.abs(residual.signed))
-        quadrature = fem.refine_quadrature(quadrature, fem.dorfler(missing, theta=MARKED_POINTS))
+        quadrature = fem.refine_quadrature(quadrature, residual.cells[fem.dorfler(missing, theta=MARKED_POINTS)])
 
 
 def grow(
@@ -147,6 +158,8 @@ def grow(
         J = problem.on(space, quadrature)
         result = solve(problem, J, x, state, max(seconds - (time.perf_counter() - began), 0.0))
         x, state = result.x, result.state
+        if problem.unknowns:
+            quadrature = fem.confidence(J, x).reweighted(quadrature)
         quadrature, residual, refined = resolved(problem, space, x, quadrature)
         level = Level(space, x, quadrature, residual.total, time.perf_counter() - began)
         best = level if best is None or level.residual <= best.residual else best
@@ -248,7 +261,7 @@ def run(
     numba.set_num_threads(1)
     case = CASES[name]
     with threadpool_limits(1):
-        problem = case.make()
+        problem = case.make(seed) if case.unknowns else case.make()
         began, histories = time.perf_counter(), []
         solution = march(case, problem, seconds, growing(case, seed, histories))
         taken = time.perf_counter() - began
@@ -257,11 +270,24 @@ def run(
         found["points"] = float(sum(points(level.quadrature) for level in solution.levels))
         found["residual"] = max(level.residual for level in solution.levels)
         history = moments(case, problem, solution, histories)
-        if ablated:
+        if case.unknowns:
+            level = solution.levels[0]
+            found |= estimated(case, fem.confidence(problem.on(level.space, level.quadrature), level.x))
+        elif ablated:
             found |= ablations(case, problem, seed, seconds, solution)
         if peer:
             found |= versus(case, problem, found, history, seed, quick)
     return found, history
+
+
+def estimated(case: Case, confidence: Any) -> dict[str, float]:
+    """Return the error of the unknowns, the width of the intervals, and whether these cover them."""
+    intervals = confidence.intervals()
+    return {
+        "parameter_error": max(abs(confidence.values[name] / true - 1.0) for name, true in case.unknowns.items()),
+        "parameter_deviation": max(confidence.deviations[name] / abs(true) for name, true in case.unknowns.items()),
+        "interval_covers": float(all(a <= case.unknowns[name] <= b for name, (a, b) in intervals.items())),
+    }
 
 
 def summary(name: str, case: Case, outcomes: list[tuple[dict[str, float], list[list[Moment]]]]) -> dict[str, Any]:
@@ -290,7 +316,11 @@ def summary(name: str, case: Case, outcomes: list[tuple[dict[str, float], list[l
     if "peer_seconds" in runs[0]:
         line |= {key: median(key) for key in ("peer_rel_l2", "peer_seconds", "time_vs_peer", "error_vs_peer")}
     line["goal_seconds"] = case.seconds
-    line["goal_rms" if case.rms else "goal_rel_l2"] = case.rms or case.relative
+    if case.unknowns:
+        line |= {"parameter_error": median("parameter_error"), "goal_parameter_error": case.parameter}
+        line["interval_covers"] = int(sum(run["interval_covers"] for run in runs))
+    else:
+        line["goal_rms" if case.rms else "goal_rel_l2"] = case.rms or case.relative
     return line
 
 
@@ -328,8 +358,8 @@ def main() -> None:
                 figures = ", ".join(f"{k} {v:.3g}" for k, v in outcomes[-1][0].items())
                 print(f"{name}, seed {seed}: {figures}", flush=True)
             lines.append(summary(name, cases[name], outcomes))
-            goal = "goal_rms" if "goal_rms" in lines[-1] else "goal_rel_l2"
-            reached_error = lines[-1]["median_rms" if goal == "goal_rms" else "median_rel_l2"] or math.inf
+            goal = next(key for key in MEASURES if key in lines[-1])
+            reached_error = lines[-1][MEASURES[goal]] or math.inf
             print(
                 f"{name}: median {reached_error:.2e}, goal {lines[-1][goal]:.0e} in {lines[-1]['goal_seconds']:.0f} s",
                 flush=True,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,12 @@ PI = math.pi
 
 @dataclass(frozen=True)
 class Case:
-    """A problem with its solution and goal; some have another goal for a longer time."""
+    """A problem with its solution and goal; some have another goal for a longer time.
 
-    make: Callable[[], fem.Collocation]
+    With true `unknowns` it is an inverse problem, made for each seed.
+    """
+
+    make: Callable[..., fem.Collocation]
     exact: Callable[[Array], Array]
     hidden: tuple[int, ...]
     seconds: float
@@ -31,6 +34,8 @@ class Case:
     long_seconds: float | None = None
     long_rms: float | None = None
     long_relative: float | None = None
+    unknowns: Mapping[str, float] = field(default_factory=dict)
+    parameter: float | None = None
 
     @property
     def longer(self) -> Case:
@@ -69,6 +74,27 @@ def burgers() -> fem.Collocation:
         time=(0.0, 1.0),
         dirichlet=0.0,
         initial=lambda p: -torch.sin(PI * p.x[0]),
+    )
+
+
+VISCOSITY = 0.01 / PI
+OBSERVATIONS, NOISE, START = 500, 0.01, 0.02
+
+
+def inverse_burgers(seed: int, start: float = START) -> fem.Collocation:
+    """Return Burgers' equation with an unknown viscosity, and observations at random points with noise."""
+    random = np.random.default_rng([seed, OBSERVATIONS])
+    points = random.uniform([-1.0, 0.0], [1.0, 1.0], (OBSERVATIONS, 2))
+    values = references.burgers(points[:, 1], points[:, 0])
+    noise = NOISE * np.sqrt(np.mean(values**2)) * random.standard_normal(OBSERVATIONS)
+    return fem.Collocation(
+        lambda p, u, nu: u.dt + u.value * u.d(0) - nu * u.laplacian,
+        fem.Box([-1.0], [1.0]),
+        time=(0.0, 1.0),
+        dirichlet=0.0,
+        initial=lambda p: -torch.sin(PI * p.x[0]),
+        unknowns={"nu": start},
+        observations=(points, values + noise),
     )
 
 
@@ -169,6 +195,14 @@ CASES = {
         relative=1e-6,
         long_seconds=1200.0,
         long_relative=1.6e-8,
+    ),
+    "inverse_burgers": Case(
+        inverse_burgers,
+        lambda p: references.burgers(p[:, 1], p[:, 0]),
+        (20, 20, 20),
+        180.0,
+        unknowns={"nu": VISCOSITY},
+        parameter=0.01,
     ),
     "allen_cahn": Case(
         allen_cahn,

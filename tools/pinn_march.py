@@ -72,7 +72,8 @@ class March:
 def first(problem: fem.Collocation, hidden: tuple[int, ...], seed: int) -> Start:
     """Return the space that a run begins with, and random coefficients."""
     inputs = problem.domain.dim + (problem.time is not None)
-    space = fem.FeedforwardSpace(inputs, hidden, problem.outputs, periodic=problem.periodic)
+    unknowns = len(problem.unknowns or ())
+    space = fem.FeedforwardSpace(inputs, hidden, problem.outputs, periodic=problem.periodic, unknowns=unknowns)
     return space, space.initial(seed=seed)
 
 
@@ -91,7 +92,7 @@ def march(case: Case, problem: fem.Collocation, seconds: float, solve: Slab) -> 
         # What the network of one slab looks like is a good guess for the next one.
         start = level.space, level.x
         if number + 1 < case.slabs:
-            parts.append(fem.next_slab(parts[-1], parts[-1].solution(*start), edges[number + 2]))
+            parts.append(fem.next_slab(parts[-1], parts[-1].solution(*start), edges[number + 2], exact=True))
     return March(edges[1:-1], parts, levels)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dnnfem.estimators.algebraic import algebraic
 from dnnfem.estimators.calibration import calibrated, expected_calibration_error
+from dnnfem.estimators.confidence import Confidence, confidence
 from dnnfem.estimators.enriched import EnrichedSolution, enriched
 from dnnfem.estimators.evidence import Evidence, evidence
 from dnnfem.estimators.hierarchical import hierarchical
@@ -18,11 +19,13 @@ from dnnfem.estimators.sampling import sampling
 from dnnfem.estimators.validation import Validation, cross_validation
 
 __all__ = [
+    "Confidence",
     "EnrichedSolution",
     "Evidence",
     "Validation",
     "algebraic",
     "calibrated",
+    "confidence",
     "cross_validation",
     "enriched",
     "evidence",

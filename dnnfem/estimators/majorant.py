@@ -96,7 +96,7 @@ def majorant(functional: Functional, y: Array, *, tolerance: float = 1e-2, most_
     rest, remarks = total - float(np.sum(norms)), []
     if not verified:
         remarks.append(
-            f"the quadrature error is not small: from {len(before.quadrature)} to {len(last.quadrature)} points "
+            f"the quadrature is not under control: from {len(before.quadrature)} to {len(last.quadrature)} points "
             f"it still changes {rest:.2e} of {total:.2e}; refine the quadrature where abs(signed) is large"
         )
     if _random(first.quadrature):

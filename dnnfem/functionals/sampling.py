@@ -8,6 +8,9 @@ from dnnfem.functionals.protocols import Functional
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Index
 
+OBSERVATIONS = "observations"
+"""Region of a quadrature that the observations of an inverse problem are."""
+
 
 def quadrature_of(functional: Functional) -> Quadrature:
     """Return the quadrature of a functional: its attribute `quadrature`, or that of its terms.

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from dnnfem.records import Array
+from dnnfem.records import Array, Index
 
 ACTIVATIONS = ("identity", "tanh", "sin", "softplus", "gelu", "relu", "sigmoid")
 SMOOTH_ACTIVATIONS = ("tanh", "sin", "softplus", "gelu", "sigmoid")
@@ -145,6 +145,13 @@ class Program:
             and np.array_equal(e.indices, np.arange(dim))
             and bool((e.data == 1.0).all())
         )
+
+    @cached_property
+    def places(self) -> Index | None:
+        """Number of the weight that each coefficient is, shape (dim,); None where the embedding mixes weights."""
+        e = self.embedding.tocsc()
+        single = np.array_equal(e.indptr, np.arange(self.dim + 1)) and bool((e.data == 1.0).all())
+        return np.asarray(e.indices, dtype=np.int64) if single and np.unique(e.indices).size == self.dim else None
 
     @cached_property
     def fixed(self) -> frozenset[int]:

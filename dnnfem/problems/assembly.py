@@ -20,10 +20,14 @@ def check_quadrature(quadrature: Quadrature, inputs: int, names: Sequence[str]) 
         raise ValueError(f"quadrature: got the regions {list(quadrature.regions)}, expected {names}")
 
 
-def check_space(space: NetworkSpace, outputs: int, periodic: tuple[int, ...], laws: Iterable[Law]) -> None:
-    """Raise a `ValueError` if a space has not the outputs, the periods or the smoothness that laws ask for."""
+def check_space(
+    space: NetworkSpace, outputs: int, periodic: tuple[int, ...], laws: Iterable[Law], unknowns: int = 0
+) -> None:
+    """Raise a `ValueError` if a space has not the outputs, unknowns, periods or the smoothness that laws ask for."""
     if space.outputs != outputs:
         raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {outputs}")
+    if getattr(space, "unknowns", 0) != unknowns:
+        raise ValueError(f"space: got {space}, expected one with unknowns={unknowns}")
     found = tuple(getattr(space, "periodic", ()))
     if set(found) != set(periodic):
         raise ValueError(f"space: got {space}, periodic in {found}, expected one that is in {periodic}")

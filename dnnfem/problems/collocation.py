@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from dnnfem import kernels
 from dnnfem.functionals import Functional, Sum
+from dnnfem.functionals.sampling import OBSERVATIONS
 from dnnfem.kernels.components import order_in
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.assembly import check_quadrature, check_space, integral
@@ -23,6 +24,15 @@ from dnnfem.problems.lift import SAMPLES, Conditions, check_beginning
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
+from dnnfem.problems.unknowns import (
+    Unknowns,
+    UnknownsAnsatz,
+    observed,
+    of_functions,
+    parametrized,
+    samples,
+    with_unknowns,
+)
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.spaces import FeedforwardSpace
@@ -67,6 +77,12 @@ class Collocation:
     quadrature : Quadrature, optional
         Of the domain, time being its last coordinate; default Gauss points on equal cells, in more than three
         dimensions Sobol' points.
+    unknowns : mapping of str to float, optional
+        Coefficients that are not known, with starting values: laws take them as keywords, ``law(p, u, nu)``, as tensors
+        (m,).  Spaces need as many.
+    observations : (array, array), optional
+        Points (m, d) in the domain and values (m,), or (m, outputs): the residuals ``u(p_i) - y_i`` are a further term,
+        on the region ``"observations"`` of the quadrature; see `dnnfem.confidence` for its weight.
     seed : int
         Of Sobol' points.
     backend, memory, device, precision : optional
@@ -76,7 +92,8 @@ class Collocation:
     ------
     ValueError
         If the law returns something of a wrong shape, cannot be differentiated, does not depend on `u` or is not finite
-        at a point; if conditions contradict each other where they meet, or concern sides that there are not.
+        at a point; if conditions contradict each other where they meet, or concern sides that there are not; if no law
+        takes one of the unknowns, or observations do not fit.
 
     References
     ----------
@@ -95,12 +112,14 @@ class Collocation:
     outputs: int = 1
     exact: bool = True
     quadrature: Quadrature = field(default=None)  # type: ignore[assignment]
+    unknowns: Mapping[str, float] | None = None
+    observations: tuple[Any, Any] | None = None
     seed: int = 0
     backend: str = "compiled"
     memory: int | None = None
     device: str | None = None
     precision: str = "double"
-    ansatz: ExactAnsatz | AffineAnsatz = field(init=False)
+    ansatz: ExactAnsatz | AffineAnsatz | UnknownsAnsatz = field(init=False)
     laws: Mapping[str, PointwiseLaw] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,13 +141,20 @@ class Collocation:
         soft |= joined("boundary", sided("boundary", self.boundary, free), self._bounds)
         covered = {name: members for name, (members, _) in soft.items()}
         quadrature = self.quadrature or covering(self.domain, self.time, covered, self.seed)
+        if self.observations is not None:
+            soft[OBSERVATIONS] = [], observed
+            region = {OBSERVATIONS: samples(self.observations, *self._bounds, self.outputs)}
+            quadrature = replace(quadrature, regions={**quadrature.regions, **region})
         check_quadrature(quadrature, len(self._bounds[0]), list(soft))
         object.__setattr__(self, "quadrature", quadrature)
-        laws = {"law": recorded(self.law, "law", quadrature, space, self.outputs)}
+        unknowns = Unknowns.of(self.unknowns)
+        functions = {"law": self.law, **{name: soft[name][1] for name in quadrature.regions}}
+        given, outputs = parametrized(functions, unknowns, self.outputs), self.outputs + len(unknowns)
+        laws = {"law": recorded(given["law"], "law", quadrature, space, outputs)}
         walls: Walls = self._bounds if box else "data"
         # In the order of the quadrature, by which its cells are numbered.
-        for name, region in quadrature.regions.items():
-            laws[name] = recorded(soft[name][1], name, region, space, self.outputs, walls)
+        for name, part in quadrature.regions.items():
+            laws[name] = recorded(given[name], name, part, space, outputs, walls)
         ansatz: ExactAnsatz | AffineAnsatz = self._affine
         if sides and self.exact:
             orders = {i: max(order_in(i, c) for law in laws.values() for c in law.components) for i in self.periodic}
@@ -136,15 +162,19 @@ class Collocation:
             conditions = Conditions(*self._bounds, space, self.outputs, sides, self.velocity, orders, some)
             check_beginning(conditions, {name: law for name, (_, law) in soft.items()}, quadrature)
             ansatz = ExactAnsatz(self._affine, conditions)
-        object.__setattr__(self, "ansatz", ansatz)
-        neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic)
+        object.__setattr__(self, "ansatz", with_unknowns(ansatz, self.outputs, unknowns))
+        count = len(unknowns)
+        neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic, unknowns=count)
         parts = {"law": quadrature, **quadrature.regions}
-        object.__setattr__(self, "laws", scaled(laws, parts, ansatz, neuron))
+        # Observations are in the units of `u`, and their mean square is to be the variance of the noise.
+        sizes = {name: law for name, law in laws.items() if name != OBSERVATIONS}
+        object.__setattr__(self, "laws", laws | scaled(sizes, parts, self.ansatz, neuron))
 
     @property
     def _held(self) -> Conditions | None:
         """Conditions that hold exactly."""
-        held = None if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions
+        ansatz = of_functions(self.ansatz)
+        held = ansatz.conditions if isinstance(ansatz, ExactAnsatz) else None
         return held if isinstance(held, Conditions) else None
 
     @property
@@ -163,6 +193,8 @@ class Collocation:
     def identity(self) -> dict[str, Any]:
         """What an archive compares when a run is resumed."""
         (low, high), held = self._bounds, self._held
+        # Without unknowns it is that of the first versions.
+        unknowns = {"unknowns": str(dict(self.unknowns))} if self.unknowns else {}
         return {
             "kind": "collocation",
             "data": self.quadrature.hash,
@@ -174,6 +206,7 @@ class Collocation:
             "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
             "exact": str([] if held is None else sorted(held.sides)),
             "conditions": np.empty(0) if held is None else held.fingerprint,
+            **unknowns,
         }
 
     def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
@@ -182,12 +215,12 @@ class Collocation:
         Raises
         ------
         ValueError
-            If the space does not have the numbers of inputs and outputs, the periodic inputs or the smoothness that
-            the equation asks for, or the quadrature not the regions.
+            If the space does not have the numbers of inputs, outputs and unknowns, the periodic inputs or the
+            smoothness that the equation asks for, or the quadrature not the regions.
         """
         quadrature = self.quadrature if quadrature is None else quadrature
         check_quadrature(quadrature, len(self._bounds[0]), [name for name in self.laws if name != "law"])
-        check_space(space, self.outputs, self.periodic, self.laws.values())
+        check_space(space, self.outputs, self.periodic, self.laws.values(), len(self.unknowns or ()))
         where = (self.ansatz, self.backend, self.memory, self.device, self.precision)
         terms = [integral(name, self.laws[name], space, quadrature, *where) for name in ("law", *quadrature.regions)]
         return terms[0] if len(terms) == 1 else Sum(*terms)

@@ -68,7 +68,7 @@ def scaled(
     ansatz : Ansatz
         What makes `u` of neurons.
     neuron : FeedforwardSpace
-        Of a single one.
+        Of a single one; unknowns keep their starting values.
     """
     probes = [neuron.initial(seed) for seed in range(PROBES)]
 
@@ -90,7 +90,11 @@ def scaled(
     points = np.asarray(inside.quadrature.points, dtype=np.float64)
     weights = inside.quadrature.weights
     roots = np.sqrt(weights / np.mean(weights))
-    change = float(np.sqrt(np.mean(sizes(lambda x: roots * inside.evaluator.jet(x, points, ((),))[0]) ** 2)))
+
+    def values(x: Array) -> Array:
+        return roots * inside.evaluator.jet(x, points, ((),))[0, : neuron.outputs]
+
+    change = float(np.sqrt(np.mean(sizes(values) ** 2)))
 
     def response(name: str) -> Array:
         weights, linearize = placed[name].quadrature.weights, placed[name].linearize

@@ -109,6 +109,10 @@ class Jet:
     def __len__(self) -> int:
         return self._outputs
 
+    def leading(self, outputs: int) -> Jet:
+        """Return the jet of the first outputs alone."""
+        return Jet(lambda component: self._read(component)[:outputs], self._points, outputs)
+
     def _get(self, component: Component) -> Tensor:
         values = self._read(component)
         if self._output is not None:

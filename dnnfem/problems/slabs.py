@@ -33,7 +33,7 @@ class Final:
         return self.function.with_speed(p.coordinates)[1].T if self.velocity else self.function(p.coordinates).T
 
 
-def next_slab(problem: Collocation, solution: Solution, end: float) -> Collocation:
+def next_slab(problem: Collocation, solution: Solution, end: float, exact: bool | None = None) -> Collocation:
     """Return a problem on the interval of time after that of another one, which begins where its solution ends.
 
     Long intervals are hard for least squares: an error at the beginning is cheaper than all that follows from it.  On
@@ -47,6 +47,9 @@ def next_slab(problem: Collocation, solution: Solution, end: float) -> Collocati
         Of this problem.
     end : float
         Of the new interval.
+    exact : bool, optional
+        Whether conditions hold exactly from now on; default as before.  Initial values with a kink, which a periodic
+        solution cannot begin with exactly, are smooth when the first interval is over.
 
     Returns
     -------
@@ -66,4 +69,11 @@ def next_slab(problem: Collocation, solution: Solution, end: float) -> Collocati
     function = solution.to_torch()
     velocity = None if problem.velocity is None else Final(function, velocity=True)
     quadrature: Any = None
-    return replace(problem, time=(begin, float(end)), initial=Final(function), velocity=velocity, quadrature=quadrature)
+    return replace(
+        problem,
+        time=(begin, float(end)),
+        initial=Final(function),
+        velocity=velocity,
+        exact=problem.exact if exact is None else exact,
+        quadrature=quadrature,
+    )

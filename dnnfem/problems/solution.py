@@ -11,6 +11,7 @@ from dnnfem import kernels, problems
 from dnnfem.kernels.components import Component
 from dnnfem.kernels.laws import Misfit
 from dnnfem.kernels.protocol import Ansatz
+from dnnfem.problems.unknowns import UnknownsAnsatz, of_functions
 from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array
 from dnnfem.spaces.layout import NetworkSpace, check_coefficients
@@ -58,7 +59,7 @@ class Solution:
         where = (self.backend, self.device, self.precision)
         evaluator = kernels.place(self.space.program, place, self.ansatz, Misfit(), None, *where)
         # A copy, as kernels would be compiled once more for a vector that is read-only.
-        return evaluator.jet(self.x.copy(), checked, components)
+        return evaluator.jet(self.x.copy(), checked, components)[:, : self.space.outputs]
 
     def __call__(self, points: Any) -> Array:
         """Return the values at points (m, d), shape (m, outputs)."""
@@ -66,7 +67,12 @@ class Solution:
 
     def to_torch(self) -> Any:
         """Return the same function in torch, differentiable: points (m, d) to values (m, outputs), in float64."""
-        return problems.TorchFunction(self.space.program, self.x, self.ansatz)
+        return problems.TorchFunction(self.space.program, self.x, of_functions(self.ansatz))
+
+    @property
+    def unknowns(self) -> dict[str, float]:
+        """Values of the unknown coefficients of an inverse problem, by name."""
+        return self.ansatz.unknowns.values(self.x) if isinstance(self.ansatz, UnknownsAnsatz) else {}
 
     def gradient(self, points: Any) -> Array:
         """Return the gradients at points (m, d) in the user's coordinates, shape (m, outputs, d)."""

@@ -80,5 +80,7 @@ class TorchFunction:
             for register, factor in stage.carry:
                 value = value + factor * registers[register]
             registers.append(value)
-        values: torch.Tensor = here(ansatz.output_shift) + here(ansatz.output_scale) * registers[-1]
+        shift, scale = here(ansatz.output_shift), here(ansatz.output_scale)
+        # Behind the functions there may be unknowns.
+        values: torch.Tensor = shift + scale * registers[-1][:, : len(shift)]
         return values

@@ -48,7 +48,7 @@ def cost(space: FeedforwardSpace, layer: int, change: int = 1) -> int:
     widths = [space.blocks[0].columns, *space.hidden, space.outputs]
     for member in group(space, layer):
         widths[member + 1] += change
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths)) - space.dim
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths)) - space.blocks[-1].stop
 
 
 def embed(coarse: FeedforwardSpace, fine: FeedforwardSpace, kept: list[Index]) -> sp.csr_array:
@@ -71,7 +71,7 @@ def embed(coarse: FeedforwardSpace, fine: FeedforwardSpace, kept: list[Index]) -
     for block, source, target in zip(fine.blocks, inputs, outputs, strict=True):
         weights = block.start + target[:, None] * block.columns + source[None, :]
         rows += [weights.ravel(), block.bias_start + target]
-    row = np.concatenate(rows)
+    row = np.concatenate([*rows, fine.dim - coarse.unknowns + np.arange(coarse.unknowns)])
     entries = (np.ones(coarse.dim), (row, np.arange(coarse.dim)))
     return sp.csr_array(sp.coo_array(entries, shape=(fine.dim, coarse.dim)))
 

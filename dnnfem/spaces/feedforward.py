@@ -47,13 +47,16 @@ class FeedforwardSpace:
     With periodic inputs ``y_0`` are features of them: ``sin(pi z_i)`` in the place of each periodic ``z_i``, and after
     all inputs ``cos(pi z_i)``.
 
+    With `unknowns` there are as many further outputs behind these, functions that are constant and therefore have one
+    coefficient each: what an inverse problem looks for.
+
     A layer marked in `residual` has a skip connection, ``y_l = y_{l-1} + sigma(W_l y_{l-1} + b_l)``.  Coefficients are
-    stored layer by layer, ``W_l`` row by row, then ``b_l``.
+    stored layer by layer, ``W_l`` row by row, then ``b_l``, and at the end the unknowns.
 
     Parameters
     ----------
     inputs, outputs : int
-        Dimensions of domain and range.
+        Dimensions of domain and range, without the unknowns.
     hidden : tuple of int
         Width of each hidden layer.
     activation : str
@@ -63,12 +66,14 @@ class FeedforwardSpace:
     periodic : tuple of int, optional
         Numbers of the inputs in which all functions of the space have the period 2, the length of the reference box;
         default none.
+    unknowns : int
+        Number of constants among the outputs.
 
     Raises
     ------
     ValueError
         If a width is not positive, there is no hidden layer, the activation is unknown, a residual layer would change
-        the width, or `periodic` are not different inputs.
+        the width, `periodic` are not different inputs, or `unknowns` is negative.
     """
 
     inputs: int
@@ -77,6 +82,7 @@ class FeedforwardSpace:
     activation: str = "tanh"
     residual: tuple[bool, ...] = ()
     periodic: tuple[int, ...] = ()
+    unknowns: int = 0
 
     def __post_init__(self) -> None:
         hidden = (self.hidden,) if isinstance(self.hidden, int | np.integer) else tuple(self.hidden)
@@ -86,6 +92,8 @@ class FeedforwardSpace:
             for value in values or (0,):
                 if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                     raise ValueError(f"{name}: got {getattr(self, name)!r}, expected positive integers, at least one")
+        if isinstance(self.unknowns, bool) or not isinstance(self.unknowns, int | np.integer) or self.unknowns < 0:
+            raise ValueError(f"unknowns: got {self.unknowns!r}, expected their number, an integer from 0 on")
         if self.activation not in HIDDEN_ACTIVATIONS:
             raise ValueError(f"activation: got {self.activation!r}, expected one of {', '.join(HIDDEN_ACTIVATIONS)}")
         if len(residual) != len(hidden):
@@ -101,13 +109,14 @@ class FeedforwardSpace:
                 raise ValueError(f"residual: layer {layer} would change the width from {before} to {after}")
         object.__setattr__(self, "inputs", int(self.inputs))
         object.__setattr__(self, "outputs", int(self.outputs))
+        object.__setattr__(self, "unknowns", int(self.unknowns))
         object.__setattr__(self, "hidden", tuple(int(w) for w in hidden))
         object.__setattr__(self, "residual", residual)
         object.__setattr__(self, "periodic", tuple(sorted(int(i) for i in periodic)))
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Affine maps of the layers in the coefficients, the output layer last."""
+        """Affine maps of the layers in the coefficients, the output layer last; the unknowns belong to none."""
         widths = (self.inputs + len(self.periodic), *self.hidden, self.outputs)
         blocks: list[Block] = []
         start = 0
@@ -119,7 +128,7 @@ class FeedforwardSpace:
     @property
     def dim(self) -> int:
         """Number of coefficients."""
-        return self.blocks[-1].stop
+        return self.blocks[-1].stop + self.unknowns
 
     def _features(self) -> tuple[Array, Array, Array]:
         """``W_0, b_0, W_1`` of what the first layer reads, ``sin(W_0 z + b_0) + W_1 z``."""
@@ -140,24 +149,33 @@ class FeedforwardSpace:
 
     @cached_property
     def program(self) -> Program:
-        """One stage per layer; the weights are the coefficients, followed by those of the features."""
+        """One stage per layer; the weights are the coefficients, followed by those of the features.
+
+        The rows of the output layer that belong to the unknowns have no coefficients but their biases: their weights
+        are fixed at zero, between those of the other rows and the biases.
+        """
         ahead, width, last = self._stages_ahead, self.blocks[0].columns, len(self.hidden)
-        sines = Block(width, self.inputs, self.dim)
-        blocks = (*self.blocks, *(sines, Block(width, self.inputs, sines.stop, bias=False))[:ahead])
+        outer = self.blocks[-1]
+        outputs = Block(self.outputs + self.unknowns, outer.columns, outer.start)
+        sines = Block(width, self.inputs, outputs.stop)
+        blocks = (*self.blocks[:-1], outputs, *(sines, Block(width, self.inputs, sines.stop, bias=False))[:ahead])
         stages = [Stage(1, 0, last + 1, "sin"), Stage(2, 0, last + 2, carry=((1, 1.0),))][:ahead]
         for layer, skip in enumerate(self.residual):
             r = self.reads(layer)
             stages.append(Stage(r + 1, r, layer, self.activation, carry=((r, 1.0),) if skip else ()))
         stages.append(Stage(self.reads(last) + 1, self.reads(last), last))
         fixed = self._features()[: ahead + 1] if ahead else ()
-        offset = np.concatenate([np.zeros(self.dim), *map(np.ravel, fixed)])
-        embedding = sp.csr_array(sp.eye_array(offset.size, self.dim))
-        widths = (self.inputs, *[width] * ahead, *self.hidden, self.outputs)
+        offset = np.concatenate([np.zeros(outputs.stop), *map(np.ravel, fixed)])
+        coefficients = np.arange(self.dim)
+        places = np.where(coefficients < outer.bias_start, coefficients, coefficients + outputs.stop - self.dim)
+        entries = (np.ones(self.dim), (places, coefficients))
+        embedding = sp.csr_array(sp.coo_array(entries, shape=(offset.size, self.dim)))
+        widths = (self.inputs, *[width] * ahead, *self.hidden, outputs.rows)
         return Program(widths, tuple(stages), blocks, embedding, offset)
 
     @cached_property
     def condensable(self) -> Index:
-        """Coefficients of the output layer, shape (outputs, width + 1), the bias last."""
+        """Coefficients of the output layer, shape (outputs, width + 1), the bias last; without the unknowns."""
         last = self.blocks[-1]
         weights = last.start + np.arange(last.rows * last.columns).reshape(last.rows, last.columns)
         return np.column_stack([weights, last.bias_start + np.arange(last.rows)])
@@ -177,7 +195,8 @@ class FeedforwardSpace:
         """Return a random starting point, shape (dim,).
 
         Neurons of the first layer are ridges through random points of the reference box [-1, 1]^d, so that the kink or
-        transition of each one lies inside the data; deeper layers have weights of variance 1/fan_in.
+        transition of each one lies inside the data; deeper layers have weights of variance 1/fan_in.  The unknowns
+        start at zero.
         """
         random = generator(seed, self.dim, Purpose.INITIAL)
         x = np.zeros(self.dim)
@@ -198,8 +217,9 @@ class FeedforwardSpace:
 
     def attributes(self) -> dict[str, Any]:
         """Return plain data from which the space can be rebuilt."""
-        # Without periodic inputs they are those of the first versions.
-        periodic = {"periodic": self.periodic} if self.periodic else {}
+        # Without periodic inputs and unknowns they are those of the first versions.
+        further: dict[str, Any] = {"periodic": self.periodic} if self.periodic else {}
+        further |= {"unknowns": self.unknowns} if self.unknowns else {}
         return {
             "kind": "feedforward",
             "inputs": self.inputs,
@@ -207,13 +227,14 @@ class FeedforwardSpace:
             "outputs": self.outputs,
             "activation": self.activation,
             "residual": self.residual,
-            **periodic,
+            **further,
         }
 
     def __str__(self) -> str:
         hidden = "-".join(f"{w}r" if r else str(w) for w, r in zip(self.hidden, self.residual, strict=True))
         periodic = f", periodic in {', '.join(map(str, self.periodic))}" if self.periodic else ""
-        return f"{self.inputs}-{hidden}-{self.outputs} {self.activation}{periodic}"
+        unknowns = f", {self.unknowns} unknown{'s' * (self.unknowns > 1)}" if self.unknowns else ""
+        return f"{self.inputs}-{hidden}-{self.outputs} {self.activation}{periodic}{unknowns}"
 
 
 def ridges(

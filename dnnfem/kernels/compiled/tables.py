@@ -167,10 +167,11 @@ class Selection:
             block = program.blocks[stage.block]
             used[block.start : block.stop] += 1
         position = np.full(used.size, -1, dtype=np.int64)
-        if program.is_inclusion and used.max(initial=0) <= 1 and np.unique(chosen).size == chosen.size:
-            position[chosen] = np.arange(chosen.size)
+        places = program.places
+        if places is not None and used.max(initial=0) <= 1 and np.unique(chosen).size == chosen.size:
+            position[places[chosen]] = np.arange(chosen.size)
             start, index, factor = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
-            direct, buffered, empty = True, 0, np.flatnonzero(used[chosen] == 0)
+            direct, buffered, empty = True, 0, np.flatnonzero(used[places[chosen]] == 0)
         else:
             # Both the rows of the buffer and the entries of the map stay in order, so that sums do too.
             map_ = program.embedding.tocsc()[:, chosen].tocsc()
