@@ -109,7 +109,9 @@ class Flux:
             raise ValueError(f"balance: got {self.balance!r}, expected a positive number")
         object.__setattr__(self, "material", conductivity(self.conductivity, dim, self.lowest))
         object.__setattr__(self, "constant", friedrichs(sides) / math.sqrt(self.material.lowest))
-        object.__setattr__(self, "given", FluxData(self.approximation, self.source, self.material))
+        # A bound for `v` itself, not for what single precision makes of it.
+        exact = replace(self.approximation, precision="double")
+        object.__setattr__(self, "given", FluxData(exact, self.source, self.material))
         object.__setattr__(self, "quadrature", self._placed(self.quadrature or covering(low, high, {}, self.seed)))
         # Weights sum to one: the norms are those over the domain by its volume.
         size = 1.0 / math.sqrt(float(np.prod(sides)))
