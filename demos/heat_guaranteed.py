@@ -4,9 +4,9 @@ Heat conduction with a guaranteed bound of the error
 
 A plate of a poor conductor with a core that conducts heat ten times as well: ``-div(A grad u) = f``, with the
 temperature given on the boundary.  How far is the computed temperature from the right one?  Any vector field `y` gives
-a bound of the energy norm of the error,
+a bound of the energy norm of the error::
 
-    |A^(1/2) grad(u - v)| <= |A^(-1/2) (y - A grad v)| + C |div y + f| ,
+    |A^(1/2) grad(u - v)| <= |A^(-1/2) (y - A grad v)| + C |div y + f|
 
 and the better `y` is as a heat flux, the closer it is to the error.  So there are two networks: one for the
 temperature `v`, and one for the flux `y`.  The flux gets neurons as long as its hierarchical estimate says that the

@@ -197,6 +197,9 @@ def test_the_functional_is_one_and_the_backends_agree(poisson):
     for backend in ({"backend": "reference"}, {"device": "cpu"}):
         assert replace(flux, **backend).on(fluxes).value(y) == pytest.approx(value, rel=1e-12)
     assert flux.on(fluxes).condensable is not None
+    single = fem.majorant(replace(flux, device="cpu", precision="single").on(fluxes), y)
+    assert not single.guaranteed and "single precision" in single.remarks[0]
+    assert single.total == pytest.approx(fem.majorant(flux.on(fluxes), y).total, rel=1e-5)
 
 
 def test_the_best_weight_makes_the_functional_the_bound(poisson):

@@ -51,6 +51,8 @@ def test_estimates_of_differential_equations():
     line = json.loads(run("bench_estimates.py", "poisson2d", "--seconds", "2", "--json").splitlines()[-1])
     assert 0.8 <= line["residual_low"] <= line["residual_high"] <= 1.25
     assert 0.3 <= line["hierarchical_low"] <= line["hierarchical_high"] <= 3.0
+
+
 def test_inverse_problems():
     line = json.loads(
         run("bench_pinn.py", "inverse_burgers", "--seeds", "1", "--seconds", "4", "--json").splitlines()[-1]

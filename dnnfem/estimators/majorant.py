@@ -29,7 +29,7 @@ MOST_POINTS = 1_000_000
 def majorant(functional: Functional, y: Array, *, tolerance: float = 1e-2, most_points: int = MOST_POINTS) -> Estimate:
     """Bound the error of a solution `v` of ``-div(A grad u) = f`` from above, by a flux `y`.
 
-    For every flux,
+    For every flux::
 
         |A^(1/2) grad(u - v)| <= |A^(-1/2) (y - A grad v)| + C |div y + f|,
 
@@ -96,8 +96,8 @@ def majorant(functional: Functional, y: Array, *, tolerance: float = 1e-2, most_
     rest, remarks = total - float(np.sum(norms)), []
     if not verified:
         remarks.append(
-            f"the quadrature is not under control: from {len(before.quadrature)} to {len(last.quadrature)} points "
-            f"it still changes {rest:.2e} of {total:.2e}; refine the quadrature where abs(signed) is large"
+            f"the quadrature error is not under control: from {len(before.quadrature)} to {len(last.quadrature)} "
+            f"points it still changes {rest:.2e} of {total:.2e}; refine the quadrature where abs(signed) is large"
         )
     if _random(first.quadrature):
         remarks.append("the points are random: their quadrature error is known from a few draws, which is no proof")

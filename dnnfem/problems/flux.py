@@ -111,10 +111,11 @@ class Flux:
             raise ValueError(f"balance: got {self.balance!r}, expected a positive number")
         object.__setattr__(self, "material", conductivity(self.conductivity, dim, self.lowest))
         object.__setattr__(self, "constant", friedrichs(sides) / math.sqrt(self.material.lowest))
-        object.__setattr__(self, "given", FluxData(self.approximation, self.source, self.material))
-        object.__setattr__(
-            self, "quadrature", self._placed(self.quadrature or covering(Box(low, high), None, {}, self.seed))
-        )
+        # A bound for `v` itself, not for what single precision makes of it.
+        exact = replace(self.approximation, precision="double")
+        object.__setattr__(self, "given", FluxData(exact, self.source, self.material))
+        covered = self.quadrature or covering(Box(low, high), None, {}, self.seed)
+        object.__setattr__(self, "quadrature", self._placed(covered))
         # Weights sum to one: the norms are those over the domain by its volume.
         size = 1.0 / math.sqrt(float(np.prod(sides)))
         laws = {
@@ -128,37 +129,7 @@ class Flux:
 
     @property
     def _corners(self) -> Corners:
-        """Corners of the domain of `v`.
-
-        Raises
-        ------
-        ValueError
-            If `v` does not have the values of the solution on the whole boundary, by its ansatz.
-        """
-        if not isinstance(self.approximation, Solution):
-            raise ValueError(f"approximation: got {type(self.approximation).__name__}, expected a Solution")
-        ansatz, outputs = self.approximation.ansatz, self.approximation.space.outputs
-        if not isinstance(ansatz, ExactAnsatz):
-            raise ValueError(
-                "approximation: got a solution without exact conditions, expected Dirichlet conditions that hold "
-                "exactly on all sides: Collocation(..., dirichlet=g, exact=True)"
-            )
-        conditions = ansatz.conditions
-        if not isinstance(conditions, Conditions):
-            raise ValueError("approximation: got a solution on a domain that is no box, expected one on a Box")
-        if conditions.space != len(conditions.low):
-            raise ValueError("approximation: got a solution that depends on time, expected a stationary one")
-        if outputs != 1:
-            raise ValueError(f"approximation: got a solution with {outputs} outputs, expected one")
-        missing = [
-            s for axis in range(conditions.space) for end in (0, 1) if (s := (axis, end)) not in conditions.sides
-        ]
-        if missing:
-            raise ValueError(
-                f"approximation: got a solution without exact Dirichlet conditions on the sides {missing}, expected "
-                "these on all sides, (axis, end)"
-            )
-        return conditions.low, conditions.high
+        return corners_of(self.approximation)
 
     def _placed(self, quadrature: Quadrature) -> Quadrature:
         """Return a quadrature with what the laws read at its points, also after refinement.
@@ -236,6 +207,38 @@ class Flux:
         flux, rest = estimate.parts[FLUX], estimate.parts[EQUILIBRIUM]
         best = min(max(rest / flux, LEAST), MOST) if flux > 0.0 else MOST
         return replace(self, balance=best)
+
+
+def corners_of(solution: Solution) -> Corners:
+    """Return the corners of the box that a solution is on.
+
+    Raises
+    ------
+    ValueError
+        If it does not have the values of the solution on the whole boundary, by its ansatz.
+    """
+    if not isinstance(solution, Solution):
+        raise ValueError(f"approximation: got {type(solution).__name__}, expected a Solution")
+    ansatz, outputs = solution.ansatz, solution.space.outputs
+    if not isinstance(ansatz, ExactAnsatz):
+        raise ValueError(
+            "approximation: got a solution without exact conditions, expected Dirichlet conditions that hold "
+            "exactly on all sides: Collocation(..., dirichlet=g, exact=True)"
+        )
+    conditions = ansatz.conditions
+    if not isinstance(conditions, Conditions):
+        raise ValueError("approximation: got a solution on a domain that is no box, expected one on a Box")
+    if conditions.space != len(conditions.low):
+        raise ValueError("approximation: got a solution that depends on time, expected a stationary one")
+    if outputs != 1:
+        raise ValueError(f"approximation: got a solution with {outputs} outputs, expected one")
+    missing = [s for axis in range(conditions.space) for end in (0, 1) if (s := (axis, end)) not in conditions.sides]
+    if missing:
+        raise ValueError(
+            f"approximation: got a solution without exact Dirichlet conditions on the sides {missing}, expected "
+            "these on all sides, (axis, end)"
+        )
+    return conditions.low, conditions.high
 
 
 def friedrichs(sides: Any) -> float:
