@@ -45,12 +45,14 @@ import math
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 import numba
 import numpy as np
 import pinn_ablations
+import pinn_energy
 import pinn_peer
 import torch
 from equations import CASES, Case
@@ -87,7 +89,13 @@ SCORED = 4000
 MARKED_POINTS, MARKED_NEURONS = 0.8, 0.95
 """Parts of squared indicators that are marked (Doerfler)."""
 
-MEASURES = {"goal_rms": "median_rms", "goal_rel_l2": "median_rel_l2", "goal_parameter_error": "parameter_error"}
+ENERGY, ENERGY_SECONDS = "lshape", 180.0
+MEASURES = {
+    "goal_rms": "median_rms",
+    "goal_rel_l2": "median_rel_l2",
+    "goal_parameter_error": "parameter_error",
+    "goal_energy_error": "energy_error",
+}
 """What goals are for."""
 
 ABLATIONS = ("random_features_rms", "uniform_rms", "scratch_rms")
@@ -290,16 +298,28 @@ def estimated(case: Case, confidence: Any) -> dict[str, float]:
     }
 
 
+def quantile(runs: list[dict[str, float]], key: str, level: float = 0.5) -> float | None:
+    """Return a quantile of a figure of the runs that have it."""
+    values = [run[key] for run in runs if key in run]
+    found = float(np.quantile(values, level, method="higher")) if values else math.inf
+    # JSON has no infinity: where a run that diverged is the median there is no error.
+    return found if math.isfinite(found) else None
+
+
+def summary_of_energies(runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Return medians of the runs of the energy."""
+    line: dict[str, Any] = {"problem": ENERGY, "median_seconds": quantile(runs, "seconds")}
+    line |= {"median_dim": quantile(runs, "dim"), "energy_error": quantile(runs, "energy_error")}
+    line |= {"upper_quartile_energy_error": quantile(runs, "energy_error", 0.75)}
+    line |= {key: quantile(runs, key) for key in (*pinn_energy.ABLATIONS, "effectivity")}
+    line["dim_ratio_at_best_ablation"] = quantile(runs, "dim_ratio")
+    return line | {"goal_seconds": ENERGY_SECONDS, "goal_energy_error": 1e-4}
+
+
 def summary(name: str, case: Case, outcomes: list[tuple[dict[str, float], list[list[Moment]]]]) -> dict[str, Any]:
     """Return medians and quartiles of the runs of a problem."""
     runs = [found for found, _ in outcomes]
-
-    def median(key: str, quantile: float = 0.5) -> float | None:
-        values = [run[key] for run in runs if key in run]
-        found = float(np.quantile(values, quantile, method="higher")) if values else math.inf
-        # JSON has no infinity: where a run that diverged is the median there is no error.
-        return found if math.isfinite(found) else None
-
+    median = partial(quantile, runs)
     line = {
         "problem": name,
         "median_rel_l2": median("rel_l2"),
@@ -327,7 +347,7 @@ def summary(name: str, case: Case, outcomes: list[tuple[dict[str, float], list[l
 def main() -> None:
     """Run the chosen problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problem", choices=[*CASES, "all"])
+    parser.add_argument("problem", choices=[*CASES, ENERGY, "all"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="time of a run; default that of the goal")
     parser.add_argument("--long", action="store_true", help="the longer time and the goal that some problems have")
@@ -338,26 +358,32 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one line of JSON at the end")
     options = parser.parse_args()
     cases = {name: case.longer for name, case in CASES.items() if case.long_seconds} if options.long else CASES
-    if options.problem not in (*cases, "all"):
+    others = () if options.long else (ENERGY,)
+    if options.problem not in (*cases, *others, "all"):
         parser.error(f"--long: only {', '.join(cases)} have a longer time")
     if options.peer and options.problem != "burgers":
         parser.error("--peer: only burgers has a peer")
     if options.peer and not pinn_peer.available():
         parser.error("--peer: it is not installed, see `make peers`")
-    names = list(cases) if options.problem == "all" else [options.problem]
+    names = [*cases, *others] if options.problem == "all" else [options.problem]
     seeds = range(1 if options.quick else options.seeds)
     how = (not options.no_ablations, options.peer is not None, options.quick)
     lines = []
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for name in names:
-            seconds = options.seconds or (QUICK if options.quick else cases[name].seconds)
-            waiting = [pool.submit(run, name, seed, seconds, *how) for seed in seeds]
-            outcomes = []
+            usual = ENERGY_SECONDS if name == ENERGY else cases[name].seconds
+            seconds = options.seconds or (QUICK if options.quick else usual)
+            if name == ENERGY:
+                waiting = [pool.submit(pinn_energy.run_energy, seed, seconds, how[0]) for seed in seeds]
+            else:
+                waiting = [pool.submit(run, name, seed, seconds, *how) for seed in seeds]
+            outcomes: list[Any] = []
             for seed, future in zip(seeds, waiting, strict=True):
                 outcomes.append(future.result())
-                figures = ", ".join(f"{k} {v:.3g}" for k, v in outcomes[-1][0].items())
+                found = outcomes[-1] if name == ENERGY else outcomes[-1][0]
+                figures = ", ".join(f"{k} {v:.3g}" for k, v in found.items())
                 print(f"{name}, seed {seed}: {figures}", flush=True)
-            lines.append(summary(name, cases[name], outcomes))
+            lines.append(summary_of_energies(outcomes) if name == ENERGY else summary(name, cases[name], outcomes))
             goal = next(key for key in MEASURES if key in lines[-1])
             reached_error = lines[-1][MEASURES[goal]] or math.inf
             print(
