@@ -17,6 +17,7 @@ from test_kernels import check_parity
 import dnnfem as fem
 from dnnfem.functionals import Sum
 from dnnfem.kernels.components import Laplacian, order, order_in
+from dnnfem.problems import lift
 from dnnfem.problems.fields import Points
 from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints, UnionMesh
 from dnnfem.testing import check_functional
@@ -332,6 +333,24 @@ def test_what_g_is_inside_the_domain_changes_no_bit(name):
     x = case.network.initial(0)
     a, b = (c.problem(lambda p, u: u.laplacian + u).on(case.network).linearize(x) for c in (case, other))
     assert a.value == b.value and np.array_equal(a.derivative, b.derivative)
+
+
+def test_a_lift_is_differentiated_some_points_at_a_time(monkeypatch):
+    conditions = fem.Collocation(
+        lambda p, u: u.laplacian, fem.Box([0.0] * 3, [1.0] * 3), dirichlet=lambda p: torch.exp(p.x[0] * p.x[1]) - p.x[2]
+    ).ansatz.conditions
+    points = torch.as_tensor(np.random.default_rng(0).uniform(size=(50, 3)))
+    components = ((), (1,), (0, 1), (2, 2))
+    whole, sizes = lift.function_jet(conditions.lift, points, components), []
+
+    def counted(points):
+        sizes.append(len(points))
+        return conditions.lift(points)
+
+    monkeypatch.setattr(lift, "GRAPH", 27 * 20)
+    blocks = lift.function_jet(counted, points, components)
+    assert sizes == [20, 20, 10]
+    torch.testing.assert_close(blocks, whole, rtol=1e-14, atol=1e-14)
 
 
 def test_sides_with_the_value_zero_cost_nothing():

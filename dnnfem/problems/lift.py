@@ -35,6 +35,9 @@ CONSISTENT = 1e-8
 SAMPLES = 64
 """Random points where conditions are compared."""
 
+GRAPH = 2**18
+"""Faces times points that are differentiated at a time: in five dimensions the graphs of a point take a megabyte."""
+
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
@@ -323,7 +326,15 @@ def _derivatives(values: Tensor, points: Tensor) -> Tensor:
 
 
 def function_jet(function: Callable[[Tensor], Tensor], points: Tensor, components: Sequence[Component]) -> Tensor:
-    """Return the jet (components, outputs, m) of a function of torch, (m, d) -> (outputs, m), at points (m, d)."""
+    """Return the jet (components, outputs, m) of a function of torch, (m, d) -> (outputs, m), at points (m, d).
+
+    Some points at a time: a lift has up to ``3^d`` faces, and the graphs of them all are kept for the derivatives.
+    """
+    size = max(1, GRAPH // 3 ** points.shape[1])
+    return torch.cat([_block_jet(function, part, components) for part in torch.split(points, size)], dim=-1)
+
+
+def _block_jet(function: Callable[[Tensor], Tensor], points: Tensor, components: Sequence[Component]) -> Tensor:
     known: dict[tuple[int, ...], Tensor] = {}
     with torch.enable_grad():
         at = points.detach().clone().requires_grad_()
