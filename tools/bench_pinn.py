@@ -14,7 +14,7 @@ as many coefficients: random features (best of three scales, output layer solved
 scratch, both on the final points, and the same loop with random neurons.  With time slabs each marches through the same
 slabs from what it has found itself; coefficients and points are those of all slabs.  There are none for inverse
 problems, whose observations have another draw of points and noise for each seed, and get their weight from
-`dnnfem.confidence` after every solve, nor for energies.
+`dnnfem.confidence` after every solve, nor for energies.  Where it is noise that limits the unknowns no neurons are added.
 
 median_rel_l2, median_rms, upper_quartile_rms   errors of the seeds
 median_seconds, median_dim                      time of a run and coefficients at its end
@@ -24,6 +24,7 @@ dim_ratio_at_best_ablation                      coefficients with which the adap
                                                 slab); null if it never had
 parameter_error, interval_covers                of inverse problems: relative error of the worst unknown, median,
                                                 and number of seeds whose 95 % intervals cover all of them
+exact_parameter_error                           the former, of least squares with the exact solution: what noise allows
 energy_error                                    of energies: difference of int |grad u|^2, median
 goal_rel_l2, goal_rms, ..., goal_seconds        what the problem asks for
 
@@ -166,8 +167,12 @@ def grow(
         J = problem.on(space, quadrature)
         result = solve(problem, J, x, state, max(seconds - (time.perf_counter() - began), 0.0))
         x, state = result.x, result.state
+        enough = False
         if problem.unknowns:
-            quadrature = fem.confidence(J, x).reweighted(quadrature)
+            confidence = fem.confidence(J, x)
+            quadrature = confidence.reweighted(quadrature)
+            # What the noise does to the unknowns no neuron can undo.
+            enough = bool((np.diagonal(confidence.parts["equation"]) < np.diagonal(confidence.parts["noise"])).all())
         quadrature, residual, refined = resolved(problem, space, x, quadrature)
         level = Level(space, x, quadrature, residual.total, time.perf_counter() - began)
         best = level if best is None or level.residual <= best.residual else best
@@ -176,7 +181,7 @@ def grow(
         if level.seconds >= seconds:
             return replace(best, seconds=time.perf_counter() - began)
         slow, last = not refined and residual.total > FAST * last, residual.total
-        if len(space.hidden) > 1 and not slow:
+        if enough or (len(space.hidden) > 1 and not slow):
             continue
         last = math.inf
         if level.seconds > LATE * seconds or space.dim >= most:
@@ -280,7 +285,7 @@ def run(
         history = moments(case, problem, solution, histories)
         if case.unknowns:
             level = solution.levels[0]
-            found |= estimated(case, fem.confidence(problem.on(level.space, level.quadrature), level.x))
+            found |= estimated(case, problem, fem.confidence(problem.on(level.space, level.quadrature), level.x))
         elif ablated:
             found |= ablations(case, problem, seed, seconds, solution)
         if peer:
@@ -288,11 +293,16 @@ def run(
     return found, history
 
 
-def estimated(case: Case, confidence: Any) -> dict[str, float]:
-    """Return the error of the unknowns, the width of the intervals, and whether these cover them."""
+def estimated(case: Case, problem: fem.Collocation, confidence: Any) -> dict[str, float]:
+    """Return errors of the unknowns, their standard deviation, and whether the intervals cover them."""
     intervals = confidence.intervals()
+
+    def error(values: dict[str, float]) -> float:
+        return max(abs(values[name] / true - 1.0) for name, true in case.unknowns.items())
+
     return {
-        "parameter_error": max(abs(confidence.values[name] / true - 1.0) for name, true in case.unknowns.items()),
+        "parameter_error": error(confidence.values),
+        "exact_parameter_error": error(case.known(problem)) if case.known else math.nan,
         "parameter_deviation": max(confidence.deviations[name] / abs(true) for name, true in case.unknowns.items()),
         "interval_covers": float(all(a <= case.unknowns[name] <= b for name, (a, b) in intervals.items())),
     }
@@ -337,7 +347,8 @@ def summary(name: str, case: Case, outcomes: list[tuple[dict[str, float], list[l
         line |= {key: median(key) for key in ("peer_rel_l2", "peer_seconds", "time_vs_peer", "error_vs_peer")}
     line["goal_seconds"] = case.seconds
     if case.unknowns:
-        line |= {"parameter_error": median("parameter_error"), "goal_parameter_error": case.parameter}
+        line |= {key: median(key) for key in ("parameter_error", "exact_parameter_error")}
+        line["goal_parameter_error"] = case.parameter
         line["interval_covers"] = int(sum(run["interval_covers"] for run in runs))
     else:
         line["goal_rms" if case.rms else "goal_rel_l2"] = case.rms or case.relative
