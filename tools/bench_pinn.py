@@ -14,7 +14,7 @@ as many coefficients: random features (best of three scales, output layer solved
 scratch, both on the final points, and the same loop with random neurons.  With time slabs each marches through the same
 slabs from what it has found itself; coefficients and points are those of all slabs.  There are none for inverse
 problems, whose observations have another draw of points and noise for each seed, and get their weight from
-`dnnfem.confidence` after every solve, nor for energies.  Where it is noise that limits the unknowns no neurons are added.
+`dnnfem.confidence` after every solve, nor for energies.  Where noise limits the unknowns no neurons are added.
 
 median_rel_l2, median_rms, upper_quartile_rms   errors of the seeds
 median_seconds, median_dim                      time of a run and coefficients at its end
