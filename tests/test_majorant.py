@@ -153,6 +153,31 @@ def test_the_exact_flux_gives_the_error_itself_cell_by_cell(name):
     np.testing.assert_allclose(bound.indicators, errors, rtol=1e-6, atol=1e-9 * bound.total)
 
 
+def test_a_jump_of_the_conductivity():
+    # -(A u')' = 1 with A = 1 and 4 on the two halves: A u' = 0.35 - x, and cells that end at the jump.
+    def material(p):
+        return torch.where(p.x[0] < 0.5, 1.0, 4.0)
+
+    problem = fem.Collocation(lambda p, u: u.laplacian, fem.Box([0], [1]), dirichlet=0.0)
+    space, fluxes = fem.FeedforwardSpace(1, (4,), 1), fem.FeedforwardSpace(1, (3,), 1)
+    rule = problem.quadrature
+    a = np.where(rule.points[:, 0] < 0.5, 1.0, 4.0)
+    for seed in range(3):
+        v = problem.solution(space, space.initial(seed=seed))
+        difference = (0.35 - rule.points[:, 0]) / a - v.gradient(rule.points)[:, 0, 0]
+        error = math.sqrt(float(np.sum(rule.weights * a * difference**2)))
+        flux = fem.Flux(v, 1.0, material, lowest=1.0)
+        y = fluxes.initial(seed=seed)
+        start = fem.majorant(flux.on(fluxes), y)
+        assert start.guaranteed and start.total > 1.02 * error
+        # The flux is a straight line, which networks are close to: the factor is that of the weight.
+        for balance in (1.0, 0.1):
+            flux = replace(flux, balance=balance)
+            y = fem.gauss_newton(flux.on(fluxes), y, 0.0, max_steps=20).x
+            solved = fem.majorant(flux.on(fluxes), y)
+            assert solved.guaranteed and error <= solved.total <= 1.001 * math.sqrt(1.0 + balance) * error
+
+
 @pytest.mark.parametrize("sides", [(0.7,), (1.0, 1.0), (0.3, 2.0), (1.0, 2.0, 0.5)])
 def test_the_constant_is_that_of_the_least_eigenvalue(sides):
     # Polynomials that vanish at the ends, (1 - s^2) times Legendre's.

@@ -23,7 +23,7 @@ from dnnfem.problems.lift import Conditions
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
-from dnnfem.quadrature import BoxMesh, Quadrature, SampledMesh
+from dnnfem.quadrature import BoxMesh, Mesh, Quadrature, SampledMesh
 from dnnfem.records import Array, Estimate
 from dnnfem.spaces.layout import NetworkSpace
 
@@ -57,7 +57,9 @@ class Flux:
         A lower bound of the eigenvalues of `A` on the whole domain, for a function: the bound of the error is only as
         reliable as this one.  It is checked at points.
     balance : float
-        `b`; every positive one is right, and the best one is ``C |div y + f| / |y - A grad v|_(A^-1)``, see `balanced`.
+        `b`; every positive one is right.  Fluxes that minimize `J` over a rich space give bounds that are too large by
+        the factor ``sqrt(1 + b)`` at most; the best one for a given flux is ``C |div y + f| / |y - A grad v|_(A^-1)``,
+        see `balanced`.
     quadrature : Quadrature, optional
         Of the whole domain, weights summing to one; that of the problem of `v` is a good choice, and so is that of the
         flux of another `v`: what is given at the points is computed anew.  Default as for
@@ -81,6 +83,10 @@ class Flux:
     ValueError
         If `v` does not satisfy Dirichlet conditions exactly on all sides, has several outputs or depends on time; if
         `f` or `A` have wrong shapes or are not finite at a point, or `A` has eigenvalues below `lowest`.
+
+    Notes
+    -----
+    It belongs to one `v`, is cheap to solve anew, and cannot be put into an archive.
 
     References
     ----------
@@ -139,20 +145,8 @@ class Flux:
         ValueError
             If it is not one of the domain.
         """
-        low, high = self._corners
-        if quadrature.inputs != len(low):
-            raise ValueError(f"quadrature: got points with {quadrature.inputs} coordinates, expected {len(low)}")
-        if not math.isclose(quadrature.total, 1.0, rel_tol=1e-9):
-            raise ValueError(f"quadrature: got weights with the sum {quadrature.total}, expected one")
         mesh = quadrature.mesh.mesh if isinstance(quadrature.mesh, SampledMesh) else quadrature.mesh
-        if isinstance(mesh, BoxMesh):
-            corners = [*mesh.lower.min(axis=0), *mesh.upper.max(axis=0)]
-            filled = float(np.prod((mesh.upper - mesh.lower) / np.subtract(high, low), axis=1).sum())
-            if not np.allclose(corners, [*low, *high], rtol=1e-12) or not math.isclose(filled, 1.0, rel_tol=1e-9):
-                raise ValueError(
-                    f"quadrature: got cells that fill {filled:.3g} of the domain, from {corners[: len(low)]} to "
-                    f"{corners[len(low) :]}, expected all of it, from {list(low)} to {list(high)}"
-                )
+        _check_fills(quadrature, mesh, *self._corners)
         sampled = None if mesh is None else SampledMesh(mesh, self.given)
         return replace(quadrature, data=self.given(quadrature.points), mesh=sampled, regions={})
 
@@ -239,6 +233,22 @@ def corners_of(solution: Solution) -> Corners:
             "these on all sides, (axis, end)"
         )
     return conditions.low, conditions.high
+
+
+def _check_fills(quadrature: Quadrature, mesh: Mesh | None, low: tuple[float, ...], high: tuple[float, ...]) -> None:
+    """Raise a `ValueError` if a quadrature is not one of a box."""
+    if quadrature.inputs != len(low):
+        raise ValueError(f"quadrature: got points with {quadrature.inputs} coordinates, expected {len(low)}")
+    if not math.isclose(quadrature.total, 1.0, rel_tol=1e-9):
+        raise ValueError(f"quadrature: got weights with the sum {quadrature.total}, expected one")
+    if isinstance(mesh, BoxMesh):
+        corners = [*mesh.lower.min(axis=0), *mesh.upper.max(axis=0)]
+        filled = float(np.prod((mesh.upper - mesh.lower) / np.subtract(high, low), axis=1).sum())
+        if not np.allclose(corners, [*low, *high], rtol=1e-12) or not math.isclose(filled, 1.0, rel_tol=1e-9):
+            raise ValueError(
+                f"quadrature: got cells that fill {filled:.3g} of the domain, from {corners[: len(low)]} to "
+                f"{corners[len(low) :]}, expected all of it, from {list(low)} to {list(high)}"
+            )
 
 
 def friedrichs(sides: Any) -> float:
