@@ -27,6 +27,7 @@ from dnnfem.problems.solution import Solution
 from dnnfem.problems.unknowns import (
     Unknowns,
     UnknownsAnsatz,
+    check_unknowns,
     observed,
     of_functions,
     parametrized,
@@ -244,9 +245,7 @@ def _suits(problem: Collocation, space: NetworkSpace) -> None:
     """Raise a `ValueError` if a space is not one for a problem."""
     if space.outputs != problem.outputs:
         raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {problem.outputs}")
-    unknowns = len(problem.unknowns or ())
-    if getattr(space, "unknowns", 0) != unknowns:
-        raise ValueError(f"space: got {space}, expected one with unknowns={unknowns}")
+    check_unknowns(space, len(problem.unknowns or ()))
     periodic = tuple(getattr(space, "periodic", ()))
     if set(periodic) != set(problem.periodic):
         raise ValueError(f"space: got {space}, periodic in {periodic}, expected one that is in {problem.periodic}")
