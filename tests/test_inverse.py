@@ -452,6 +452,11 @@ def test_spaces_of_another_number_of_unknowns_are_refused():
     plain = fem.Collocation(lambda p, u: u.d(0), fem.Box([0.0], [1.0]), dirichlet=0.0)
     with pytest.raises(ValueError, match="space: got 1-3-1 tanh, 1 unknown, expected one with unknowns=0"):
         plain.on(fem.FeedforwardSpace(1, (3,), 1, unknowns=1))
+    points, unknown = np.linspace(0.0, 1.0, 8)[:, None], fem.FeedforwardSpace(1, (3,), 2, unknowns=1)
+    two = fem.Regression(points, np.column_stack([points, points])), fem.Classification(points, np.arange(8) % 2)
+    for problem in two:
+        with pytest.raises(ValueError, match="space: got 1-3-2 tanh, 1 unknown, expected one with unknowns=0"):
+            problem.on(unknown)
     for number in (-1, True, 1.5):
         with pytest.raises(ValueError, match=f"unknowns: got {number}, expected their number"):
             fem.FeedforwardSpace(1, (3,), 1, unknowns=number)

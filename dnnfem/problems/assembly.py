@@ -8,6 +8,7 @@ from dnnfem.functionals import Integral
 from dnnfem.functionals.integral import budget
 from dnnfem.kernels.components import order
 from dnnfem.kernels.protocol import Ansatz, Law
+from dnnfem.problems.unknowns import check_unknowns
 from dnnfem.quadrature import Quadrature
 from dnnfem.spaces.layout import NetworkSpace
 
@@ -26,8 +27,7 @@ def check_space(
     """Raise a `ValueError` if a space has not the outputs, unknowns, periods or the smoothness that laws ask for."""
     if space.outputs != outputs:
         raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {outputs}")
-    if getattr(space, "unknowns", 0) != unknowns:
-        raise ValueError(f"space: got {space}, expected one with unknowns={unknowns}")
+    check_unknowns(space, unknowns)
     found = tuple(getattr(space, "periodic", ()))
     if set(found) != set(periodic):
         raise ValueError(f"space: got {space}, periodic in {found}, expected one that is in {periodic}")

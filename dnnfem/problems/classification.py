@@ -15,6 +15,7 @@ from dnnfem.functionals.integral import budget
 from dnnfem.kernels.laws import CrossEntropy
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.solution import Solution
+from dnnfem.problems.unknowns import check_unknowns
 from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array, Index
 from dnnfem.spaces.layout import NetworkSpace
@@ -109,13 +110,14 @@ class Classification:
         Raises
         ------
         ValueError
-            If the space does not have one output per class, or another number of inputs than the data.
+            If the space does not have one output per class, has another number of inputs than the data, or unknowns.
         """
         quadrature = self.quadrature if quadrature is None else quadrature
         if space.outputs != len(self.classes):
             raise ValueError(
                 f"space: got {space.outputs} outputs ({space}), expected {len(self.classes)}, one per class"
             )
+        check_unknowns(space)
         memory, law = budget(self.memory, self.quadrature, self.device), CrossEntropy()
         return Integral(space, quadrature, self.ansatz, law, self.backend, memory, self.device, self.precision)
 

@@ -14,6 +14,7 @@ from dnnfem.functionals.integral import budget
 from dnnfem.kernels.laws import Misfit
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.solution import Solution
+from dnnfem.problems.unknowns import check_unknowns
 from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array
 from dnnfem.spaces.layout import NetworkSpace
@@ -104,11 +105,12 @@ class Regression:
         Raises
         ------
         ValueError
-            If the space does not have the numbers of inputs and outputs of the data.
+            If the space does not have the numbers of inputs and outputs of the data, or has unknowns.
         """
         quadrature = self.quadrature if quadrature is None else quadrature
         if space.outputs != quadrature.data.shape[1]:
             raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {quadrature.data.shape[1]}")
+        check_unknowns(space)
         law = Misfit(self.ansatz.output_shift, self.ansatz.output_scale)
         memory, ansatz = budget(self.memory, self.quadrature, self.device), self.ansatz.inputs_only
         return Integral(space, quadrature, ansatz, law, self.backend, memory, self.device, self.precision)

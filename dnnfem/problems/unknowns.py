@@ -19,6 +19,7 @@ from dnnfem.kernels.components import Component
 from dnnfem.kernels.protocol import Ansatz, JetMap
 from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array
+from dnnfem.spaces.layout import NetworkSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +234,12 @@ def of_functions(ansatz: Any) -> Any:
 def with_unknowns(ansatz: Ansatz, functions: int, unknowns: Unknowns) -> Any:
     """Return an ansatz for functions and unknowns; that of the functions if there are none."""
     return UnknownsAnsatz(ansatz, functions, unknowns) if len(unknowns) else ansatz
+
+
+def check_unknowns(space: NetworkSpace, number: int = 0) -> None:
+    """Raise a `ValueError` if a space has another number of unknowns than a problem."""
+    if getattr(space, "unknowns", 0) != number:
+        raise ValueError(f"space: got {space}, expected one with unknowns={number}")
 
 
 def observed(p: Any, u: Any) -> Any:
