@@ -287,6 +287,17 @@ def test_restart(tmp_path):
         fem.Archive.open(tmp_path / "energy.h5", other, space, space.initial(0))
 
 
+def test_estimates_of_residuals_refuse_energies():
+    """The least value of an energy is not zero, so that its root and what is left of it mean nothing."""
+    problem, x = square(dirichlet=0.0), SPACE.initial(0)
+    J = problem.on(SPACE)
+    with pytest.raises(ValueError, match="law of kind 'energy', expected residuals; see quadrature_error"):
+        fem.residual(J, x)
+    pool = fem.ridge_candidates(SPACE, problem.quadrature, layers=[1], count=3)
+    with pytest.raises(ValueError, match="law of kind 'energy', expected residuals; see hierarchical"):
+        fem.enriched(J, x, pool)
+
+
 WRONG = {
     "no function": (lambda: square(1.0), "density: got float, expected a function"),
     "several rows": (lambda: square(lambda p, u: u.grad), "density: got 2 rows, expected one density"),
@@ -312,7 +323,25 @@ WRONG = {
     ),
     "another dimension": (
         lambda: fem.Energy(lambda p, u: u.value**2, fem.Boxes([fem.Box([0], [1])]), dirichlet=0.0),
-        "pieces: got shape",
+        "dirichlet: got values on the boundary of Boxes with 1 coordinates, expected two or three",
+    ),
+    "not a number": (
+        lambda: fem.Energy(dirichlet_energy, L_SHAPE, dirichlet=float("nan")),
+        "dirichlet: got nan on 'boundary', expected a finite number",
+    ),
+    "a word": (
+        lambda: fem.Energy(dirichlet_energy, L_SHAPE, dirichlet="cold"),
+        "dirichlet: got 'cold' on 'boundary', expected a finite number",
+    ),
+    "too many numbers": (
+        lambda: fem.Energy(dirichlet_energy, L_SHAPE, dirichlet=[0.0, 1.0]),
+        r"dirichlet: got \[0.0, 1.0\] on 'boundary', expected a finite number",
+    ),
+    "detached": (lambda: square(lambda p, u: u.value.detach()), "density: got a density without a derivative in u"),
+    "no function on the boundary": (lambda: square(boundary=3.0), "boundary on x0 = 0: got float, expected a function"),
+    "weights": (
+        lambda: square().on(SPACE, fem.Quadrature([[0.5, 0.5]], [2.0])),
+        "quadrature: got weights with the sum 2.0, expected one",
     ),
     "outputs": (lambda: square(outputs=0), "outputs: got 0, expected a positive integer"),
     "space": (lambda: square().on(fem.FeedforwardSpace(2, (3,), 2)), "space: got 2 outputs"),

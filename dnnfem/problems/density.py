@@ -164,7 +164,7 @@ def recorded_density(
     law = DensityLaw(function, name, space, outputs, heard.components, entries, box)
     heard.check_finite(law.evaluate)
     at = [Densities(law, heard.where, heard.draw(size), False) for size in MAGNITUDES]
-    if not any((found.derivative != 0.0).any() for found in at):
+    if not heard.values.requires_grad or not any((found.derivative != 0.0).any() for found in at):
         raise ValueError(f"{name}: got a density without a derivative in u, expected one that depends on u by torch")
     for found in at:
         # Where a root or a logarithm of u is not a number, nothing is said.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -53,7 +54,8 @@ class Energy:
     outputs : int
         Number of unknown functions.
     quadrature : Quadrature, optional
-        Of the domain, with a region for each part of the boundary that has a density.
+        Of the domain, with a region for each part of the boundary that has a density.  Weights sum to one in the domain
+        and in every region, as those of meshes do: measures are multiplied with them here.
     seed : int
         Of Sobol' points.
     backend, memory, device, precision : optional
@@ -63,7 +65,8 @@ class Energy:
     ------
     ValueError
         If a density returns something of a wrong shape, cannot be differentiated, is not convex in the jet, or not
-        finite at a point; if conditions contradict each other, or concern parts of the boundary that there are not.
+        finite at a point; if conditions contradict each other, or concern parts of the boundary that there are not; if
+        weights do not sum to one.
 
     References
     ----------
@@ -97,7 +100,7 @@ class Energy:
         }
         covered = {name: [place] for name, (place, _) in densities.items()}
         quadrature = self.quadrature or covering(domain, None, covered, self.seed)
-        check_quadrature(quadrature, domain.dim, list(densities))
+        _check_weights(quadrature, domain.dim, list(densities))
         object.__setattr__(self, "quadrature", quadrature)
         laws = {"law": recorded_density(self.density, "density", quadrature, domain.dim, self.outputs)}
         measures = {"law": domain.volume}
@@ -135,10 +138,10 @@ class Energy:
         ------
         ValueError
             If the space does not have the numbers of inputs and outputs or the smoothness that the density asks for, or
-            the quadrature not the regions.
+            the quadrature not the regions, or weights that do not sum to one.
         """
         quadrature = self.quadrature if quadrature is None else quadrature
-        check_quadrature(quadrature, self.domain.dim, [name for name in self.laws if name != "law"])
+        _check_weights(quadrature, self.domain.dim, [name for name in self.laws if name != "law"])
         check_space(space, self.outputs, (), self.laws.values())
         where = (self.ansatz, self.backend, self.memory, self.device, self.precision)
         terms = [
@@ -168,6 +171,14 @@ def _check(problem: Energy) -> None:
         raise ValueError(f"outputs: got {problem.outputs!r}, expected a positive integer")
 
 
+def _check_weights(quadrature: Quadrature, inputs: int, names: Sequence[str]) -> None:
+    """Raise a `ValueError` if a quadrature has other coordinates or regions, or its weights do not sum to one."""
+    check_quadrature(quadrature, inputs, names)
+    for part in (quadrature, *quadrature.regions.values()):
+        if not math.isclose(part.total, 1.0, rel_tol=1e-9):
+            raise ValueError(f"quadrature: got weights with the sum {part.total}, expected one: measures are known")
+
+
 def _measure(domain: Domain, place: Place) -> float:
     """Return length, area, ... of a side of a box or of a part of another boundary."""
     if isinstance(place, str):
@@ -185,6 +196,11 @@ def _held(domain: Domain, sides: Mapping[Any, Any], outputs: int) -> Conditions 
     """
     if isinstance(domain, Box):
         return Conditions(tuple(domain.low), tuple(domain.high), domain.dim, outputs, sides)
+    if domain.dim not in (2, 3):
+        raise ValueError(
+            f"dirichlet: got values on the boundary of {type(domain).__name__} with {domain.dim} coordinates, expected "
+            "two or three, or a Box, which may have any number"
+        )
     values = []
     for part, given in sides.items():
         if callable(given):
@@ -192,7 +208,7 @@ def _held(domain: Domain, sides: Mapping[Any, Any], outputs: int) -> Conditions 
                 f"dirichlet: got a function on {part!r}, a part of a boundary that is not a box, expected a number; "
                 "subtract any function with these values from the unknown one"
             )
-        values.append(np.broadcast_to(np.asarray(given, dtype=np.float64), (outputs,)))
+        values.append(_constant(part, given, outputs))
     if any(not np.array_equal(values[0], other) for other in values):
         raise ValueError(
             f"dirichlet: got {len(values)} different values on a domain that is no box, expected the same ones"
@@ -202,3 +218,15 @@ def _held(domain: Domain, sides: Mapping[Any, Any], outputs: int) -> Conditions 
         # Rectangles in space as two triangles.
         corners = np.concatenate([corners[:, :3], corners[:, 1:]])
     return Vanishing(corners, tuple(values[0].tolist()))
+
+
+def _constant(part: str, given: Any, outputs: int) -> Array:
+    """Return one number or one per output as an array (outputs,)."""
+    try:
+        found = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.full(1, np.nan)
+    if found.shape not in ((), (1,), (outputs,)) or not np.isfinite(found).all():
+        expected = "a finite number" if outputs == 1 else f"a finite number, or {outputs} of them"
+        raise ValueError(f"dirichlet: got {given!r} on {part!r}, expected {expected}")
+    return np.broadcast_to(found, (outputs,))

@@ -90,8 +90,10 @@ def listened(
     Raises
     ------
     ValueError
-        If it returns something of a wrong shape, or does not read `u`.
+        If it is no function, returns something of a wrong shape, or does not read `u`.
     """
+    if not callable(function):
+        raise ValueError(f"{name}: got {type(function).__name__}, expected a function of p and u")
     points = tensor(quadrature.points)
     where = Points(points, space, box, tensor(quadrature.data))
     generator = torch.Generator("cpu").manual_seed(0)
