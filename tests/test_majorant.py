@@ -338,6 +338,15 @@ def test_data_at_the_points_follow_their_refinement(poisson):
         mine.on(fluxes).on(quadrature=flux.quadrature.mesh.mesh.quadrature()).value(y)
 
 
+def test_both_terms_share_the_cells_of_their_points(poisson):
+    """Estimates of the quadrature error name every cell once, with what both terms change there."""
+    _, flux, fluxes, y = poisson
+    J = flux.on(fluxes)
+    estimate, parts = fem.quadrature_error(J, y), [fem.quadrature_error(term, y) for term in J.terms]
+    np.testing.assert_array_equal(estimate.cells, np.arange(flux.quadrature.cell_count))
+    np.testing.assert_allclose(estimate.signed, parts[0].signed + parts[1].signed, rtol=1e-6, atol=1e-12)
+
+
 # ---- bad input
 
 

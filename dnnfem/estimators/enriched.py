@@ -10,6 +10,7 @@ import numpy as np
 
 from dnnfem.estimators.hierarchical import WITHOUT_SYSTEM, Candidates, pool_of, widened
 from dnnfem.functionals import Functional
+from dnnfem.functionals.sampling import integrals_of
 from dnnfem.records import Array
 from dnnfem.refinement.width import group
 from dnnfem.spaces import FeedforwardSpace
@@ -84,8 +85,9 @@ def enriched(
     Raises
     ------
     ValueError
-        If the functional is not on a feedforward space or has no least-squares system, `x` is no finite vector of the
-        space, there is no candidate, one is not for the last hidden layer, or `saturation` is not in [0, 1).
+        If the functional is not on a feedforward space, has no least-squares system, or a law without residuals, `x` is
+        no finite vector of the space, there is no candidate, one is not for the last hidden layer, or `saturation` is
+        not in [0, 1).
 
     Notes
     -----
@@ -103,6 +105,10 @@ def enriched(
         raise ValueError(f"saturation: got {saturation!r}, expected a number in [0, 1)")
     x = check_coefficients(space, x, finite=True)
     pool = pool_of(functional, x, candidates)
+    kinds = {str(integral.law.kind) for _, integral in integrals_of(functional)} - {"residual"}
+    if kinds:
+        # The least value of others is not zero: what is left of it says nothing.
+        raise ValueError(f"functional: got a law of kind {min(kinds)!r}, expected residuals; see hierarchical")
     last = len(space.hidden) - 1
     for neuron in pool:
         if group(space, neuron.layer).stop <= last:

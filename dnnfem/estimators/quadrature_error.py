@@ -55,7 +55,10 @@ def cellwise(functional: Functional, x: Array) -> Cellwise:
         fine.append(factor * finer.cellwise(x).reshape(quadrature.mesh.cell_count, -1).sum(axis=1))
     if not fine:
         raise ValueError("functional: got no integral over a mesh, expected one such as Collocation.on(space) returns")
-    return Cellwise(np.concatenate(cells), np.concatenate(present), np.concatenate(fine))
+    # Terms over the same domain, such as those of a flux, share their cells.
+    numbers, place = np.unique(np.concatenate(cells), return_inverse=True)
+    before, after = (np.bincount(place, np.concatenate(parts)) for parts in (present, fine))
+    return Cellwise(numbers, before.astype(np.float64), after.astype(np.float64))
 
 
 def quadrature_error(functional: Functional, x: Array) -> Estimate:

@@ -8,6 +8,7 @@ import numpy as np
 
 from dnnfem.estimators.quadrature_error import cellwise
 from dnnfem.functionals import Functional
+from dnnfem.functionals.sampling import integrals_of
 from dnnfem.records import Array, Estimate
 
 QUANTITY = "residual sqrt(2 J(x)), in the norm of the functional"
@@ -39,12 +40,17 @@ def residual(functional: Functional, x: Array) -> Estimate:
     Raises
     ------
     ValueError
-        If no term is an integral of a quadrature with a mesh, or `x` is no finite vector of the space.
+        If no term is an integral of a quadrature with a mesh, a law has no residuals, or `x` is no finite vector of the
+        space.
 
     References
     ----------
     Verfürth, A Posteriori Error Estimation Techniques for Finite Element Methods (2013), for the principle.
     """
+    terms = [integral for _, integral in integrals_of(functional) if integral.quadrature.mesh is not None]
+    kinds = {str(integral.law.kind) for integral in terms} - {"residual"}
+    if kinds:
+        raise ValueError(f"functional: got a law of kind {min(kinds)!r}, expected residuals; see quadrature_error")
     cells = cellwise(functional, x)
     present, found = 2.0 * cells.present, 2.0 * cells.finer
     added = found - present
