@@ -338,6 +338,18 @@ def test_data_at_the_points_follow_their_refinement(poisson):
         mine.on(fluxes).on(quadrature=flux.quadrature.mesh.mesh.quadrature()).value(y)
 
 
+def test_solutions_of_inverse_problems_have_a_flux():
+    """Unknowns are no part of the function whose error is bounded."""
+    box, space = fem.Box([0, 0], [1, 1]), fem.FeedforwardSpace(2, (3,), 1, unknowns=1)
+    inverse = fem.Collocation(
+        lambda p, u, k: u.laplacian + k, box, dirichlet=0.0, unknowns={"k": 1.0}, observations=([[0.5, 0.5]], [0.1])
+    )
+    plain = fem.Collocation(lambda p, u: u.laplacian + 1.0, box, dirichlet=0.0)
+    x = space.initial(seed=0)
+    v, w = inverse.solution(space, x), plain.solution(fem.FeedforwardSpace(2, (3,), 1), x[:-1])
+    np.testing.assert_array_equal(fem.Flux(v, 1.0).quadrature.data, fem.Flux(w, 1.0).quadrature.data)
+
+
 def test_both_terms_share_the_cells_of_their_points(poisson):
     """Estimates of the quadrature error name every cell once, with what both terms change there."""
     _, flux, fluxes, y = poisson
@@ -408,6 +420,9 @@ def test_other_input_that_is_refused(poisson):
         ({"balance": 0.0}, "balance: got 0.0"),
         ({"quadrature": fem.BoxMesh.uniform([0], [1], 2).quadrature()}, "1 coordinates, expected 2"),
         ({"quadrature": fem.BoxMesh.uniform(LOW[:2], [0.5, 1.0], 2).quadrature()}, "cells that fill 0.2"),
+        ({"quadrature": fem.SobolPoints(LOW[:2], [0.5, 1.0], 64).quadrature()}, "cells that fill 0.2"),
+        ({"quadrature": fem.SimplexMesh(np.eye(3, 2), [[2, 0, 1]]).quadrature()}, "cells that fill"),
+        ({"quadrature": fem.UnionMesh((flux.quadrature.mesh.mesh,)).quadrature()}, "quadrature: got a UnionMesh"),
         ({"quadrature": replace(flux.quadrature, weights=2.0 * flux.quadrature.weights)}, "with the sum 2.0"),
     ):
         with pytest.raises(ValueError, match=pattern):
@@ -416,6 +431,7 @@ def test_other_input_that_is_refused(poisson):
         (fem.FeedforwardSpace(2, (3,), 1), "1 outputs"),
         (fem.FeedforwardSpace(2, (3,), 2, activation="relu"), "smooth activation"),
         (fem.FeedforwardSpace(2, (3,), 2, periodic=(0,)), "not periodic"),
+        (fem.FeedforwardSpace(2, (3,), 2, unknowns=1), "expected one with unknowns=0"),
     ):
         with pytest.raises(ValueError, match=pattern):
             flux.on(space)

@@ -23,7 +23,8 @@ from dnnfem.problems.lift import Conditions
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
 from dnnfem.problems.solution import Solution
-from dnnfem.quadrature import BoxMesh, Mesh, Quadrature, SampledMesh
+from dnnfem.problems.unknowns import check_unknowns, of_functions
+from dnnfem.quadrature import BoxMesh, FacetMesh, Mesh, Quadrature, SampledMesh, SimplexMesh, SobolPoints, UnionMesh
 from dnnfem.records import Array, Estimate
 from dnnfem.spaces.layout import NetworkSpace
 
@@ -61,8 +62,8 @@ class Flux:
         the factor ``sqrt(1 + b)`` at most; the best one for a given flux is ``C |div y + f| / |y - A grad v|_(A^-1)``,
         see `balanced`.
     quadrature : Quadrature, optional
-        Of the whole domain, weights summing to one; that of the problem of `v` is a good choice, and so is that of the
-        flux of another `v`: what is given at the points is computed anew.  Default as for
+        Of the whole domain, on a single mesh, weights summing to one; that of the problem of `v` is a good choice, and
+        so is that of the flux of another `v`: what is given at the points is computed anew.  Default as for
         `dnnfem.Collocation`.
     seed : int
         Of Sobol' points.
@@ -162,13 +163,14 @@ class Flux:
         Raises
         ------
         ValueError
-            If the space does not have the numbers of inputs and outputs, or derivatives, or the quadrature is not one
-            of the domain.
+            If the space does not have the numbers of inputs and outputs, or derivatives, or has unknowns, or the
+            quadrature is not one of the domain.
         """
         quadrature = self.quadrature if quadrature is None else self._placed(quadrature)
         dim = quadrature.inputs
         if space.outputs != dim:
             raise ValueError(f"space: got {space.outputs} outputs ({space}), expected {dim}, the components of a flux")
+        check_unknowns(space)
         if getattr(space, "periodic", ()):
             raise ValueError(f"space: got {space}, expected one that is not periodic")
         if getattr(space, "activation", None) == "relu":
@@ -213,7 +215,7 @@ def corners_of(solution: Solution) -> Corners:
     """
     if not isinstance(solution, Solution):
         raise ValueError(f"approximation: got {type(solution).__name__}, expected a Solution")
-    ansatz, outputs = solution.ansatz, solution.space.outputs
+    ansatz, outputs = of_functions(solution.ansatz), solution.space.outputs
     if not isinstance(ansatz, ExactAnsatz):
         raise ValueError(
             "approximation: got a solution without exact conditions, expected Dirichlet conditions that hold "
@@ -241,14 +243,31 @@ def _check_fills(quadrature: Quadrature, mesh: Mesh | None, low: tuple[float, ..
         raise ValueError(f"quadrature: got points with {quadrature.inputs} coordinates, expected {len(low)}")
     if not math.isclose(quadrature.total, 1.0, rel_tol=1e-9):
         raise ValueError(f"quadrature: got weights with the sum {quadrature.total}, expected one")
+    if isinstance(mesh, UnionMesh | FacetMesh):
+        # Parts of a union have weights of any shares.
+        raise ValueError(f"quadrature: got a {type(mesh).__name__}, expected one mesh of the whole domain")
+    extent = _extent(mesh)
+    if extent is None:
+        return
+    lower, upper, volume = extent
+    filled = volume / float(np.prod(np.subtract(high, low)))
+    if not np.allclose([*lower, *upper], [*low, *high], rtol=1e-12) or not math.isclose(filled, 1.0, rel_tol=1e-9):
+        raise ValueError(
+            f"quadrature: got cells that fill {filled:.3g} of the domain, from {lower.tolist()} to {upper.tolist()}, "
+            f"expected all of it, from {list(low)} to {list(high)}"
+        )
+
+
+def _extent(mesh: Mesh | None) -> tuple[Array, Array, float] | None:
+    """Return the corners of the box around a mesh, and its volume; None of a mesh of another kind."""
     if isinstance(mesh, BoxMesh):
-        corners = [*mesh.lower.min(axis=0), *mesh.upper.max(axis=0)]
-        filled = float(np.prod((mesh.upper - mesh.lower) / np.subtract(high, low), axis=1).sum())
-        if not np.allclose(corners, [*low, *high], rtol=1e-12) or not math.isclose(filled, 1.0, rel_tol=1e-9):
-            raise ValueError(
-                f"quadrature: got cells that fill {filled:.3g} of the domain, from {corners[: len(low)]} to "
-                f"{corners[len(low) :]}, expected all of it, from {list(low)} to {list(high)}"
-            )
+        return mesh.lower.min(axis=0), mesh.upper.max(axis=0), float(np.sum(np.prod(mesh.upper - mesh.lower, axis=1)))
+    if isinstance(mesh, SobolPoints):
+        return mesh.low, mesh.high, float(np.prod(mesh.high - mesh.low))
+    if isinstance(mesh, SimplexMesh):
+        used = mesh.vertices[np.unique(mesh.cells)]
+        return used.min(axis=0), used.max(axis=0), float(np.sum(mesh.volumes))
+    return None
 
 
 def friedrichs(sides: Any) -> float:
