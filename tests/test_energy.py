@@ -8,6 +8,7 @@ import torch
 from scipy.spatial import ConvexHull, Delaunay
 
 import dnnfem as fem
+from dnnfem.functionals import Sum
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.problems.vanishing import Vanishing
 from dnnfem.spaces import Coordinates
@@ -102,6 +103,17 @@ def test_linear_terms_go_with_systems():
     joint = total.candidates(np.array([3])).joint()
     exact = 0.5 * total.derivative @ np.linalg.solve(total.matrix.T @ total.matrix, total.derivative)
     assert np.isclose(joint.present + joint.gain, exact)
+
+
+@pytest.mark.parametrize("where", [{}, {"backend": "device", "device": "cpu"}], ids=["compiled", "device"])
+def test_linear_terms_beside_residuals(where):
+    """What belongs to all rows is not lost where those of an energy meet those of samples."""
+    points = np.random.default_rng(0).uniform(0.0, 1.0, (30, 2))
+    samples, energy = fem.Regression(points, points[:, 0], **where).on(SPACE), square(**where).on(SPACE)
+    x = SPACE.initial(0)
+    for J in (Sum(samples, energy), Sum(energy, samples)):
+        at = J.linearize(x)
+        np.testing.assert_allclose(at.system().derivative, at.derivative, atol=1e-12)
 
 
 def test_poisson_on_a_square():

@@ -1,5 +1,7 @@
 """Inverse problems: constants among the outputs of a space, laws that take them, their estimates and intervals."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -410,6 +412,19 @@ def test_spaces_are_read_back_from_a_file(name, tmp_path):
         assert "unknowns" not in file["plain"].attrs and schema.read_space(file["plain"]) == without(SPACES[name])
 
 
+def test_observations_keep_the_weight_that_a_quadrature_brings():
+    """A problem that is built anew with a quadrature, as `dataclasses.replace` does it, does not forget the weight."""
+    problem = decay(0.02)
+    region = problem.quadrature.regions["observations"]
+    lighter = replace(region, weights=0.1 * region.weights)
+    quadrature = replace(problem.quadrature, regions={**problem.quadrature.regions, "observations": lighter})
+    again = replace(problem, quadrature=quadrature)
+    assert again.quadrature.hash == quadrature.hash != problem.quadrature.hash
+    points, values = problem.observations
+    other = replace(problem, quadrature=quadrature, observations=(points, np.asarray(values) + 1.0))
+    assert other.quadrature.regions["observations"].total == pytest.approx(1.0)
+
+
 # ---- bad input
 
 GOOD = {"unknowns": {"k": 0.5}, "observations": ([[0.5], [1.0]], [0.6, 0.4])}
@@ -480,3 +495,13 @@ def test_bad_arguments_of_confidence_are_refused():
     plain = fem.FeedforwardSpace(1, (3,), 1)
     with pytest.raises(ValueError, match="got one without unknowns"):
         fem.confidence(fixed.on(plain), plain.initial(0))
+
+
+def test_observations_do_not_go_on_in_another_slab():
+    problem = fem.Collocation(
+        lambda p, u, k: u.dt - k * u.laplacian, fem.Box([0.0], [1.0]), (0.0, 1.0), dirichlet=0.0, initial=0.0,
+        unknowns={"k": 1.0}, observations=([[0.5, 0.5]], [0.1]),
+    )  # fmt: skip
+    space = fem.FeedforwardSpace(2, (3,), 1, unknowns=1)
+    with pytest.raises(ValueError, match="problem: got one with observations"):
+        fem.next_slab(problem, problem.solution(space, space.initial(0)), 2.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,7 @@ from dnnfem.problems.unknowns import (
     of_functions,
     parametrized,
     samples,
+    weighed,
     with_unknowns,
 )
 from dnnfem.quadrature import Quadrature
@@ -76,7 +77,7 @@ class Collocation:
         Whether `dirichlet`, on a box, and `initial` hold exactly; otherwise their residuals are added.
     quadrature : Quadrature, optional
         Of the domain, time being its last coordinate; default Gauss points on equal cells, in more than three
-        dimensions Sobol' points.
+        dimensions Sobol' points.  Observations that it has already keep their weights.
     unknowns : mapping of str to float, optional
         Coefficients that are not known, with starting values: laws take them as keywords, ``law(p, u, nu)``, as tensors
         (m,).  Spaces need as many.
@@ -143,8 +144,7 @@ class Collocation:
         quadrature = self.quadrature or covering(self.domain, self.time, covered, self.seed)
         if self.observations is not None:
             soft[OBSERVATIONS] = [], observed
-            region = {OBSERVATIONS: samples(self.observations, *self._bounds, self.outputs)}
-            quadrature = replace(quadrature, regions={**quadrature.regions, **region})
+            quadrature = weighed(samples(self.observations, *self._bounds, self.outputs), quadrature)
         check_quadrature(quadrature, len(self._bounds[0]), list(soft))
         object.__setattr__(self, "quadrature", quadrature)
         unknowns = Unknowns.of(self.unknowns)

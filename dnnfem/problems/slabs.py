@@ -59,10 +59,16 @@ def next_slab(problem: Collocation, solution: Solution, end: float, exact: bool 
     Raises
     ------
     ValueError
-        If the problem has no time, or `end` is not later than its end.
+        If the problem has no time, or has observations, which lie in its own interval, or `end` is not later than its
+        end.
     """
     if problem.time is None:
         raise ValueError("problem: got one without time, expected time=(t0, t1)")
+    if problem.observations is not None:
+        raise ValueError(
+            "problem: got one with observations, all of which are before the new interval, expected one without: "
+            "solve an inverse problem on the whole interval"
+        )
     begin = problem.time[1]
     if not end > begin:
         raise ValueError(f"end: got {end!r}, expected a time after {begin!r}, the end of the interval before")

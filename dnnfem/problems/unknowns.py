@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from dnnfem.functionals.sampling import OBSERVATIONS
 from dnnfem.kernels.components import Component
 from dnnfem.kernels.protocol import Ansatz, JetMap
 from dnnfem.quadrature import Quadrature, as_finite
@@ -268,3 +269,12 @@ def samples(given: Any, low: Sequence[float], high: Sequence[float], outputs: in
         place = points[outside[0]].tolist()
         raise ValueError(f"observations: got the point {place}, expected all of them in the domain")
     return Quadrature.samples(points, values)
+
+
+def weighed(observations: Quadrature, quadrature: Quadrature) -> Quadrature:
+    """Return a quadrature with observations as a region; if it has the same ones already these keep their weights."""
+    known = quadrature.regions.get(OBSERVATIONS)
+    arrays = ("points", "data")
+    if known is not None and all(np.array_equal(getattr(known, a), getattr(observations, a)) for a in arrays):
+        return quadrature
+    return replace(quadrature, regions={**quadrature.regions, OBSERVATIONS: observations})

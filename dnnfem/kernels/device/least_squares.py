@@ -84,12 +84,19 @@ class DeviceLeastSquares:
 
     def _with(self, other: DenseLeastSquares) -> DeviceLeastSquares:
         """Return a system on the host here."""
-        other = other.absorbed
         matrix, residual = self.place.tensor(other.matrix), self.place.tensor(other.residual)
         return DeviceLeastSquares(self.place, matrix, residual, None, other.penalties, other.reduction)
 
-    def __add__(self, other: DeviceLeastSquares | DenseLeastSquares) -> DeviceLeastSquares:
+    @property
+    def _host(self) -> DenseLeastSquares:
+        """The same on the host."""
+        return DenseLeastSquares(array(self.matrix), array(self.residual), None, self.penalties, self.reduction)
+
+    def __add__(self, other: Any) -> Any:
         if isinstance(other, DenseLeastSquares):
+            # A linear term is in the range of the sum of all rows, not in that of each part.
+            if other.linear is not None:
+                return self._host + other
             other = self._with(other)
         matrix, residual = (torch.cat(pair) for pair in ((self.matrix, other.matrix), (self.residual, other.residual)))
         penalties = np.concatenate([self.penalties, self.shape[0] + other.penalties])
@@ -97,8 +104,8 @@ class DeviceLeastSquares:
         reduction = None if plain else self._rows + other._rows
         return DeviceLeastSquares(self.place, matrix, residual, None, penalties, reduction)
 
-    def __radd__(self, other: DenseLeastSquares) -> DeviceLeastSquares:
-        return self._with(other) + self
+    def __radd__(self, other: DenseLeastSquares) -> Any:
+        return self._with(other) + self if other.linear is None else other + self._host
 
     def __rmul__(self, factor: float) -> DeviceLeastSquares:
         root = float(np.sqrt(factor))
@@ -119,7 +126,10 @@ class DeviceLeastSquares:
         rows = self.place.zeros(len(columns), self.shape[1])
         rows[torch.arange(len(columns), device=rows.device), self.place.index(columns)] = float(np.sqrt(weight))
         residual = float(np.sqrt(weight)) * self.place.tensor(values)
-        return self + DeviceLeastSquares(self.place, rows, residual, penalties=np.arange(len(columns)))
+        found: DeviceLeastSquares = self + replace(
+            self, matrix=rows, residual=residual, elimination=None, penalties=np.arange(len(columns)), reduction=None
+        )
+        return found
 
     def pull(self, residual: Any) -> Array:
         """Return ``A^T residual``."""
