@@ -168,6 +168,17 @@ def test_units_are_those_of_the_user():
     assert np.isclose(problem.on(space).value(x), 6.0 - 2.0)
 
 
+def test_networks_do_not_depend_on_the_unit_of_length():
+    """The same coefficients have the same energy on a domain in millimetres: the factor has no unit."""
+    found = []
+    for h in (1.0, 1e-3, 1e4):
+        boxes = [fem.Box(h * np.array(box.low), h * np.array(box.high)) for box in L_SHAPE.boxes]
+        source = lambda p, u, h=h: 0.5 * (u.grad**2).sum(dim=0) - u.value / h**2  # noqa: E731
+        problem = fem.Energy(source, fem.Boxes(boxes), dirichlet=0.0)
+        found.append(problem.on(SPACE).value(SPACE.initial(0)))
+    np.testing.assert_allclose(found, found[0], rtol=1e-9)
+
+
 def test_l_shape():
     """The corner is found: the energy of the torsion of an L."""
     problem = fem.Energy(dirichlet_energy, L_SHAPE, dirichlet=0.0)

@@ -112,9 +112,11 @@ class Energy:
         object.__setattr__(self, "laws", laws)
         object.__setattr__(self, "measures", measures)
         low, high = (0.5 * np.array(corner) for corner in bounds)
-        base = AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.ones(self.outputs))
         sides = sided("dirichlet", self.dirichlet, everywhere)
         held = _held(domain, sides, self.outputs) if sides else None
+        # The factor is a length: networks are to be the same in metres and in millimetres.
+        unit = _extent(domain) if isinstance(held, Vanishing) else 1.0
+        base = AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.full(self.outputs, 1.0 / unit))
         object.__setattr__(self, "ansatz", base if held is None else ExactAnsatz(base, held))
 
     @cached_property
@@ -218,6 +220,12 @@ def _held(domain: Domain, sides: Mapping[Any, Any], outputs: int) -> Conditions 
         # Rectangles in space as two triangles.
         corners = np.concatenate([corners[:, :3], corners[:, 1:]])
     return Vanishing(corners, tuple(values[0].tolist()))
+
+
+def _extent(domain: Domain) -> float:
+    """Return half the side of a square or cube with as much boundary: turned domains have the same."""
+    size = float(sum(np.sum(part.measures) for part in domain.parts.values()))
+    return 0.5 * math.pow(size / (2.0 * domain.dim), 1.0 / (domain.dim - 1))
 
 
 def _constant(part: str, given: Any, outputs: int) -> Array:

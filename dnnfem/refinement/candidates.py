@@ -93,8 +93,8 @@ def ridge_candidates(
         ``"sphere"``: of all directions equally many.  ``"pairs"``: from one point of the data to another, with a
         transition about as long as they are apart.  With many inputs, such as pixels, nearly all directions are ones
         in which the data do not vary; pairs have the covariance of the data.  ``"sparse"``: of k random inputs alone,
-        with probability ``2^-k``; layers after the first one have all directions.  For equations in many dimensions, whose
-        solutions are often sums of functions of few coordinates.
+        with probability ``2^-k``; layers after the first one have all directions.  For equations in many dimensions,
+        whose solutions are often sums of functions of few coordinates.
 
     Raises
     ------
