@@ -908,6 +908,8 @@ def at(point):
 
 WRONG = {
     "shape": (lambda: unit(lambda p, u: u.value[:-1]), r"law: got shape \(63,\), expected \(64,\) at 64 points"),
+    "sum over the points": (lambda: unit(lambda p, u: u.grad.sum()), "law: got one number for all points together"),
+    "no function": (lambda: unit(lambda p, u: u.value, boundary=3.0), "boundary: got float, expected a function"),
     "three axes": (lambda: unit(lambda p, u: u.hess, d=2), "law: got shape .*, expected"),
     "nothing in a list": (lambda: unit(lambda p, u: []), "law: got an empty list, expected at least one tensor"),
     "NumPy": (lambda: unit(lambda p, u: u.value.detach().numpy()), "law: got ndarray, expected a floating tensor"),

@@ -324,6 +324,7 @@ def test_estimates_of_residuals_refuse_energies():
 WRONG = {
     "no function": (lambda: square(1.0), "density: got float, expected a function"),
     "several rows": (lambda: square(lambda p, u: u.grad), "density: got 2 rows, expected one density"),
+    "sum over the points": (lambda: square(lambda p, u: (u.grad**2).sum()), "density: got one number for all points"),
     "no dependence": (lambda: square(lambda p, u: 0.0 * u.value), "density: got a density without a derivative in u"),
     "not convex": (lambda: square(lambda p, u: u.value**2 - u.d(0) ** 2), "density: got a density that is not convex"),
     "product": (lambda: square(lambda p, u: u.value * u.d(0)), "density: got a density that is not convex"),

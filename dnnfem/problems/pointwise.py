@@ -27,6 +27,9 @@ def _rows(name: str, part: Any, like: Tensor, alone: bool) -> Tensor:
     if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
         kind = f"a tensor of {part.dtype}" if isinstance(part, Tensor) else type(part).__name__
         raise ValueError(f"{name}: got {kind}, expected a floating tensor of torch, a number, or a list of these")
+    if part.ndim == 0 and part.requires_grad:
+        # Such as (u.grad**2).sum(), which has lost dim=0.
+        raise ValueError(f"{name}: got one number for all points together, expected shape {(m,)} at {m} points")
     full = part.expand(m) if part.ndim == 0 else part
     if full.shape[-1] != m or full.ndim > 2 or (full.ndim == 2 and not alone):
         raise ValueError(f"{name}: got shape {tuple(full.shape)}, expected {(m,)} at {m} points")
