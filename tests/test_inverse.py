@@ -483,6 +483,8 @@ def test_bad_arguments_of_confidence_are_refused():
     found = fem.confidence(J, x)
     with pytest.raises(ValueError, match="noise: got 0.0, expected a positive number"):
         fem.confidence(J, x, noise=0.0)
+    with pytest.raises(ValueError, match="noise: got '1 %', expected a positive number"):
+        fem.confidence(J, x, noise="1 %")
     with pytest.raises(ValueError, match="level: got 95, expected a probability"):
         found.intervals(95)
     with pytest.raises(ValueError, match="expected 'observations' among them"):

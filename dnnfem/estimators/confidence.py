@@ -179,7 +179,8 @@ def confidence(functional: Functional, x: Array, *, noise: float | None = None) 
     ----------
     Bard, Nonlinear Parameter Estimation (1974); MacKay, Neural Computation 4 (1992) 415-447, for the weights.
     """
-    if noise is not None and not (math.isfinite(noise) and noise > 0.0):
+    number = isinstance(noise, int | float | np.integer | np.floating) and not isinstance(noise, bool)
+    if noise is not None and not (number and math.isfinite(noise) and noise > 0.0):
         raise ValueError(f"noise: got {noise!r}, expected a positive number")
     x = check_coefficients(functional.space, x, finite=True)
     factor, observations = _observations(functional)
