@@ -499,6 +499,13 @@ def test_bad_arguments_of_confidence_are_refused():
         fem.confidence(fixed.on(plain), plain.initial(0))
 
 
+def test_observations_on_the_boundary_may_be_rounded():
+    problem = fem.Collocation(
+        lambda p, u: u.d(0) + u, fem.Box([0.0], [0.3]), dirichlet={(0, 0): 1.0}, observations=([[0.1 + 0.2]], [0.7])
+    )
+    assert problem.quadrature.regions["observations"].points.item() > 0.3
+
+
 def test_observations_do_not_go_on_in_another_slab():
     problem = fem.Collocation(
         lambda p, u, k: u.dt - k * u.laplacian, fem.Box([0.0], [1.0]), (0.0, 1.0), dirichlet=0.0, initial=0.0,

@@ -358,7 +358,7 @@ def summary(name: str, case: Case, outcomes: list[tuple[dict[str, float], list[l
 def main() -> None:
     """Run the chosen problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problem", choices=[*CASES, ENERGY, "all"])
+    parser.add_argument("problem", choices=[*CASES, ENERGY, "all"], nargs="?", default="all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="time of a run; default that of the goal")
     parser.add_argument("--long", action="store_true", help="the longer time and the goal that some problems have")

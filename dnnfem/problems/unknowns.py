@@ -22,6 +22,9 @@ from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array
 from dnnfem.spaces.layout import NetworkSpace
 
+ROUNDING = 1e-9
+"""Observations are on the boundary if they are outside of the domain by no more than this part of its extent."""
+
 
 @dataclass(frozen=True, eq=False)
 class Unknowns:
@@ -264,7 +267,9 @@ def samples(given: Any, low: Sequence[float], high: Sequence[float], outputs: in
     if values.shape != (len(points), outputs):
         expected = f"({len(points)},)" if outputs == 1 else f"({len(points)}, {outputs})"
         raise ValueError(f"observations: got values of shape {np.shape(given[1])}, expected {expected}")
-    outside = np.flatnonzero(((points < np.array(low)) | (points > np.array(high))).any(axis=1))
+    first, last = np.array(low), np.array(high)
+    slack = ROUNDING * (last - first)
+    outside = np.flatnonzero(((points < first - slack) | (points > last + slack)).any(axis=1))
     if len(outside):
         place = points[outside[0]].tolist()
         raise ValueError(f"observations: got the point {place}, expected all of them in the domain")
