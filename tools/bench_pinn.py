@@ -74,13 +74,16 @@ points have changed; one with a single layer, where new neurons are found in no 
 MISSING = 0.3
 """Points are added where they miss more than this part of the residual."""
 
-POINTS, MOST_POINTS = 4.0, 12.0
+POINTS, MOST_POINTS = 4.0, 30.0
 """Least number of points, and that from which on none are added, relative to the coefficients."""
+
+GROWTH = 1.4
+"""Largest ratio of the coefficients of a level with several layers to those of the one before: steps cost the cube."""
 
 COUNT = 300
 """Candidates of a single layer; a fifth per layer if there are several, as a neuron then has many readers."""
 
-LARGEST, LATE = 2000, 0.75
+LARGEST, LATE = 2000, 0.6
 """Coefficients beyond which steps would no longer come from a dense matrix, and the part of the time after which no
 neuron is added: none is left to make use of it."""
 
@@ -187,7 +190,8 @@ def grow(
         if level.seconds > LATE * seconds or space.dim >= most:
             continue
         neurons = chosen(problem, J, x, quadrature, seed, adaptive)
-        while neurons and fem.widen(space, neurons)[0].dim > most:
+        limit = most if len(space.hidden) == 1 else min(most, GROWTH * space.dim)
+        while neurons and fem.widen(space, neurons)[0].dim > limit:
             neurons.pop()
         if neurons:
             space, P = fem.widen(space, neurons)
@@ -202,7 +206,7 @@ def chosen(
     """Return the neurons to be added: those of the hierarchical estimate, or random ones."""
     space = J.space
     count = COUNT if len(space.hidden) == 1 else COUNT // 5
-    candidates = fem.ridge_candidates(space, quadrature, seed=seed, count=count)
+    candidates = fem.ridge_candidates(space, quadrature, seed=seed, count=count, directions="sparse")
     if adaptive:
         if len(quadrature) > SCORED:
             some = np.random.default_rng(seed).permutation(len(quadrature))[:SCORED]
