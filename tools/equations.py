@@ -115,7 +115,7 @@ def viscosity(problem: fem.Collocation) -> dict[str, float]:
 
 
 def allen_cahn() -> fem.Collocation:
-    """Return Allen and Cahn's equation; the initial value has a kink where its period ends, so it is no lift at first."""
+    """Return Allen and Cahn's equation; the initial value has a kink where its period ends, so it is no lift."""
     return fem.Collocation(
         lambda p, u: u.dt - 1e-4 * u.laplacian - 5.0 * (u.value - u.value**3),
         fem.Box([-1.0], [1.0]),
