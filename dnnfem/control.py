@@ -22,6 +22,13 @@ WORTHWHILE = 0.3
 """A part below this share of the total is not refined: removing it altogether would change the total by 5 per cent."""
 
 
+POINTS = "points"
+"""The part that comes first: everything else has been computed with the points that there are."""
+
+UNRESOLVED = 0.2
+"""What points miss, relative to the largest of the other estimates, from which on these cannot be relied on."""
+
+
 def decide(
     estimates: Mapping[str, Estimate],
     *,
@@ -38,7 +45,9 @@ def decide(
         One estimate per part that could be refined, e.g. ``{"width": ..., "depth": ...}``, all of the *same* quantity.
         Refining a part can gain ``estimate.parts[part]`` squared (the total squared if there is no such part); its work
         is the sum of ``estimate.cost`` (1 per cell if there is none) over the best cells that promise as much together:
-        where gains do not add up and the total is the largest of them, that is one cell.
+        where gains do not add up and the total is the largest of them, that is one cell.  The part ``"points"``, e.g.
+        from `dnnfem.quadrature_error`, comes before all others: a solver exploits what is not seen between the points,
+        and estimates of neurons are then fiction, as is that of the solver.
     tolerance : float
         Stop when the largest total is not above it.
     budget : float, optional
@@ -81,6 +90,10 @@ def decide(
         return Decision(None, f"stop: the estimate {total:.2e} is not above the tolerance {tolerance:.2e}")
     if budget <= 0.0:
         return Decision(None, f"stop: no coefficients are left in the budget; the estimate is {total:.2e}")
+    missed, others = _missed(estimates)
+    if missed > UNRESOLVED * others:
+        words = f"{missed:.2e} of {others:.2e} is between the points, and was not seen"
+        return Decision(POINTS, f"refine {POINTS}: {words}")
     solver = float(estimates[largest].parts.get("algebraic", 0.0)) if algebraic is None else algebraic
     if solver > max(ALGEBRAIC_SHARE * total, tolerance):
         return Decision("solve", f"solve on: the algebraic error {solver:.2e} is not small against {total:.2e}")
@@ -99,6 +112,15 @@ def decide(
         best,
         f"refine {best}: it could remove {gains[best]:.2e} of {total:.2e}, {rates[best]:.2e} per coefficient",
     )
+
+
+def _missed(estimates: Mapping[str, Estimate]) -> tuple[float, float]:
+    """Return what more points would change, and the largest of the other totals, or that of the points alone."""
+    if POINTS not in estimates:
+        return 0.0, 0.0
+    own = estimates[POINTS]
+    others = [estimate.total for name, estimate in estimates.items() if name != POINTS]
+    return float(own.parts.get(POINTS, own.total)), max(others, default=own.total)
 
 
 def _agree(predicted: float, achieved: float) -> bool:

@@ -137,3 +137,17 @@ def test_the_algebraic_part_of_an_estimate_is_solved_for_first():
     unsolved = Estimate("error", np.arange(3), np.ones(3), 1.0, parts={"width": 0.9, "algebraic": 0.4})
     assert decide({"width": unsolved}, tolerance=0.1).part == "solve"
     assert decide({"width": unsolved}, tolerance=0.1, algebraic=0.0).part == "width"
+
+
+def test_points_come_first():
+    """What is not seen between the points makes all other estimates worthless, that of the solver too."""
+    width = Estimate("error", np.arange(1), np.array([1.0]), 1.0, parts={"algebraic": 0.9})
+    for missed, part in ((0.19, "solve"), (0.21, "points")):
+        decision = decide({"width": width, "points": estimate(missed)}, tolerance=0.0)
+        assert decision.part == part
+    assert "was not seen" in decision.reason
+    # Of an estimate with other parts only its own counts; alone it is measured by its total.
+    residual = Estimate("error", np.arange(1), np.array([1.0]), 1.0, parts={"points": 0.1})
+    assert decide({"width": width, "points": residual}, tolerance=0.0).part == "solve"
+    assert decide({"points": estimate(1.0)}, tolerance=0.0).part == "points"
+    assert decide({"points": estimate(1.0)}, tolerance=2.0).stop

@@ -73,5 +73,5 @@ def test_the_peer_answers_at_our_points():
     if not pinn_peer.available():
         pytest.skip("the environment of peers is not installed")
     places = np.array([[0.3, 0.5], [-0.2, 1.0], [1.0, 0.0]])
-    seconds, values = pinn_peer.deepxde(places, 0, 1, 0)
+    seconds, values = pinn_peer.deepxde(places, 0, 1, 1, 0)
     assert seconds > 0.0 and values.shape == (3,) and np.isfinite(values).all()

@@ -31,7 +31,7 @@ goal_rel_l2, goal_rms, ..., goal_seconds        what the problem asks for
     python tools/bench_pinn.py burgers --peer deepxde --seeds 1 --json
     python tools/bench_pinn.py burgers --long
 
-``--peer deepxde`` then trains DeepXDE (see ``pinn_peer.py``), with as many threads, which is one:
+``--peer deepxde`` then trains DeepXDE (see ``pinn_peer.py``), with as many threads:
 
 peer_rel_l2, peer_seconds    its error at the same points, and its time
 time_vs_peer                 seconds that the adaptive run needs for that error, over the time of the peer
@@ -74,13 +74,16 @@ points have changed; one with a single layer, where new neurons are found in no 
 MISSING = 0.3
 """Points are added where they miss more than this part of the residual."""
 
-POINTS, MOST_POINTS = 4.0, 12.0
+POINTS, MOST_POINTS = 4.0, 30.0
 """Least number of points, and that from which on none are added, relative to the coefficients."""
+
+GROWTH = 1.4
+"""Largest ratio of the coefficients of a level with several layers to those of the one before: steps cost the cube."""
 
 COUNT = 300
 """Candidates of a single layer; a fifth per layer if there are several, as a neuron then has many readers."""
 
-LARGEST, LATE = 2000, 0.75
+LARGEST, LATE = 2000, 0.6
 """Coefficients beyond which steps would no longer come from a dense matrix, and the part of the time after which no
 neuron is added: none is left to make use of it."""
 
@@ -187,7 +190,8 @@ def grow(
         if level.seconds > LATE * seconds or space.dim >= most:
             continue
         neurons = chosen(problem, J, x, quadrature, seed, adaptive)
-        while neurons and fem.widen(space, neurons)[0].dim > most:
+        limit = most if len(space.hidden) == 1 else min(most, GROWTH * space.dim)
+        while neurons and fem.widen(space, neurons)[0].dim > limit:
             neurons.pop()
         if neurons:
             space, P = fem.widen(space, neurons)
@@ -202,7 +206,7 @@ def chosen(
     """Return the neurons to be added: those of the hierarchical estimate, or random ones."""
     space = J.space
     count = COUNT if len(space.hidden) == 1 else COUNT // 5
-    candidates = fem.ridge_candidates(space, quadrature, seed=seed, count=count)
+    candidates = fem.ridge_candidates(space, quadrature, seed=seed, count=count, directions="sparse")
     if adaptive:
         if len(quadrature) > SCORED:
             some = np.random.default_rng(seed).permutation(len(quadrature))[:SCORED]
@@ -251,12 +255,18 @@ def ablations(case: Case, problem: fem.Collocation, seed: int, seconds: float, f
 
 
 def versus(
-    case: Case, problem: fem.Collocation, found: dict[str, float], history: list[list[Moment]], seed: int, quick: bool
+    case: Case,
+    problem: fem.Collocation,
+    found: dict[str, float],
+    history: list[list[Moment]],
+    seed: int,
+    threads: int,
+    quick: bool,
 ) -> dict[str, float]:
     """Train the peer and compare."""
     places = unseen_points(problem)
     exact = case.exact(places)
-    seconds, values = pinn_peer.deepxde(places, seed, *((100, 0) if quick else ()))
+    seconds, values = pinn_peer.deepxde(places, seed, threads, *((100, 0) if quick else ()))
     left = rms(values - exact)
     return {
         "peer_rel_l2": left / rms(exact),
@@ -267,13 +277,13 @@ def versus(
 
 
 def run(
-    name: str, seed: int, seconds: float, ablated: bool, peer: bool, quick: bool
+    name: str, seed: int, seconds: float, threads: int, ablated: bool, peer: bool, quick: bool
 ) -> tuple[dict[str, float], list[list[Moment]]]:
     """Run a problem with one seed; return its figures, and the errors over time in each slab."""
-    torch.set_num_threads(1)
-    numba.set_num_threads(1)
+    torch.set_num_threads(threads)
+    numba.set_num_threads(threads)
     case = CASES[name]
-    with threadpool_limits(1):
+    with threadpool_limits(threads):
         problem = case.make(seed) if case.unknowns else case.make()
         began, histories = time.perf_counter(), []
         solution = march(case, problem, seconds, growing(case, seed, histories))
@@ -289,7 +299,7 @@ def run(
         elif ablated:
             found |= ablations(case, problem, seed, seconds, solution)
         if peer:
-            found |= versus(case, problem, found, history, seed, quick)
+            found |= versus(case, problem, found, history, seed, threads, quick)
     return found, history
 
 
@@ -365,7 +375,8 @@ def main() -> None:
     parser.add_argument("--no-ablations", action="store_true")
     parser.add_argument("--peer", choices=["deepxde"], help="for burgers; `make peers` installs it")
     parser.add_argument("--quick", action="store_true", help=f"one seed, {QUICK:.0f} seconds")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one core each")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--threads", type=int, default=1, help="of each run, and of the peer")
     parser.add_argument("--json", action="store_true", help="print one line of JSON at the end")
     options = parser.parse_args()
     cases = {name: case.longer for name, case in CASES.items() if case.long_seconds} if options.long else CASES
@@ -378,14 +389,14 @@ def main() -> None:
         parser.error("--peer: it is not installed, see `make peers`")
     names = [*cases, *others] if options.problem == "all" else [options.problem]
     seeds = range(1 if options.quick else options.seeds)
-    how = (not options.no_ablations, options.peer is not None, options.quick)
+    how = (options.threads, not options.no_ablations, options.peer is not None, options.quick)
     lines = []
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for name in names:
             usual = ENERGY_SECONDS if name == ENERGY else cases[name].seconds
             seconds = options.seconds or (QUICK if options.quick else usual)
             if name == ENERGY:
-                waiting = [pool.submit(pinn_energy.run_energy, seed, seconds, how[0]) for seed in seeds]
+                waiting = [pool.submit(pinn_energy.run_energy, seed, seconds, *how[:2]) for seed in seeds]
             else:
                 waiting = [pool.submit(run, name, seed, seconds, *how) for seed in seeds]
             outcomes: list[Any] = []

@@ -98,11 +98,11 @@ def grow(problem: fem.Energy, seed: int, seconds: float, adaptive: bool = True, 
             x, state = P(x), None
 
 
-def run_energy(seed: int, seconds: float, ablated: bool) -> dict[str, float]:
+def run_energy(seed: int, seconds: float, threads: int, ablated: bool) -> dict[str, float]:
     """Run with one seed; return its figures, those of ablations too."""
-    torch.set_num_threads(1)
-    numba.set_num_threads(1)
-    with threadpool_limits(1):
+    torch.set_num_threads(threads)
+    numba.set_num_threads(threads)
+    with threadpool_limits(threads):
         problem = lshape()
         history = grow(problem, seed, seconds)
         last = history[-1]

@@ -15,9 +15,6 @@ import dnnfem as fem
 Array = np.ndarray
 Start = tuple[fem.FeedforwardSpace, Array]
 
-FIRST = 3.0
-"""Time of the first slab, which begins with random neurons, relative to that of the others."""
-
 TEST = 10_000
 """Points that errors are computed at."""
 
@@ -90,7 +87,8 @@ def march(case: Case, problem: fem.Collocation, seconds: float, solve: Slab) -> 
     for number in range(case.slabs):
         # What the slabs before did not need, or needed more, is shared by the others.
         left = max(seconds - (time.perf_counter() - began), 0.0)
-        level = solve(parts[-1], number, start, left / (1.0 + (case.slabs - number - 1) / (1.0 if start else FIRST)))
+        share = 1.0 if start else case.first
+        level = solve(parts[-1], number, start, left * share / (share + case.slabs - number - 1))
         levels.append(level)
         # What the network of one slab looks like is a good guess for the next one.
         start = level.space, level.x
