@@ -38,7 +38,8 @@ x, state, quadrature = space.initial(seed=0), None, problem.quadrature
 
 # %%
 # The loop.  An energy has no lower bound between the points: there have to be many of them from the beginning, and then
-# more where a finer quadrature would change the energy.  All estimates are of one quantity, the error in the energy norm.
+# more where a finer quadrature would change the energy.  All estimates are of one quantity, the error in the energy
+# norm.
 
 while len(quadrature) < 30 * space.dim:
     quadrature = fem.refine_quadrature(quadrature, np.arange(quadrature.cell_count))
