@@ -67,9 +67,10 @@ Array = np.ndarray
 STEPS = 30
 """Steps of a solve between two looks at the residual."""
 
-FAST = 0.7
+FAST = 0.9
 """A level of a network with several layers goes on as long as a solve leaves at most this part of the residual, or the
-points have changed; one with a single layer, where new neurons are found in no time, ends with its solve."""
+points have changed: what more coefficients gain has to pay for steps that cost their cube.  One with a single layer,
+where new neurons are found in no time, ends with its solve."""
 
 MISSING = 0.3
 """Points are added where they miss more than this part of the residual."""
