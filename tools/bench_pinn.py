@@ -4,17 +4,17 @@
     python tools/bench_pinn.py all --quick
 
 One loop serves all problems, with defaults only.  A level is solved; where the residual estimate sees more between the
-points than at them, points are added there; where a level has gained less than a factor of two, the hierarchical
-estimate adds neurons.  Laws that are affine in the solution are solved by Gauss-Newton on the condensed functional,
-others by Levenberg-Marquardt.  A run ends with its time.  What is chosen for each problem is written in its definition:
-the hidden layers that a run begins with, the number of time slabs, and whether conditions hold exactly.
+points than at them, points are added there; where solves of a level gain no more, the hierarchical estimate adds
+neurons.  Laws that are affine in the solution are solved by Gauss-Newton on the condensed functional if there is one
+hidden layer, others by Levenberg-Marquardt.  A run ends with its time.  What is chosen for each problem is written in
+its definition: the hidden layers that a run begins with, time slabs, and whether conditions hold exactly.
 
 Errors are relative L2 and root mean square at 10000 random points that no run sees.  Ablations have the same time and
 as many coefficients: random features (best of three scales, output layer solved) and the final architecture from
 scratch, both on the final points, and the same loop with random neurons.  With time slabs each marches through the same
 slabs from what it has found itself; coefficients and points are those of all slabs.  There are none for inverse
 problems, whose observations have another draw of points and noise for each seed, and get their weight from
-`dnnfem.confidence` after every solve, nor for energies.  Where noise limits the unknowns no neurons are added.
+`dnnfem.confidence` after every solve.  Where noise limits the unknowns no neurons are added.
 
 median_rel_l2, median_rms, upper_quartile_rms   errors of the seeds
 median_seconds, median_dim                      time of a run and coefficients at its end
