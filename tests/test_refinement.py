@@ -275,6 +275,24 @@ def test_every_candidate_is_a_ridge_through_the_image_of_a_sample():
         assert np.abs(read[neuron.layer] @ neuron.weights + neuron.bias).min() <= 1e-13
 
 
+def test_sparse_candidates_read_few_inputs():
+    """k of five inputs with probability 2^-k, all of them equally often; deeper layers have no coordinates."""
+    random = np.random.default_rng(0)
+    problem = Regression(random.uniform(-1.0, 1.0, (50, 5)), random.standard_normal(50), backend="reference")
+    space = FeedforwardSpace(5, (6, 3), 1)
+    rule = ridge_candidates(space, problem.quadrature, count=4000, directions="sparse")
+    pool = rule.draw(problem.ansatz.reference, space.initial(0))
+    active = np.array([neuron.weights != 0.0 for neuron in pool if neuron.layer == 0])
+    shares = np.bincount(active.sum(axis=1), minlength=6) / len(active)
+    assert np.abs(shares - [0.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16]).max() < 0.03
+    assert np.abs(active[active.sum(axis=1) == 1].mean(axis=0) - 0.2).max() < 0.03
+    assert all((neuron.weights != 0.0).all() for neuron in pool if neuron.layer == 1)
+    lengths = [np.linalg.norm(neuron.weights) for neuron in pool if neuron.layer == 0]
+    assert 1.0 - 1e-12 < min(lengths) < 1.01 and 2.97 < max(lengths) < 3.0 + 1e-12
+    with pytest.raises(ValueError, match="^directions: got 'axes', expected .*sparse"):
+        ridge_candidates(space, problem.quadrature, directions="axes")
+
+
 def test_candidates_are_drawn_for_the_layers_asked_for(scalar_problem):
     space = FeedforwardSpace(2, (4, 3), 1)
     rule = ridge_candidates(space, scalar_problem.quadrature, count=5, layers=[1])
