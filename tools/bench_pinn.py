@@ -278,7 +278,7 @@ def versus(
 
 
 def run(
-    name: str, seed: int, seconds: float, threads: int, ablated: bool, peer: bool, quick: bool
+    name: str, seed: int, seconds: float, threads: int, ablated: bool, peer: bool, quick: bool, device: str | None
 ) -> tuple[dict[str, float], list[list[Moment]]]:
     """Run a problem with one seed; return its figures, and the errors over time in each slab."""
     torch.set_num_threads(threads)
@@ -286,6 +286,7 @@ def run(
     case = CASES[name]
     with threadpool_limits(threads):
         problem = case.make(seed) if case.unknowns else case.make()
+        problem = replace(problem, device=device) if device else problem
         began, histories = time.perf_counter(), []
         solution = march(case, problem, seconds, growing(case, seed, histories))
         taken = time.perf_counter() - began
@@ -377,6 +378,7 @@ def main() -> None:
     parser.add_argument("--peer", choices=["deepxde"], help="for burgers; `make peers` installs it")
     parser.add_argument("--quick", action="store_true", help=f"one seed, {QUICK:.0f} seconds")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--device", help="e.g. cuda; default the compiled kernels on the CPU")
     parser.add_argument("--threads", type=int, default=1, help="of each run, and of the peer")
     parser.add_argument("--json", action="store_true", help="print one line of JSON at the end")
     options = parser.parse_args()
@@ -388,9 +390,11 @@ def main() -> None:
         parser.error("--peer: only burgers has a peer")
     if options.peer and not pinn_peer.available():
         parser.error("--peer: it is not installed, see `make peers`")
+    if options.device and options.problem == ENERGY:
+        parser.error("--device: not for energies")
     names = [*cases, *others] if options.problem == "all" else [options.problem]
     seeds = range(1 if options.quick else options.seeds)
-    how = (options.threads, not options.no_ablations, options.peer is not None, options.quick)
+    how = (options.threads, not options.no_ablations, options.peer is not None, options.quick, options.device)
     lines = []
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for name in names:
