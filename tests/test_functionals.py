@@ -153,6 +153,27 @@ def test_what_is_no_sum_of_squares_says_so(scalar_problem, space):
             condense(functional)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_a_penalty_yields_where_coefficients_have_to_be_large(noise):
+    """Two neurons that are nearly the same have a derivative as their difference, which takes large coefficients."""
+    z, step = np.linspace(-1.0, 1.0, 60)[:, None], 1e-4
+    target = z[:, 0] / np.cosh(2.0 * z[:, 0]) ** 2 + noise * np.random.default_rng(0).standard_normal(60)
+    space = FeedforwardSpace(1, (2,), 1)
+    reduced = condense(Regression(z, target, backend="reference").on(space))
+    y = np.array([2.0 - step, 2.0 + step, 0.0, 0.0])
+    fit = reduced.linearize(y)
+    outer, after, ridge = fit._eliminated
+    first = reduced.ridge * np.sum(outer**2)
+    if noise:
+        # What is left is far above the penalty, and nothing yields.
+        assert ridge == reduced.ridge and first < 1e-2 * after.value
+    else:
+        assert np.abs(outer).max() > 1e4 and ridge < reduced.ridge
+        # With the weight that it has at first the penalty alone would be a thousand times as much as the value is now.
+        assert first > 1e3 * fit.value and fit.value < 1e-11
+    assert taylor_test(reduced, y, np.array([0.3, -0.2, 0.5, 0.1]), step=1e-6) > 1.8
+
+
 @pytest.mark.parametrize("ridge", [-1.0, -1e-300, np.nan, np.inf])
 def test_a_ridge_that_is_negative_or_not_finite_is_refused(ridge, scalar_problem, space):
     with pytest.raises(ValueError, match="^ridge: got .*, expected a finite number that is not negative"):

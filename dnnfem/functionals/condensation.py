@@ -27,6 +27,10 @@ RIDGE = 1e-17
 not used.  Rounding errors of the features, magnified by the coefficients, then stay below 1e-7 of the fit's own scale,
 and the functional keeps a derivative where the rank of the features drops."""
 
+SHARE, FAINTER, LEAST = 1e-2, 1e-3, 1e-24
+"""Where it is more than the first part of the value the penalty is multiplied by the second number, down to the third:
+fits to many digits may have coefficients that are large, and need them."""
+
 
 def _system(linearization: Linearization, columns: Index | None = None) -> LeastSquaresSystem:
     system = linearization.system(columns)
@@ -91,14 +95,18 @@ class CondensedLinearization:
     condensed: Condensed
 
     @cached_property
-    def _eliminated(self) -> tuple[Array, LeastSquaresSystem]:
-        """``c(y)``, and the system in the outer coefficients there."""
-        c = self.condensed
+    def _eliminated(self) -> tuple[Array, LeastSquaresSystem, float]:
+        """``c(y)``, the system in the outer coefficients there, and the weight of the penalty."""
+        c, ridge = self.condensed, self.condensed.ridge
         zero = np.zeros(c.outer.size)
         columns = np.arange(c.outer.size)
-        system = _system(c.functional.linearize(c.merge(zero, self.x)), c.outer.ravel()).ridge(columns, c.ridge, zero)
-        correction, after = system.solve(columns.reshape(c.outer.shape))
-        return correction.ravel(), after
+        plain = _system(c.functional.linearize(c.merge(zero, self.x)), c.outer.ravel())
+        while True:
+            correction, after = plain.ridge(columns, ridge, zero).solve(columns.reshape(c.outer.shape))
+            penalty = 0.5 * ridge * float(np.sum(correction**2))
+            if not penalty > SHARE * after.value or FAINTER * ridge < LEAST:
+                return correction.ravel(), after, ridge
+            ridge *= FAINTER
 
     @property
     def value(self) -> float:
@@ -109,7 +117,8 @@ class CondensedLinearization:
         """The residual at ``(c(y), y)``, and that of the tiny penalty."""
         residual = self.full.residual()
         assert residual is not None
-        rows: Array = stacked([residual, np.sqrt(self.condensed.ridge) * self._eliminated[0]])
+        outer, _, ridge = self._eliminated
+        rows: Array = stacked([residual, np.sqrt(ridge) * outer])
         return rows
 
     @cached_property
@@ -120,7 +129,7 @@ class CondensedLinearization:
     @cached_property
     def _full_system(self) -> LeastSquaresSystem:
         c = self.condensed
-        return _system(self.full).ridge(c.outer.ravel(), c.ridge, self._eliminated[0])
+        return _system(self.full).ridge(c.outer.ravel(), self._eliminated[2], self._eliminated[0])
 
     @cached_property
     def _reduced(self) -> LeastSquaresSystem:
