@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
 
 from dnnfem.functionals import Integral
 from dnnfem.functionals.integral import budget
 from dnnfem.kernels.components import order
-from dnnfem.kernels.protocol import Ansatz, Law
+from dnnfem.kernels.protocol import Law
+from dnnfem.problems.domains import Domain
 from dnnfem.problems.unknowns import check_unknowns
 from dnnfem.quadrature import Quadrature
 from dnnfem.spaces.layout import NetworkSpace
@@ -36,19 +40,55 @@ def check_space(
         raise ValueError(f"space: got {space}, expected a smooth activation for derivatives of order {highest}")
 
 
-def integral(
-    name: str,
-    law: Law,
-    space: NetworkSpace,
-    quadrature: Quadrature,
-    ansatz: Ansatz,
-    backend: str,
-    memory: int | None,
-    device: str | None,
-    precision: str,
-) -> Integral:
-    """Return the integral of a law, over the domain if it is called ``"law"``, else over the region of that name."""
-    region = None if name == "law" else name
-    part = quadrature if region is None else quadrature.regions[region]
-    where = (backend, budget(memory, part, device), device, precision)
-    return Integral(space, part, ansatz, law, *where, region=region)
+class Discretizable(Protocol):
+    """What integrals over a domain and over parts of its boundary are made of."""
+
+    @property
+    def ansatz(self) -> Any:
+        """From the network to the function that laws see."""
+        ...
+
+    @property
+    def laws(self) -> Mapping[str, Any]:
+        """``"law"`` on the domain, others on the regions of the same names."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """Kernels."""
+        ...
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that a linearization may keep."""
+        ...
+
+    @property
+    def device(self) -> str | None:
+        """Where kernels run."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Of the kernels."""
+        ...
+
+
+def integrals(problem: Discretizable, space: NetworkSpace, quadrature: Quadrature) -> dict[str, Integral]:
+    """Return the integrals of all laws by name, over the domain first and then over the regions in their order."""
+    found = {}
+    for name, part in {"law": quadrature, **quadrature.regions}.items():
+        memory, region = budget(problem.memory, part, problem.device), None if name == "law" else name
+        where = (problem.backend, memory, problem.device, problem.precision)
+        found[name] = Integral(space, part, problem.ansatz, problem.laws[name], *where, region=region)
+    return found
+
+
+def check_function(name: str, function: Any, domain: Any, outputs: Any) -> None:
+    """Raise a `ValueError` if a law is no function, or domain and number of outputs are none."""
+    if not callable(function):
+        raise ValueError(f"{name}: got {type(function).__name__}, expected a function {name}(p, u)")
+    if not isinstance(domain, Domain):
+        raise ValueError(f"domain: got {type(domain).__name__}, expected a Box, Boxes or Simplices")
+    if isinstance(outputs, bool) or not isinstance(outputs, int | np.integer) or outputs < 1:
+        raise ValueError(f"outputs: got {outputs!r}, expected a positive integer")

@@ -14,7 +14,7 @@ from dnnfem.functionals import Functional, Sum
 from dnnfem.functionals.sampling import OBSERVATIONS
 from dnnfem.kernels.components import order_in
 from dnnfem.problems.ansatz import AffineAnsatz
-from dnnfem.problems.assembly import check_quadrature, check_space, integral
+from dnnfem.problems.assembly import check_function, check_quadrature, check_space, integrals
 from dnnfem.problems.conditions import Misfit, Place, joined, places, sided
 from dnnfem.problems.covering import covering, scaled
 from dnnfem.problems.domains import Box, Domain
@@ -221,8 +221,7 @@ class Collocation:
         quadrature = self.quadrature if quadrature is None else quadrature
         check_quadrature(quadrature, len(self._bounds[0]), [name for name in self.laws if name != "law"])
         check_space(space, self.outputs, self.periodic, self.laws.values(), len(self.unknowns or ()))
-        where = (self.ansatz, self.backend, self.memory, self.device, self.precision)
-        terms = [integral(name, self.laws[name], space, quadrature, *where) for name in ("law", *quadrature.regions)]
+        terms = list(integrals(self, space, quadrature).values())
         return terms[0] if len(terms) == 1 else Sum(*terms)
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:
@@ -238,12 +237,7 @@ class Collocation:
 
 def _check(problem: Collocation) -> None:
     """Raise a `ValueError` if the parameters make no sense."""
-    if not callable(problem.law):
-        raise ValueError(f"law: got {type(problem.law).__name__}, expected a function law(p, u)")
-    if not isinstance(problem.domain, Domain):
-        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box, Boxes or Simplices")
-    if isinstance(problem.outputs, bool) or not isinstance(problem.outputs, int | np.integer) or problem.outputs < 1:
-        raise ValueError(f"outputs: got {problem.outputs!r}, expected a positive integer")
+    check_function("law", problem.law, problem.domain, problem.outputs)
     if problem.time is not None:
         times = np.asarray(problem.time, dtype=np.float64)
         if times.shape != (2,) or not np.isfinite(times).all() or not times[0] < times[1]:

@@ -109,8 +109,8 @@ class DensityLaw:
         What it reads, in the user's coordinates.
     curved : tuple of int
         Entries of the jet, components times outputs, in which it is not affine; at least one, even if it is affine.
-    box : pair of tuples of float, optional
-        Walls of the box whose sides points are on, for the normal.
+    box : pair of tuples of float, or "data", optional
+        For the normal: corners of the box whose sides points are on, or it is in the data.
     """
 
     function: Callable[[Points, Jet], Any]

@@ -13,7 +13,7 @@ import numpy as np
 from dnnfem import kernels
 from dnnfem.functionals import Functional, Scaled, Sum
 from dnnfem.problems.ansatz import AffineAnsatz
-from dnnfem.problems.assembly import check_quadrature, check_space, integral
+from dnnfem.problems.assembly import check_function, check_quadrature, check_space, integrals
 from dnnfem.problems.conditions import Place, places, side_name, sided
 from dnnfem.problems.covering import covering
 from dnnfem.problems.density import DensityLaw, recorded_density
@@ -90,7 +90,7 @@ class Energy:
 
     def __post_init__(self) -> None:
         kernels.check(self.backend, self.device, self.precision)
-        _check(self)
+        check_function("density", self.density, self.domain, self.outputs)
         domain, box = self.domain, isinstance(self.domain, Box)
         bounds, everywhere = (tuple(domain.low), tuple(domain.high)), places(domain, ())
         # Part by part, as the measure of each one counts.
@@ -145,11 +145,8 @@ class Energy:
         quadrature = self.quadrature if quadrature is None else quadrature
         _check_weights(quadrature, self.domain.dim, [name for name in self.laws if name != "law"])
         check_space(space, self.outputs, (), self.laws.values())
-        where = (self.ansatz, self.backend, self.memory, self.device, self.precision)
-        terms = [
-            Scaled(integral(name, self.laws[name], space, quadrature, *where), self.measures[name])
-            for name in ("law", *quadrature.regions)
-        ]
+        found = integrals(self, space, quadrature)
+        terms = [Scaled(part, self.measures[name]) for name, part in found.items()]
         return terms[0] if len(terms) == 1 else Sum(*terms)
 
     def solution(self, space: NetworkSpace, x: Array) -> Solution:
@@ -161,16 +158,6 @@ class Energy:
             If `x` is no finite vector of the space.
         """
         return Solution(space, x, self.ansatz, self.backend, self.device, self.precision)
-
-
-def _check(problem: Energy) -> None:
-    """Raise a `ValueError` if the parameters make no sense."""
-    if not callable(problem.density):
-        raise ValueError(f"density: got {type(problem.density).__name__}, expected a function density(p, u)")
-    if not isinstance(problem.domain, Domain):
-        raise ValueError(f"domain: got {type(problem.domain).__name__}, expected a Box, Boxes or Simplices")
-    if isinstance(problem.outputs, bool) or not isinstance(problem.outputs, int | np.integer) or problem.outputs < 1:
-        raise ValueError(f"outputs: got {problem.outputs!r}, expected a positive integer")
 
 
 def _check_weights(quadrature: Quadrature, inputs: int, names: Sequence[str]) -> None:
