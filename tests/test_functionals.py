@@ -161,17 +161,19 @@ def test_a_penalty_yields_where_coefficients_have_to_be_large(noise):
     space = FeedforwardSpace(1, (2,), 1)
     reduced = condense(Regression(z, target, backend="reference").on(space))
     y = np.array([2.0 - step, 2.0 + step, 0.0, 0.0])
-    fit = reduced.linearize(y)
-    outer, after, ridge = fit._eliminated
-    first = reduced.ridge * np.sum(outer**2)
+    strict = reduced.linearize(y)
+    fit = strict.relaxed()
+    ridge = fit.condensed.ridge
     if noise:
         # What is left is far above the penalty, and nothing yields.
-        assert ridge == reduced.ridge and first < 1e-2 * after.value
+        assert fit is strict and fit.penalty < 1e-2 * fit.value
     else:
-        assert np.abs(outer).max() > 1e4 and ridge < reduced.ridge
+        assert ridge < reduced.ridge and fit.value < 1e-3 * strict.value
+        assert np.abs(fit.full.x[reduced.outer]).max() > 1e4
         # With the weight that it has at first the penalty alone would be a thousand times as much as the value is now.
-        assert first > 1e3 * fit.value and fit.value < 1e-11
-    assert taylor_test(reduced, y, np.array([0.3, -0.2, 0.5, 0.1]), step=1e-6) > 1.8
+        assert reduced.ridge / ridge * fit.penalty > 1e3 * fit.value and fit.value < 1e-11
+        assert fit.relaxed() is fit and reduced.value(y) == strict.value
+    assert taylor_test(fit.condensed, y, np.array([0.3, -0.2, 0.5, 0.1]), step=1e-6) > 1.8
 
 
 @pytest.mark.parametrize("ridge", [-1.0, -1e-300, np.nan, np.inf])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from dnnfem.functionals import Shifted, Sum, Tikhonov, from_callables
+from dnnfem.functionals import Shifted, Sum, Tikhonov, condense, from_callables
 from dnnfem.functionals.algebra import CombinedLinearization
 from dnnfem.norms import Euclidean, Weighted
 from dnnfem.problems import Regression
@@ -706,6 +706,23 @@ def test_a_solve_goes_on_bit_for_bit_from_any_snapshot(name, vector_problem):
         assert np.array_equal(again.x, whole.x)
         assert repr(untimed(again.steps)) == repr(untimed(whole.steps))
         assert again.status is whole.status and again.state.radius == whole.state.radius
+
+
+def test_the_penalty_of_condensation_only_falls_and_a_resumed_run_knows():
+    # The target is a derivative with respect to a weight: the best two neurons are a difference quotient of theirs.
+    z = np.linspace(-1.0, 1.0, 60)[:, None]
+    space = FeedforwardSpace(1, (2,), 1)
+    J = Regression(z, z[:, 0] / np.cosh(2.0 * z[:, 0]) ** 2, backend="reference").on(space)
+    start = condense(J).merge(np.zeros(3), np.array([1.0, 3.0, 0.05, 0.0]))
+    shown = []
+    whole = gauss_newton(J, start, 0.0, max_steps=40, observer=shown.append)
+    ridges = [float(snapshot.state.progress.memory["ridge"]) for snapshot in shown]
+    assert ridges[0] == condense(J).ridge > ridges[-1] and np.all(np.diff(ridges) <= 0.0)
+    assert np.all(np.diff(whole.steps.column("value")) < 0.0)
+    fallen = next(number for number, ridge in enumerate(ridges) if ridge < ridges[0])
+    for snapshot in (shown[fallen - 1], shown[fallen], shown[-2]):
+        again = gauss_newton(J, start, 0.0, max_steps=40, state=snapshot.state)
+        assert np.array_equal(again.x, whole.x) and repr(untimed(again.steps)) == repr(untimed(whole.steps))
 
 
 @pytest.mark.parametrize("name", NAMES)

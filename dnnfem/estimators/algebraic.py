@@ -49,7 +49,7 @@ def algebraic(functional: Functional, x: Array) -> Estimate:
         decrease = system.steps(Euclidean(functional.space)).full.decrease
         if functional.condensable is not None:
             reduced = condense(functional)
-            gain = max(linearization.value - reduced.value(x[reduced.inner]), 0.0)
+            gain = max(linearization.value - reduced.linearize(x[reduced.inner]).relaxed().value, 0.0)
             parts = {"outer": math.sqrt(2.0 * gain), "inner": math.sqrt(2.0 * max(decrease - gain, 0.0))}
     else:
         norm = Euclidean(functional.space)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dnnfem.functionals.algebra import Composed, Scaled, Shifted, Sum
-from dnnfem.functionals.condensation import Condensed, condense
+from dnnfem.functionals.condensation import Condensed, CondensedLinearization, condense
 from dnnfem.functionals.external import as_scipy, from_callables
 from dnnfem.functionals.integral import Integral
 from dnnfem.functionals.penalty import Tikhonov
@@ -12,6 +12,7 @@ from dnnfem.functionals.protocols import Functional, LeastSquaresSystem, Lineari
 __all__ = [
     "Composed",
     "Condensed",
+    "CondensedLinearization",
     "Functional",
     "Integral",
     "LeastSquaresSystem",

@@ -8,7 +8,7 @@ comes out of it is exact.  A tiny penalty on ``c`` goes into ``r`` as further ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,8 +28,8 @@ not used.  Rounding errors of the features, magnified by the coefficients, then 
 and the functional keeps a derivative where the rank of the features drops."""
 
 SHARE, FAINTER, LEAST = 1e-2, 1e-3, 1e-24
-"""Where it is more than the first part of the value the penalty is multiplied by the second number, down to the third:
-fits to many digits may have coefficients that are large, and need them."""
+"""Where it is more than the first part of the value, solvers multiply the penalty by the second number, down to the
+third: fits to many digits may have coefficients that are large, and need them."""
 
 
 def _system(linearization: Linearization, columns: Index | None = None) -> LeastSquaresSystem:
@@ -95,18 +95,35 @@ class CondensedLinearization:
     condensed: Condensed
 
     @cached_property
-    def _eliminated(self) -> tuple[Array, LeastSquaresSystem, float]:
-        """``c(y)``, the system in the outer coefficients there, and the weight of the penalty."""
-        c, ridge = self.condensed, self.condensed.ridge
+    def _eliminated(self) -> tuple[Array, LeastSquaresSystem]:
+        """``c(y)`` and the system in the outer coefficients there."""
+        c = self.condensed
         zero = np.zeros(c.outer.size)
         columns = np.arange(c.outer.size)
         plain = _system(c.functional.linearize(c.merge(zero, self.x)), c.outer.ravel())
-        while True:
-            correction, after = plain.ridge(columns, ridge, zero).solve(columns.reshape(c.outer.shape))
-            penalty = 0.5 * ridge * float(np.sum(correction**2))
-            if not penalty > SHARE * after.value or FAINTER * ridge < LEAST:
-                return correction.ravel(), after, ridge
-            ridge *= FAINTER
+        correction, after = plain.ridge(columns, c.ridge, zero).solve(columns.reshape(c.outer.shape))
+        return correction.ravel(), after
+
+    @property
+    def penalty(self) -> float:
+        """What the tiny penalty adds to the value."""
+        return 0.5 * self.condensed.ridge * float(np.sum(self._eliminated[0] ** 2))
+
+    def penalized(self, ridge: float) -> CondensedLinearization:
+        """Return the linearization at the same point with another weight of the tiny penalty."""
+        if ridge == self.condensed.ridge:
+            return self
+        return replace(self.condensed, ridge=ridge).linearize(self.x)
+
+    def relaxed(self) -> CondensedLinearization:
+        """Return the same with a fainter penalty where the penalty is a good part of the value, else itself.
+
+        Solvers ask between their steps, so that in one solve the penalty only falls, and with it the value.
+        """
+        ridge = FAINTER * self.condensed.ridge
+        if ridge < LEAST or not self.penalty > SHARE * self.value:
+            return self
+        return self.penalized(ridge).relaxed()
 
     @property
     def value(self) -> float:
@@ -117,8 +134,7 @@ class CondensedLinearization:
         """The residual at ``(c(y), y)``, and that of the tiny penalty."""
         residual = self.full.residual()
         assert residual is not None
-        outer, _, ridge = self._eliminated
-        rows: Array = stacked([residual, np.sqrt(ridge) * outer])
+        rows: Array = stacked([residual, np.sqrt(self.condensed.ridge) * self._eliminated[0]])
         return rows
 
     @cached_property
@@ -129,7 +145,7 @@ class CondensedLinearization:
     @cached_property
     def _full_system(self) -> LeastSquaresSystem:
         c = self.condensed
-        return _system(self.full).ridge(c.outer.ravel(), self._eliminated[2], self._eliminated[0])
+        return _system(self.full).ridge(c.outer.ravel(), c.ridge, self._eliminated[0])
 
     @cached_property
     def _reduced(self) -> LeastSquaresSystem:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dnnfem.functionals import Condensed, Functional, Linearization, Metric, Norm, condense
+from dnnfem.functionals import Condensed, CondensedLinearization, Functional, Linearization, Metric, Norm, condense
 from dnnfem.kernels.system import LeastSquaresSystem, ModelStep, StepFamily
 from dnnfem.norms import feature_norm
 from dnnfem.records import Array, Result, State, Status, Step, Steps
@@ -42,6 +42,7 @@ PROBE = 0.1
 class GaussNewtonIterate(Iterate):
     """An iterate with its norm, its system and the steps of all radii (None if the derivative is not finite)."""
 
+    functional: Functional
     norm: Norm
     system: LeastSquaresSystem
     family: StepFamily | None
@@ -68,15 +69,26 @@ class GaussNewton:
     def assess(
         self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING
     ) -> GaussNewtonIterate:
-        """Factorize the system; the step of Newton's method counts as an estimate only if the radius admits it."""
-        norm = norm_at(self.metric, self.functional, linearization)
+        """Factorize the system; the step of Newton's method counts as an estimate only if the radius admits it.
+
+        The tiny penalty of a condensed functional yields here, and is remembered.
+        """
+        functional = self.functional
+        if isinstance(linearization, CondensedLinearization):
+            ridge = float(memory.get("ridge", linearization.condensed.ridge))
+            linearization = linearization.penalized(ridge).relaxed()
+            functional = linearization.condensed
+            step = replace(step, value=linearization.value)
+            memory = {"ridge": np.array(functional.ridge)}
+        norm = norm_at(self.metric, functional, linearization)
         system = linearization.system()
         # A loss law has a system but is no sum of squares.
         if system is None or (step.number == 0 and linearization.residual() is None):
             raise ValueError("functional: got one that is no sum of squares, expected residual laws; try trust_region")
         dual_norm = norm.dual_norm(system.derivative)
         if not math.isfinite(dual_norm):
-            return GaussNewtonIterate(linearization, replace(step, dual_norm=math.nan), norm, system, None)
+            step = replace(step, dual_norm=math.nan)
+            return GaussNewtonIterate(linearization, step, functional, norm, system, None, memory=memory)
         family = system.steps(norm)
         radius = step.radius if math.isfinite(step.radius) else FIRST * norm.norm(linearization.x) or 1.0
         model = family(radius)
@@ -87,7 +99,7 @@ class GaussNewton:
             algebraic=math.sqrt(2.0 * max(model.decrease, 0.0)) if model.interior else math.inf,
             work=step.work + 2.0,
         )
-        return GaussNewtonIterate(linearization, step, norm, system, family)
+        return GaussNewtonIterate(linearization, step, functional, norm, system, family, memory=memory)
 
     def estimate(self, steps: Steps) -> float:
         """Return the smaller of Newton's and the extrapolated estimate."""
@@ -97,7 +109,7 @@ class GaussNewton:
         """Evaluate the functional at the end of a step, bent by its geodesic correction."""
         assert here.family is not None
         at, x, step = here.linearization, here.linearization.x, model.step
-        plus, minus = (self.functional.linearize(x + h * step).residual() for h in (PROBE, -PROBE))
+        plus, minus = (here.functional.linearize(x + h * step).residual() for h in (PROBE, -PROBE))
         centre = at.residual()
         assert plus is not None and minus is not None and centre is not None
         second = here.system.pull((plus - 2.0 * centre + minus) / PROBE**2)
@@ -105,7 +117,7 @@ class GaussNewton:
             bend = here.family.solve(model.multiplier, 0.5 * second)
             if here.norm.norm(bend) <= BEND * model.length:
                 step = step + bend
-        there = self.functional.linearize(x + step)
+        there = here.functional.linearize(x + step)
         finite = math.isfinite(there.value)
         ratio = (at.value - there.value) / model.decrease if finite else -math.inf
         return Trial(there, radius, ratio, here.norm.norm(step), model.multiplier)
@@ -144,7 +156,7 @@ class GaussNewton:
             inner=trials,
             work=last.work + 3.0 * VALUE_WORK * trials,
         )
-        return self.assess(found.linearization, step)
+        return self.assess(found.linearization, step, iterate.memory)
 
 
 def gauss_newton(
