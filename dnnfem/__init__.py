@@ -23,6 +23,7 @@ _public = {
         "evidence",
         "expected_calibration_error",
         "generalized_cross_validation",
+        "goal_oriented",
         "hierarchical",
         "insertion_sensitivity",
         "leave_one_out",
@@ -33,9 +34,9 @@ _public = {
         "residual",
         "sampling",
     ),
-    "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "as_scipy", "condense", "from_callables"),
+    "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "TimeHorizon", "as_scipy", "condense", "from_callables"),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
-    "norms": ("Euclidean", "Norm", "Pullback", "Weighted"),
+    "norms": ("H1", "L2", "Euclidean", "Norm", "Pullback", "Weighted"),
     "observers": ("observe", "progress"),
     "plotting": (),
     "problems": (
@@ -53,9 +54,28 @@ _public = {
     ),
     "quadrature": ("BoxMesh", "FacetMesh", "Quadrature", "SimplexMesh", "SobolPoints", "UnionMesh"),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
-    "refinement": ("coarsen", "insert_layer", "refine_quadrature", "ridge_candidates", "widen"),
+    "refinement": (
+        "bisect",
+        "coarsen",
+        "insert_layer",
+        "refine_quadrature",
+        "refine_states",
+        "remove_step",
+        "ridge_candidates",
+        "widen",
+    ),
     "solvers": ("gauss_newton", "stochastic", "trust_region"),
-    "spaces": ("FeedforwardSpace", "Hierarchy", "Transfer"),
+    "spaces": (
+        "Antisymmetric",
+        "DoubleLayer",
+        "FeedforwardSpace",
+        "FlowSpace",
+        "Hamiltonian",
+        "Hierarchy",
+        "SingleLayer",
+        "TimeSteps",
+        "Transfer",
+    ),
     "testing": (),
 }
 
@@ -72,6 +92,7 @@ if TYPE_CHECKING:
     from dnnfem.estimators.confidence import confidence as confidence
     from dnnfem.estimators.enriched import enriched as enriched
     from dnnfem.estimators.evidence import evidence as evidence
+    from dnnfem.estimators.goal_oriented import goal_oriented as goal_oriented
     from dnnfem.estimators.hierarchical import hierarchical as hierarchical
     from dnnfem.estimators.insertion import insertion_sensitivity as insertion_sensitivity
     from dnnfem.estimators.leave_one_out import (
@@ -90,6 +111,7 @@ if TYPE_CHECKING:
         Shifted as Shifted,
         Sum as Sum,
         Tikhonov as Tikhonov,
+        TimeHorizon as TimeHorizon,
         as_scipy as as_scipy,
         condense as condense,
         from_callables as from_callables,
@@ -102,6 +124,8 @@ if TYPE_CHECKING:
         maximum as maximum,
     )
     from dnnfem.norms import (
+        H1 as H1,
+        L2 as L2,
         Euclidean as Euclidean,
         Norm as Norm,
         Pullback as Pullback,
@@ -141,9 +165,12 @@ if TYPE_CHECKING:
         relative as relative,
     )
     from dnnfem.refinement import (
+        bisect as bisect,
         coarsen as coarsen,
         insert_layer as insert_layer,
         refine_quadrature as refine_quadrature,
+        refine_states as refine_states,
+        remove_step as remove_step,
         ridge_candidates as ridge_candidates,
         widen as widen,
     )
@@ -151,8 +178,14 @@ if TYPE_CHECKING:
     from dnnfem.solvers.stochastic import stochastic as stochastic
     from dnnfem.solvers.trust_region import trust_region as trust_region
     from dnnfem.spaces import (
+        Antisymmetric as Antisymmetric,
+        DoubleLayer as DoubleLayer,
         FeedforwardSpace as FeedforwardSpace,
+        FlowSpace as FlowSpace,
+        Hamiltonian as Hamiltonian,
         Hierarchy as Hierarchy,
+        SingleLayer as SingleLayer,
+        TimeSteps as TimeSteps,
         Transfer as Transfer,
     )
 else:

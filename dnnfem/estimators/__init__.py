@@ -7,6 +7,7 @@ from dnnfem.estimators.calibration import calibrated, expected_calibration_error
 from dnnfem.estimators.confidence import Confidence, confidence
 from dnnfem.estimators.enriched import EnrichedSolution, enriched
 from dnnfem.estimators.evidence import Evidence, evidence
+from dnnfem.estimators.goal_oriented import goal_oriented
 from dnnfem.estimators.hierarchical import hierarchical
 from dnnfem.estimators.insertion import insertion_sensitivity
 from dnnfem.estimators.leave_one_out import generalized_cross_validation, leave_one_out
@@ -31,6 +32,7 @@ __all__ = [
     "evidence",
     "expected_calibration_error",
     "generalized_cross_validation",
+    "goal_oriented",
     "hierarchical",
     "insertion_sensitivity",
     "leave_one_out",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnnfem.estimators.hierarchical import WITHOUT_SYSTEM, Candidates, pool_of, widened
+from dnnfem.estimators.enrichment import WITHOUT_SYSTEM
+from dnnfem.estimators.hierarchical import Candidates, pool_of, widened
 from dnnfem.functionals import Functional
 from dnnfem.functionals.sampling import integrals_of
 from dnnfem.records import Array

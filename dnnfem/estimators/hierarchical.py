@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
-from dnnfem.functionals import Composed, Functional, LeastSquaresSystem
+from dnnfem.estimators.bisection import of_bisection
+from dnnfem.estimators.enrichment import QUANTITY, WITHOUT_SYSTEM, Enriched, dispersion_of, joint
+from dnnfem.functionals import Composed, Functional
 from dnnfem.functionals.sampling import integrals_of
 from dnnfem.records import Array, Estimate, Index
 from dnnfem.refinement.width import cost, embed, readers, widen
 from dnnfem.solvers import gauss_newton, trust_region
-from dnnfem.spaces import FeedforwardSpace, Transfer
+from dnnfem.spaces import FeedforwardSpace, FlowSpace, Transfer
 from dnnfem.spaces.feedforward import Neuron
-
-QUANTITY = "discretization error sqrt(2 (J(x) - J*))"
 
 GROWTH = 0.5
 """Neurons chosen per level, relative to the present width: levels then grow geometrically, and their number is
@@ -27,15 +26,6 @@ logarithmic in the final size."""
 
 MIN_COUNT = 4
 POLISH_STEPS = 5
-
-SHARE = 1.0 / 3.0
-"""Largest part of the degrees of freedom that the present network leaves to be spent on candidates in the joint solve:
-the rest shows what is noise."""
-
-
-WITHOUT_SYSTEM = (
-    "functional: got one without a least-squares system, expected residual laws, or losses with a root of L''"
-)
 
 
 class Candidates(Protocol):
@@ -49,12 +39,12 @@ class Candidates(Protocol):
 def hierarchical(
     functional: Functional,
     x: Array,
-    candidates: Candidates | Sequence[Neuron],
+    candidates: Candidates | Sequence[Neuron] | None = None,
     *,
     count: int | None = None,
     polish: int = POLISH_STEPS,
 ) -> Estimate:
-    """Estimate the error by what a wider space gains, and say which neurons gain it.
+    """Estimate the error by what a wider space gains, and say which neurons gain it; or what a deeper flow gains.
 
     1. All candidates are added with outgoing weights zero and the functional is linearized there, once.
     2. The total comes from one joint solve of this enriched system.  What re-solving the old coefficients gains is the
@@ -68,19 +58,25 @@ def hierarchical(
     4. The chosen ones are polished: a few steps in their own coefficients, and in those of the output layer, minimize
        the functional itself on the enriched space.
 
+    For a `FlowSpace` the enriched space is the one with all cells of the weight mesh bisected.  The total comes from
+    one joint solve there; it is divided by ``1 - 4^-(degree + 1)``, the part that bisection captures of what ever more
+    cells would gain, in L2.  The gain of each cell on its own, after re-solving for the present coefficients, is its
+    indicator.
+
     For a loss law the system is the quadratic model of the loss, as in iteratively reweighted least squares, and
     ``sigma^2`` is known, see `dnnfem.functionals.Integral.dispersion`: ``1/m`` for the mean of ``m`` log-likelihoods.
 
     Parameters
     ----------
     functional : Functional
-        On a `FeedforwardSpace`, with a least-squares system: residual laws, and losses with a root of ``L''``.
+        On a `FeedforwardSpace` or a `FlowSpace`, with a least-squares system: residual laws, and losses with a root of
+        ``L''``.
     x : array, shape (dim,)
         The discrete solution.
-    candidates : Candidates or sequence of Neuron
-        E.g. ``ridge_candidates(space, quadrature, seed=0)``.
+    candidates : Candidates or sequence of Neuron, optional
+        E.g. ``ridge_candidates(space, quadrature, seed=0)``; a flow has none.
     count : int, optional
-        How many to choose; default half the present width, at least `MIN_COUNT`.
+        How many neurons to choose; default half the present width, at least `MIN_COUNT`.
     polish : int
         Steps in step 4.
 
@@ -89,13 +85,15 @@ def hierarchical(
     Estimate
         Of ``sqrt(2 (J(x) - J*))`` with ``J`` the integral that the samples stand for and ``J*`` the best that wider
         networks reach: for regression, the root mean square distance to the function behind the noise.  Cells are the
-        polished neurons, for `dnnfem.widen`.  Parts: ``width``, ``algebraic`` and ``sampling`` as above, ``noise``
+        polished neurons, for `dnnfem.widen`, or cells of the weight mesh, for `dnnfem.bisect`.  Parts: ``width`` or
+        ``weights``, ``algebraic`` and ``sampling`` as above, ``noise``
         (root mean square of what the joint solve leaves; not for losses), ``candidates`` (their number).
 
     Raises
     ------
     ValueError
-        If the functional is not on a feedforward space or has no least-squares system, or there is no candidate.
+        If the functional is not on a feedforward space or a flow or has no least-squares system, or there is no
+        candidate, or there are some for a flow.
 
     Notes
     -----
@@ -107,13 +105,17 @@ def hierarchical(
     Bank and Smith, SIAM J. Numer. Anal. 30 (1993) 921-935, for the principle and the saturation assumption.
     """
     space = functional.space
+    if isinstance(space, FlowSpace):
+        if candidates is not None or count is not None:
+            raise ValueError(f"candidates: got some for {space}, expected none: all of its cells are candidates")
+        return of_bisection(functional, x)
     if not isinstance(space, FeedforwardSpace):
-        raise ValueError(f"functional: got one on {space}, expected a FeedforwardSpace")
-    pool = pool_of(functional, x, candidates)
+        raise ValueError(f"functional: got one on {space}, expected a FeedforwardSpace or a FlowSpace")
+    pool = pool_of(functional, x, () if candidates is None else candidates)
     if count is None:
         count = max(MIN_COUNT, math.ceil(GROWTH * sum(space.hidden)))
     enriched = _linearized(functional, x, pool)
-    total, parts = _joint(enriched, dispersion_of(functional))
+    total, parts = joint(enriched, dispersion_of(functional), "width")
     order, gains = _select(enriched, count)
     neurons = _polished(functional, x, [pool[k] for k in order], polish) if order else []
     cells = np.empty(len(neurons), dtype=object)
@@ -140,14 +142,6 @@ def pool_of(functional: Functional, x: Array, candidates: Candidates | Sequence[
     return pool
 
 
-@dataclass(frozen=True, eq=False)
-class Enriched:
-    """The system of old coefficients (first columns) and outgoing weights of all candidates."""
-
-    system: LeastSquaresSystem
-    groups: list[Index]
-
-
 def _linearized(functional: Functional, x: Array, pool: Sequence[Neuron]) -> Enriched:
     """Add all candidates and linearize there."""
     wide, start, outgoing = widened(functional, x, pool)
@@ -159,25 +153,6 @@ def _linearized(functional: Functional, x: Array, pool: Sequence[Neuron]) -> Enr
         raise ValueError(WITHOUT_SYSTEM)
     ends = len(old) + np.cumsum([0, *(len(columns) for columns in outgoing)])
     return Enriched(system, [np.arange(a, b) for a, b in pairwise(ends)])
-
-
-def _joint(enriched: Enriched, dispersion: float | None) -> tuple[float, dict[str, float]]:
-    """Return the total of the joint solve and its parts; the variance of the noise is estimated if not known."""
-    system, groups = enriched.system, enriched.groups
-    old = np.arange(groups[0][0])
-    room = max(system.samples - len(old), 0) * SHARE
-    stride = max(1, math.ceil(sum(len(g) for g in groups) / max(room, 1.0)))
-    chosen = np.concatenate(groups[::stride])
-    joint = system[np.concatenate([old, chosen])].candidates(len(old) + np.arange(len(chosen))).joint()
-    base, added = joint.freedom
-    left = 2.0 * joint.remaining / max(system.samples - base - added, 1.0)
-    variance = left if dispersion is None else dispersion
-    width = max(2.0 * joint.gain - added * variance, 0.0)
-    algebraic, sampling = 2.0 * joint.present, variance * base
-    parts = {"width": math.sqrt(width), "algebraic": math.sqrt(algebraic), "sampling": math.sqrt(sampling)}
-    if dispersion is None:
-        parts["noise"] = math.sqrt(variance * system.samples)
-    return math.sqrt(width + algebraic + sampling), parts
 
 
 def _select(enriched: Enriched, count: int) -> tuple[list[int], Array]:
@@ -206,13 +181,6 @@ def _reference(functional: Functional) -> Callable[[Array], Array]:
 
 def _identity(points: Array) -> Array:
     return points
-
-
-def dispersion_of(functional: Functional) -> float | None:
-    """Return twice the gain of one degree of freedom from noise if it is known: of likelihoods."""
-    found = [(factor, integral.dispersion) for factor, integral in integrals_of(functional)]
-    known = [factor * dispersion for factor, dispersion in found if dispersion is not None]
-    return max(known) if known and len(known) == len(found) else None
 
 
 def widened(functional: Functional, x: Array, neurons: Sequence[Neuron]) -> tuple[Functional, Array, list[Index]]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from dnnfem.estimators.hierarchical import WITHOUT_SYSTEM, Candidates, pool_of, widened
+from dnnfem.estimators.enrichment import WITHOUT_SYSTEM
+from dnnfem.estimators.hierarchical import Candidates, pool_of, widened
 from dnnfem.functionals import Functional, Linearization
 from dnnfem.records import Array, Estimate, Index
 from dnnfem.refinement.depth import insert_layer
 from dnnfem.refinement.width import cost
-from dnnfem.spaces import FeedforwardSpace
+from dnnfem.spaces import FeedforwardSpace, FlowSpace
 from dnnfem.spaces.feedforward import Neuron
 from dnnfem.spaces.layout import check_coefficients
 
@@ -39,12 +40,13 @@ def insertion_sensitivity(
     Parameters
     ----------
     functional : Functional
-        On a `FeedforwardSpace`, with a least-squares system: residual laws, and losses with a root of ``L''``.
+        On a `FeedforwardSpace` or a `FlowSpace`, with a least-squares system: residual laws, and losses with a root of
+        ``L''``.
     x : array, shape (dim,)
         Coefficients (primal).
     candidates : Candidates, sequence of Neuron, or sequence of int, optional
         Neurons, e.g. ``ridge_candidates(space, quadrature)``, or positions for `dnnfem.insert_layer`; default all
-        positions.
+        positions.  Flows have positions only.
 
     Returns
     -------
@@ -55,22 +57,24 @@ def insertion_sensitivity(
     Raises
     ------
     ValueError
-        If the functional is not on a feedforward space or has no least-squares system, `x` is no finite vector of the
-        space, or the candidates are none, or not all neurons or all positions.
+        If the functional is not on a feedforward space or a flow or has no least-squares system, `x` is no finite
+        vector of the space, or the candidates are none, or not all neurons or all positions.
 
     References
     ----------
     Kreis, Herberg, Köhne, Schiela and Herzog, SensLI, arXiv 2311.15995 (2023), who use the norm of the derivative.
     """
     space = functional.space
-    if not isinstance(space, FeedforwardSpace):
-        raise ValueError(f"functional: got one on {space}, expected a FeedforwardSpace")
+    if not isinstance(space, FeedforwardSpace | FlowSpace):
+        raise ValueError(f"functional: got one on {space}, expected a FeedforwardSpace or a FlowSpace")
     x = check_coefficients(space, x, finite=True)
-    pool = list(range(1, len(space.hidden) + 1)) if candidates is None else pool_of(functional, x, candidates)
+    pool = list(_positions(space)) if candidates is None else pool_of(functional, x, candidates)
     neurons = [item for item in pool if isinstance(item, Neuron)]
     if len(neurons) < len(pool):
         _check_positions(space, pool)
     if neurons:
+        if isinstance(space, FlowSpace):
+            raise ValueError(f"candidates: got neurons for {space}, expected positions: its width does not grow")
         wide, start, outgoing = widened(functional, x, neurons)
         gains = _gains(wide.linearize(start), outgoing)
         costs = [float(cost(space, neuron.layer)) for neuron in neurons]
@@ -82,25 +86,37 @@ def insertion_sensitivity(
     return Estimate(QUANTITY, cells, indicators, float(indicators.max()), cost=np.array(costs))
 
 
-def _check_positions(space: FeedforwardSpace, pool: Sequence[Any]) -> None:
+def _positions(space: FeedforwardSpace | FlowSpace) -> range:
+    """Return where layers can be inserted."""
+    return range(space.cells + 1) if isinstance(space, FlowSpace) else range(1, len(space.hidden) + 1)
+
+
+def _check_positions(space: FeedforwardSpace | FlowSpace, pool: Sequence[Any]) -> None:
+    positions = _positions(space)
     for item in pool:
         integer = isinstance(item, int | np.integer) and not isinstance(item, bool)
-        if not integer or not 1 <= item <= len(space.hidden):
+        if not integer or item not in positions:
             kind = "positions and neurons" if isinstance(item, Neuron) else repr(item)
             raise ValueError(
-                f"candidates: got {kind}, expected neurons alone, or alone positions from 1 to {len(space.hidden)}"
+                f"candidates: got {kind}, expected neurons alone, or alone positions from {positions[0]} to "
+                f"{positions[-1]}"
             )
 
 
 def _layers(functional: Functional, x: Array, positions: Sequence[int]) -> tuple[Array, list[float]]:
     space = functional.space
-    assert isinstance(space, FeedforwardSpace)
     gains, costs = [], []
     for position in positions:
-        deep, transfer = insert_layer(space, int(position))
+        deep: FeedforwardSpace | FlowSpace
+        if isinstance(space, FlowSpace):
+            deep, transfer = insert_layer(space, int(position))
+            new = deep.at(int(position))
+        else:
+            assert isinstance(space, FeedforwardSpace)
+            deep, transfer = insert_layer(space, int(position))
+            new = np.arange(deep.blocks[position].start, deep.blocks[position].stop)
         linearization = functional.on(space=deep, transfer=transfer).linearize(transfer(x))
-        new = deep.blocks[position]
-        gains.append(float(_gains(linearization, [np.arange(new.start, new.stop)])[0]))
+        gains.append(float(_gains(linearization, [new])[0]))
         costs.append(float(deep.dim - space.dim))
     return np.array(gains), costs
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dnnfem.estimators.hierarchical import QUANTITY
+from dnnfem.estimators.enrichment import QUANTITY
 from dnnfem.functionals import Functional
 from dnnfem.functionals.sampling import integrals_of
 from dnnfem.records import Array, Estimate, Index

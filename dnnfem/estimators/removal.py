@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from dnnfem.estimators.hierarchical import WITHOUT_SYSTEM, dispersion_of
+from dnnfem.estimators.enrichment import WITHOUT_SYSTEM, dispersion_of
 from dnnfem.functionals import Functional, LeastSquaresSystem
 from dnnfem.records import Array, Estimate, Index
 from dnnfem.refinement.width import cost, readers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dnnfem.functionals.algebra import Composed, Scaled, Shifted, Sum
 from dnnfem.functionals.condensation import Condensed, CondensedLinearization, condense
 from dnnfem.functionals.external import as_scipy, from_callables
+from dnnfem.functionals.horizon import TimeHorizon
 from dnnfem.functionals.integral import Integral
 from dnnfem.functionals.penalty import Tikhonov
 from dnnfem.functionals.protocols import Functional, LeastSquaresSystem, Linearization, Metric, Norm
@@ -23,6 +24,7 @@ __all__ = [
     "Shifted",
     "Sum",
     "Tikhonov",
+    "TimeHorizon",
     "as_scipy",
     "condense",
     "from_callables",

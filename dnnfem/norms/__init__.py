@@ -9,14 +9,18 @@ from dnnfem.norms.features import feature_norm
 from dnnfem.norms.frobenius import Frobenius, frobenius
 from dnnfem.norms.jacobi import jacobi
 from dnnfem.norms.kronecker import Kronecker, kronecker
+from dnnfem.norms.mass import H1, L2, TimeNorm
 from dnnfem.norms.pullback import Pullback
 
 __all__ = [
+    "H1",
+    "L2",
     "Euclidean",
     "Frobenius",
     "Kronecker",
     "Norm",
     "Pullback",
+    "TimeNorm",
     "Weighted",
     "feature_norm",
     "frobenius",

@@ -11,9 +11,11 @@ from dnnfem import kernels, problems
 from dnnfem.kernels.components import Component
 from dnnfem.kernels.laws import Misfit
 from dnnfem.kernels.protocol import Ansatz
+from dnnfem.problems.trajectories import trajectories
 from dnnfem.problems.unknowns import UnknownsAnsatz, of_functions
 from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array
+from dnnfem.spaces import FlowSpace
 from dnnfem.spaces.layout import NetworkSpace, check_coefficients
 
 
@@ -49,10 +51,14 @@ class Solution:
         x.setflags(write=False)
         object.__setattr__(self, "x", x)
 
-    def _jet(self, points: Any, components: tuple[Component, ...]) -> Array:
+    def _checked(self, points: Any) -> Array:
         checked = as_finite("points", points, 2)
         if checked.shape[1] != self.space.inputs:
             raise ValueError(f"points: got shape {np.shape(points)}, expected (m, {self.space.inputs})")
+        return checked
+
+    def _jet(self, points: Any, components: tuple[Component, ...]) -> Array:
+        checked = self._checked(points)
         if len(checked) == 0:
             return np.empty((len(components), self.space.outputs, 0))
         place = Quadrature(checked[:1], np.ones(1), np.zeros((1, self.space.outputs)))
@@ -62,8 +68,32 @@ class Solution:
         return evaluator.jet(self.x.copy(), checked, components)[:, : self.space.outputs]
 
     def __call__(self, points: Any) -> Array:
-        """Return the values at points (m, d), shape (m, outputs)."""
-        return np.asarray(self._jet(points, ((),))[0].T)
+        """Return the values at points (m, d), shape (m, outputs).
+
+        Raises
+        ------
+        ValueError
+            If the points have another shape or are not finite, or a flow blows up: the message says at which step.
+        """
+        values = np.asarray(self._jet(points, ((),))[0].T)
+        if isinstance(self.space, FlowSpace) and not np.isfinite(values).all():
+            self.trajectories(points)
+        return values
+
+    def trajectories(self, points: Any) -> Array:
+        """Return the states of a flow that begin at points (m, d), shape (steps + 1, m, width).
+
+        They are those of the network, before what an ansatz makes of its output, at the nodes of the state mesh.
+
+        Raises
+        ------
+        ValueError
+            If the space is no `FlowSpace`, the points have another shape or are not finite, or a state is not finite:
+            the message says from which step on.
+        """
+        if not isinstance(self.space, FlowSpace):
+            raise ValueError(f"space: got {self.space}, expected a FlowSpace: only a flow has trajectories")
+        return trajectories(self.space, self.x, self.ansatz.reference(self._checked(points)))
 
     def to_torch(self) -> Any:
         """Return the same function in torch, differentiable: points (m, d) to values (m, outputs), in float64."""

@@ -6,6 +6,17 @@ from dnnfem.refinement.candidates import RidgeCandidates, ridge_candidates
 from dnnfem.refinement.coarsening import coarsen
 from dnnfem.refinement.depth import insert_layer
 from dnnfem.refinement.points import refine_quadrature
+from dnnfem.refinement.time import bisect, refine_states, remove_step
 from dnnfem.refinement.width import widen
 
-__all__ = ["RidgeCandidates", "coarsen", "insert_layer", "refine_quadrature", "ridge_candidates", "widen"]
+__all__ = [
+    "RidgeCandidates",
+    "bisect",
+    "coarsen",
+    "insert_layer",
+    "refine_quadrature",
+    "refine_states",
+    "remove_step",
+    "ridge_candidates",
+    "widen",
+]

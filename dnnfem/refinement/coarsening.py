@@ -1,23 +1,35 @@
-"""Coarsening: neurons are removed."""
+"""Coarsening: neurons are removed, cells of a flow merged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, overload
 
 import numpy as np
 
+from dnnfem.refinement.time import merge
 from dnnfem.refinement.width import embed, group
-from dnnfem.spaces import FeedforwardSpace, Transfer
+from dnnfem.spaces import FeedforwardSpace, FlowSpace, Transfer
 
 
-def coarsen(space: FeedforwardSpace, cells: Iterable[tuple[int, int]]) -> tuple[FeedforwardSpace, Transfer]:
-    """Remove neurons.
+@overload
+def coarsen(space: FeedforwardSpace, cells: Iterable[Any]) -> tuple[FeedforwardSpace, Transfer]: ...
+
+
+@overload
+def coarsen(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]: ...
+
+
+def coarsen(
+    space: FeedforwardSpace | FlowSpace, cells: Iterable[Any]
+) -> tuple[FeedforwardSpace, Transfer] | tuple[FlowSpace, Transfer]:
+    """Remove neurons, or merge cells of the weight mesh of a flow with the cells after them.
 
     Parameters
     ----------
-    space : FeedforwardSpace
-    cells : iterable of (layer, neuron)
+    space : FeedforwardSpace or FlowSpace
+    cells : iterable of (layer, neuron), or of int
         E.g. ``estimate.cells[marked]`` of `dnnfem.removal`.
 
     Returns
@@ -25,14 +37,20 @@ def coarsen(space: FeedforwardSpace, cells: Iterable[tuple[int, int]]) -> tuple[
     space : FeedforwardSpace
         The smaller space.
     transfer : Transfer
-        From the *smaller* space into the old one; the iterate goes by ``transfer.project(x)``.
+        From the *smaller* space into the old one; the iterate goes by ``transfer.project(x)``
+        (for a flow in its norm, ``transfer.project(x, L2(old))``).
 
     Raises
     ------
     ValueError
         If a number is no integer, a neuron does not exist, its layer is residual, or a layer would lose all its
-        neurons.
+        neurons; or a cell does not exist, or is the last one.
     """
+    return merge(space, cells) if isinstance(space, FlowSpace) else _without(space, cells)
+
+
+def _without(space: FeedforwardSpace, cells: Iterable[Any]) -> tuple[FeedforwardSpace, Transfer]:
+    """Remove neurons."""
     gone: dict[int, set[int]] = {}
     for layer, neuron in cells:
         if any(isinstance(number, bool) or not isinstance(number, int | np.integer) for number in (layer, neuron)):

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import overload
 
 import numpy as np
 import scipy.sparse as sp
 
 from dnnfem.kernels.activations import derivatives
-from dnnfem.spaces import FeedforwardSpace, Transfer
+from dnnfem.refinement.time import insert_step
+from dnnfem.spaces import FeedforwardSpace, FlowSpace, Transfer
 
 BIAS = {"relu": 1.0}
 """Bias of the new neurons where an activation is flat at zero: there the layer could not be trained; default 0."""
 
 
-def insert_layer(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpace, Transfer]:
+@overload
+def insert_layer(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpace, Transfer]: ...
+
+
+@overload
+def insert_layer(space: FlowSpace, position: int) -> tuple[FlowSpace, Transfer]: ...
+
+
+def insert_layer(
+    space: FeedforwardSpace | FlowSpace, position: int
+) -> tuple[FeedforwardSpace, Transfer] | tuple[FlowSpace, Transfer]:
     """Insert a residual layer ``y + sigma(W y + b)`` with ``W = 0`` before hidden layer `position`.
 
     A plain layer cannot be the identity for a smooth activation, a residual one can: with zero weights it adds the
     constant ``sigma(b)``, which the bias of the next layer takes back.  The derivative with respect to the new weights
     is ``sigma'(b) lam y^T``; ``b`` is zero except for relu, where it is one, so that the layer is no saddle.
 
+    In a flow a cell is inserted on which the state stands still, see `dnnfem.refinement.time.insert_step`.
+
     Parameters
     ----------
-    space : FeedforwardSpace
+    space : FeedforwardSpace or FlowSpace
     position : int
-        From 1 (after the first hidden layer) to ``len(hidden)`` (before the output layer).
+        From 1 (after the first hidden layer) to ``len(hidden)`` (before the output layer); for a flow from 0 to
+        ``cells``.
 
     Returns
     -------
-    space : FeedforwardSpace
+    space : FeedforwardSpace or FlowSpace
         With one more layer.
     transfer : Transfer
         The function of ``P(x)`` is that of ``x``.
@@ -37,8 +52,13 @@ def insert_layer(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpa
     Raises
     ------
     ValueError
-        If `position` is out of range.
+        If `position` is out of range, or a flow has no such cell.
     """
+    return insert_step(space, position) if isinstance(space, FlowSpace) else _identity(space, position)
+
+
+def _identity(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpace, Transfer]:
+    """Insert a residual layer."""
     if not 1 <= position <= len(space.hidden):
         raise ValueError(f"position: got {position}, expected 1 to {len(space.hidden)} for {space}")
     width = space.hidden[position - 1]

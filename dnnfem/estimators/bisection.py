@@ -1,0 +1,46 @@
+"""Hierarchical estimate in time: what would a flow gain from cells of half the length?"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from dnnfem.estimators.enrichment import QUANTITY, WITHOUT_SYSTEM, Enriched, dispersion_of, joint
+from dnnfem.functionals import Functional
+from dnnfem.records import Array, Estimate
+from dnnfem.refinement.time import bisect
+from dnnfem.spaces import FlowSpace
+from dnnfem.spaces.layout import check_coefficients
+
+
+def of_bisection(functional: Functional, x: Array) -> Estimate:
+    """Return the hierarchical estimate on the bisected weight mesh; see `dnnfem.hierarchical`."""
+    space = functional.space
+    assert isinstance(space, FlowSpace)
+    x = check_coefficients(space, x, finite=True)
+    fine, transfer = bisect(space, range(space.cells))
+    system = functional.on(space=fine, transfer=transfer).linearize(transfer(x)).system()
+    if system is None:
+        raise ValueError(WITHOUT_SYSTEM)
+    basis = sp.csr_array(sp.hstack([transfer.matrix, _details(space, fine)]))
+    groups = list(space.dim + np.arange(space.cells * space.size).reshape(space.cells, space.size))
+    enriched = Enriched(system @ basis, groups)
+    captured = 1.0 - 0.25 ** (space.degree + 1)
+    total, parts = joint(enriched, dispersion_of(functional), "weights", captured, np.inf)
+    gains = np.maximum(enriched.system.candidates(np.array(groups)).score(), 0.0) / captured
+    costs = np.full(space.cells, float(space.size))
+    return Estimate(QUANTITY, np.arange(space.cells), np.sqrt(2.0 * gains), total, parts=parts, cost=costs)
+
+
+def _details(space: FlowSpace, fine: FlowSpace) -> sp.csr_array:
+    """Return the functions that the bisected mesh has besides, as columns, cell by cell.
+
+    They are 1 on the left half and -1 on the right one for piecewise constant weights, and the hat of the new node for
+    piecewise linear ones.
+    """
+    halves = np.kron(np.eye(space.cells), [[1.0], [-1.0]])
+    values = halves if space.degree == 0 else np.eye(fine.places)[:, 1::2]
+    in_theta = sp.kron(values, sp.eye_array(space.size))
+    above = sp.csr_array((fine.theta_start, in_theta.shape[1]))
+    below = sp.csr_array((fine.dim - fine.theta_stop, in_theta.shape[1]))
+    return sp.csr_array(sp.vstack([above, in_theta, below]))

@@ -1,0 +1,197 @@
+"""Refinement in time: the weight mesh of a flow is bisected or coarsened, its state mesh refined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from dnnfem.records import Array
+from dnnfem.spaces import FlowSpace, Transfer
+from dnnfem.spaces.fields import vanishing
+from dnnfem.spaces.meshes import Nodes, check_cells, parents, with_middles, with_nodes
+
+
+def bisect(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]:
+    """Bisect cells of the weight mesh; the state mesh gets those midpoints that it does not have.
+
+    As long as it has them all the prolonged iterate is the same network.  If not, the scheme becomes more accurate, and
+    the functional changes by what its steps are off: keep the state mesh fine enough.
+
+    Parameters
+    ----------
+    space : FlowSpace
+    cells : iterable of int
+        Numbers of cells, e.g. ``estimate.cells[marked]``.
+
+    Returns
+    -------
+    space : FlowSpace
+    transfer : Transfer
+        Theta as a function of time stays what it is.
+
+    Raises
+    ------
+    ValueError
+        If there are no cells, or a number is none of a cell.
+    """
+    chosen = check_cells("cells", cells, space.cells)
+    weight_mesh = with_middles(space.weight_mesh, chosen)
+    fine = replace(space, weight_mesh=weight_mesh, state_mesh=with_nodes(space.state_mesh, weight_mesh))
+    return fine, prolongation(space, fine)
+
+
+def refine_states(space: FlowSpace, steps: Iterable[Any]) -> tuple[FlowSpace, Transfer]:
+    """Bisect steps; the coefficients are the same, the functional becomes that of a more accurate scheme.
+
+    Parameters
+    ----------
+    space : FlowSpace
+    steps : iterable of int
+        Numbers of steps, e.g. ``estimate.cells[marked]``.
+
+    Returns
+    -------
+    space : FlowSpace
+    transfer : Transfer
+        The identity.
+
+    Raises
+    ------
+    ValueError
+        If there are no steps, or a number is none of a step.
+    """
+    chosen = check_cells("steps", steps, space.steps)
+    return replace(space, state_mesh=with_middles(space.state_mesh, chosen)), Transfer.identity(space.dim)
+
+
+def merge(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]:
+    """Merge cells of the weight mesh with those after them; the state mesh stays.
+
+    Parameters
+    ----------
+    space : FlowSpace
+    cells : iterable of int
+        Numbers of cells; the node at the end of each goes.
+
+    Returns
+    -------
+    space : FlowSpace
+        The coarser space.
+    transfer : Transfer
+        From the *coarser* space into the old one; the iterate goes by ``transfer.project(x, norm)``.
+
+    Raises
+    ------
+    ValueError
+        If there are no cells, or a number is none of a cell that another one follows.
+    """
+    gone = set((check_cells("cells", cells, max(space.cells - 1, 0)) + 1).tolist())
+    mesh = tuple(node for number, node in enumerate(space.weight_mesh) if number not in gone)
+    coarse = replace(space, weight_mesh=mesh)
+    return coarse, prolongation(coarse, space)
+
+
+def insert_step(space: FlowSpace, position: int) -> tuple[FlowSpace, Transfer]:
+    """Insert a cell on which the state stands still, as long as the others are in the mean: T grows by that.
+
+    Parameters
+    ----------
+    space : FlowSpace
+        With piecewise constant weights, and a field that vanishes for some theta without being stuck there.
+    position : int
+        From 0 (after the encoder) to ``cells`` (before the decoder).
+
+    Returns
+    -------
+    space : FlowSpace
+        With one more cell and as many more steps as cells have in the mean.
+    transfer : Transfer
+        The function of ``P(x)`` is that of ``x``.
+
+    Raises
+    ------
+    ValueError
+        If `position` is out of range, the weights are not piecewise constant, or there is no such theta.
+    """
+    if isinstance(position, bool) or not isinstance(position, int | np.integer) or not 0 <= position <= space.cells:
+        raise ValueError(f"position: got {position!r}, expected 0 to {space.cells} for {space}")
+    if space.degree:
+        raise ValueError(f"space: got {space}, expected piecewise constant weights: others would bend on both sides")
+    still = vanishing(space.field, space.width)
+    length, count = space.end / space.cells, max(1, round(space.steps / space.cells))
+    place = space.weight_mesh[position]
+
+    def inserted(mesh: Nodes, more: Array) -> Nodes:
+        before, after = [t for t in mesh if t <= place], [t + length for t in mesh if t > place]
+        return (*before, *(place + length * more).tolist(), *after)
+
+    fine = replace(
+        space,
+        weight_mesh=inserted(space.weight_mesh, np.ones(1)),
+        state_mesh=inserted(space.state_mesh, np.arange(1, count + 1) / count),
+    )
+    offset = np.zeros(fine.dim)
+    offset[fine.at(position)] = still
+    kept = np.setdiff1d(np.arange(fine.dim), fine.at(position))
+    entries = (np.ones(space.dim), (kept, np.arange(space.dim)))
+    return fine, Transfer(sp.csr_array(sp.coo_array(entries, shape=(fine.dim, space.dim))), offset)
+
+
+def remove_step(space: FlowSpace, cell: int) -> tuple[FlowSpace, Transfer]:
+    """Remove a cell of the weight mesh with its steps, e.g. one that hardly moves the state; T shrinks by its length.
+
+    Parameters
+    ----------
+    space : FlowSpace
+        With piecewise constant weights, a field that vanishes for some theta, and more than one cell.
+    cell : int
+
+    Returns
+    -------
+    space : FlowSpace
+        The smaller space.
+    transfer : Transfer
+        From the *smaller* space into the old one, with a cell on which the state stands still; the iterate goes by
+        ``transfer.project(x)``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such cell, it is the only one, the weights are not piecewise constant, or no theta keeps the
+        state as it is.
+    """
+    (number,) = check_cells("cell", [cell], space.cells)
+    if space.cells == 1 or space.degree:
+        raise ValueError(f"space: got {space}, expected piecewise constant weights on more than one cell")
+    begin, end = space.weight_mesh[number : number + 2]
+    gap = end - begin
+
+    def cut(mesh: Nodes) -> Nodes:
+        return (*(t for t in mesh if t <= begin), *(t - gap for t in mesh if t > end))
+
+    coarse = replace(space, weight_mesh=cut(space.weight_mesh), state_mesh=cut(space.state_mesh))
+    offset = np.zeros(space.dim)
+    offset[space.at(number)] = vanishing(space.field, space.width)
+    kept = np.setdiff1d(np.arange(space.dim), space.at(number))
+    entries = (np.ones(coarse.dim), (kept, np.arange(coarse.dim)))
+    return coarse, Transfer(sp.csr_array(sp.coo_array(entries, shape=(space.dim, coarse.dim))), offset)
+
+
+def prolongation(coarse: FlowSpace, fine: FlowSpace) -> Transfer:
+    """Return the transfer between two spaces of which one has a refined weight mesh: theta stays the same function."""
+    values = sp.kron(_interpolation(coarse.weight_mesh, fine.weight_mesh, coarse.degree), sp.eye_array(coarse.size))
+    ends = [sp.eye_array(fine.theta_start), sp.eye_array(fine.dim - fine.theta_stop)]
+    matrix = sp.csr_array(sp.block_diag((ends[0], values, ends[1])))
+    return Transfer(matrix, np.zeros(fine.dim))
+
+
+def _interpolation(coarse: Nodes, fine: Nodes, degree: int) -> Array:
+    """Return the values at fine cells or nodes from those at coarse ones."""
+    if degree == 0:
+        return np.eye(len(coarse) - 1)[parents(coarse, fine)]
+    hats = np.eye(len(coarse))
+    return np.column_stack([np.interp(fine, coarse, hat) for hat in hats])
