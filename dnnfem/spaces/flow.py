@@ -12,8 +12,8 @@ from dnnfem.kernels.program import Program
 from dnnfem.records import Array, Index
 from dnnfem.spaces.fields import Field, SingleLayer, check_field, field_from_attributes
 from dnnfem.spaces.layout import Purpose, generator, register
-from dnnfem.spaces.meshes import SAME, Nodes, aligned, check_nodes, lengths, parents, uniform
-from dnnfem.spaces.schemes import SCHEMES, Scheme
+from dnnfem.spaces.meshes import SAME, Nodes, aligned, check_nodes, parents, uniform
+from dnnfem.spaces.schemes import SCHEMES
 from dnnfem.spaces.unrolling import unrolled
 
 ENCODERS = ("padding", "affine")
@@ -135,11 +135,6 @@ class FlowSpace:
         names = [part.activation for part in self.field.maps(self.width)]
         curved = [name for name in names if name != "identity"]
         return "relu" if "relu" in names else (curved or ["identity"])[0]
-
-    @property
-    def tableau(self) -> Scheme:
-        """The Runge-Kutta scheme."""
-        return SCHEMES[self.scheme]
 
     @cached_property
     def size(self) -> int:

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from dnnfem.kernels.program import Block, Program, Stage
 from dnnfem.records import Array, Index
 from dnnfem.spaces.fields import AffineMap
-from dnnfem.spaces.schemes import Row
+from dnnfem.spaces.schemes import SCHEMES, Row
 
 if TYPE_CHECKING:
     from dnnfem.spaces.flow import FlowSpace
@@ -160,13 +160,13 @@ class _Flow:
 
     def corrected(self, step: int, state: int, end: int) -> int:
         """Append the local defect of a step, times a coefficient of its own, to the `end` of the step."""
-        rows, width, order = self.space.tableau.rows, self.space.width, self.space.tableau.order
-        half = self.advance(step, state, rows, 0.0, 0.5)
-        difference = self.advance(step, half, rows, 0.5, 0.5, subtract=end)
+        scheme, width = SCHEMES[self.space.scheme], self.space.width
+        half = self.advance(step, state, scheme.rows, 0.0, 0.5)
+        difference = self.advance(step, half, scheme.rows, 0.5, 0.5, subtract=end)
         diagonal = sp.csr_array(np.eye(width).reshape(-1, 1))
         scale = AffineMap(width, width, "identity", bias=False)
         block = self.code.place([scale], [(1.0, self.space.dim + step, diagonal)], np.zeros(width * width))
-        return self.code.stage(block, difference, "identity", 1.0 / (1.0 - 0.5**order), [(end, 1.0)])
+        return self.code.stage(block, difference, "identity", 1.0 / (1.0 - 0.5**scheme.order), [(end, 1.0)])
 
 
 def unrolled(space: FlowSpace, defects: bool = False) -> Unrolled:
@@ -186,7 +186,7 @@ def unrolled(space: FlowSpace, defects: bool = False) -> Unrolled:
         code.blocks.append(Block(space.width, space.inputs, 0))
     states = [code.stage(0, 0, "identity")]
     for step in range(space.steps):
-        end = flow.advance(step, states[-1], space.tableau.rows)
+        end = flow.advance(step, states[-1], SCHEMES[space.scheme].rows)
         states.append(flow.corrected(step, states[-1], end) if defects else end)
     decoder = AffineMap(space.outputs, space.width, "identity")
     last = code.place([decoder], [(1.0, space.theta_stop, _unit(decoder.size))], np.zeros(decoder.size))
