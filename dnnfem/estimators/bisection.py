@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.sparse as sp
 
+from dnnfem.estimators.algebraic import algebraic
 from dnnfem.estimators.enrichment import QUANTITY, WITHOUT_SYSTEM, Enriched, dispersion_of, joint
 from dnnfem.functionals import Functional
 from dnnfem.records import Array, Estimate
@@ -27,6 +30,10 @@ def of_bisection(functional: Functional, x: Array) -> Estimate:
     enriched = Enriched(system @ basis, groups)
     captured = 1.0 - 0.25 ** (space.degree + 1)
     total, parts = joint(enriched, dispersion_of(functional), "weights", captured, np.inf)
+    if len(fine.state_mesh) > len(space.state_mesh):
+        # With more steps the old coefficients have another minimum: that is no error of the solver.
+        parts["algebraic"] = algebraic(functional, x).total
+        total = math.sqrt(sum(parts[name] ** 2 for name in ("weights", "algebraic", "sampling")))
     gains = np.maximum(enriched.system.candidates(np.array(groups)).score(), 0.0) / captured
     costs = np.full(space.cells, float(space.size))
     return Estimate(QUANTITY, np.arange(space.cells), np.sqrt(2.0 * gains), total, parts=parts, cost=costs)
