@@ -88,9 +88,8 @@ class Archive:
     taking more than a twentieth of the time.
     """
 
-    def __init__(self, path: Path, problem: Problem) -> None:
-        self.path = path
-        self.problem = problem
+    def __init__(self, path: Path, problem: Problem, space: NetworkSpace | None = None) -> None:
+        self.path, self.problem, self.space = path, problem, space
         self._next_write = 0.0
 
     @classmethod
@@ -103,7 +102,7 @@ class Archive:
         problem : Problem
             E.g. `dnnfem.Regression`.
         space : NetworkSpace
-            Space of the first level.
+            Space of the first level.  The module of a `dnnfem.ModuleField` is not stored: it is taken from here.
         x : array, shape (dim,)
             Starting point of the first level.
 
@@ -115,7 +114,7 @@ class Archive:
         ValueError
             If `x` is no finite vector of the space.
         """
-        archive = cls(Path(path), problem)
+        archive = cls(Path(path), problem, space)
         x = check_coefficients(space, x, finite=True)
         if archive.path.exists():
             archive._compare(space, x)
@@ -149,7 +148,7 @@ class Archive:
                     "choose another file name or pass the problem that the run was started with"
                 )
             first = file["levels/0000"]
-            if schema.read_space(first["space"]) != space or not np.array_equal(first["start"][()], x):
+            if schema.read_space(first["space"], space) != space or not np.array_equal(first["start"][()], x):
                 raise ArchiveError(
                     f"{self.path}: was started from another space or other coefficients than those given; "
                     "choose another file name or pass the ones it was started with"
@@ -176,7 +175,7 @@ class Archive:
             else:
                 quadrature = schema.read_quadrature(file[f"quadratures/{digest}"])
             previous = schema.read_estimate(file["levels"][names[-2]]["estimate"]) if len(names) > 1 else None
-            space, start = schema.read_space(group["space"]), group["start"][()]
+            space, start = schema.read_space(group["space"], self.space), group["start"][()]
             solve = _in_progress(file, len(names) - 1)
             if solve is None and "coefficients" in group:
                 solve = group
@@ -274,7 +273,7 @@ class Archive:
     @property
     def levels(self) -> list[LevelRecord]:
         """All levels as stored."""
-        return read(self.path)
+        return read(self.path, self.space)
 
     @property
     def hierarchy(self) -> Hierarchy:
@@ -283,16 +282,24 @@ class Archive:
         return Hierarchy(tuple(v.space for v in levels), tuple(v.transfer for v in levels if v.transfer is not None))
 
 
-def read(path: str | Path) -> list[LevelRecord]:
+def read(path: str | Path, space: NetworkSpace | None = None) -> list[LevelRecord]:
     """Return the levels of an archive without the problem it belongs to.
+
+    Parameters
+    ----------
+    path : str or Path
+    space : NetworkSpace, optional
+        A space of the run whose field is a `dnnfem.ModuleField`: modules are not stored, and without it networks on the
+        spaces that are returned cannot be evaluated.
 
     Raises
     ------
     ArchiveError
-        If the file is not an archive, damaged or of a newer version.
+        If the file is not an archive, damaged or of a newer version, or `space` has a module with other parameters.
     """
     with reading(Path(path)) as file:
-        return [_record(number, file["levels"][name]) for number, name in enumerate(sorted(file["levels"]))]
+        levels = file["levels"]
+        return [_record(number, levels[name], space) for number, name in enumerate(sorted(levels))]
 
 
 def _in_progress(file: h5py.File, number: int) -> h5py.Group | None:
@@ -307,12 +314,12 @@ def _check_shape(name: str, x: Array, file: h5py.File, number: int) -> None:
         raise ValueError(f"{name}: got coefficients of shape {x.shape}, expected {expected} on level {number}")
 
 
-def _record(number: int, group: h5py.Group) -> LevelRecord:
+def _record(number: int, group: h5py.Group, like: NetworkSpace | None) -> LevelRecord:
     solved = "coefficients" in group
     _, steps, status = schema.read_solve(group["solver"]) if solved else (None, None, None)
     return LevelRecord(
         number=number,
-        space=schema.read_space(group["space"]),
+        space=schema.read_space(group["space"], like),
         start=group["start"][()],
         x=group["coefficients"][()] if solved else None,
         status=status,

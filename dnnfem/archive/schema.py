@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import h5py
 import numpy as np
 import scipy.sparse as sp
 
+from dnnfem.archive.container import ArchiveError
 from dnnfem.quadrature import Quadrature, mesh_from_attributes
 from dnnfem.records import STEP_FIELDS, Array, Estimate, State, Status, Step, Steps
-from dnnfem.spaces import Transfer, space_from_attributes
+from dnnfem.spaces import FlowSpace, Transfer, space_from_attributes
 from dnnfem.spaces.feedforward import Neuron
 from dnnfem.spaces.layout import NetworkSpace
 
@@ -50,9 +53,33 @@ def write_space(group: h5py.Group, space: NetworkSpace) -> None:
         group.attrs[name] = value
 
 
-def read_space(group: h5py.Group) -> NetworkSpace:
-    """Rebuild a space."""
-    return space_from_attributes({name: _plain(value) for name, value in group.attrs.items()})
+def read_space(group: h5py.Group, like: NetworkSpace | None = None) -> NetworkSpace:
+    """Rebuild a space; if its field is a module, which is not stored, it is that of the space `like`.
+
+    Raises
+    ------
+    ArchiveError
+        If the module that is given has parameters of other names or shapes.
+    """
+    space = space_from_attributes({name: _plain(value) for name, value in group.attrs.items()})
+    if not isinstance(space, FlowSpace) or not isinstance(like, FlowSpace):
+        return space
+    stored, given = (s.field.attributes() for s in (space, like))
+    if not stored["field"] == given["field"] == "module":
+        return space
+    for number, (own, other) in enumerate(zip_longest(_parameters(stored), _parameters(given), fillvalue="none")):
+        if own != other:
+            raise ArchiveError(
+                f"{group.file.filename}: was started with another module, with {own} as parameter {number}, got "
+                f"{other}; choose another file name or pass the module that it was started with"
+            )
+    return replace(space, field=like.field) if stored == given else space
+
+
+def _parameters(attributes: dict[str, Any]) -> list[str]:
+    """Return the parameters of a module in words."""
+    pairs = zip(attributes["names"], attributes["shapes"], strict=True)
+    return [f"{name} ({shape or 'a number'})" for name, shape in pairs]
 
 
 def write_transfer(group: h5py.Group, transfer: Transfer) -> None:

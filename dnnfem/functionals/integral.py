@@ -48,8 +48,8 @@ class Integral:
         From the network's reference function to the function that the law sees.
     law : Law
         The pointwise law.
-    backend : str
-        Name of the kernels, see `dnnfem.kernels.load`.
+    backend : str, optional
+        Name of the kernels, see `dnnfem.kernels.place`.
     memory : int, optional
         Bytes that a linearization may keep of what it computed at the points; results do not depend on it, only what
         has to be computed again does.
@@ -68,7 +68,7 @@ class Integral:
     quadrature: Quadrature
     ansatz: Ansatz
     law: Law
-    backend: str = "compiled"
+    backend: str | None = None
     memory: int | None = MEMORY
     device: str | None = None
     precision: str = "double"

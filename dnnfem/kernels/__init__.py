@@ -16,11 +16,12 @@ PRECISIONS = ("double", "single")
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
-def check(name: str, device: str | None = None, precision: str = "double") -> None:
+def check(name: str | None, device: str | None = None, precision: str = "double") -> None:
     """Raise a `ValueError` if there is no backend `name`, or if it does not compute as the other two say.
 
-    Whether there is such a device is seen when something is placed there.
+    Whether there is such a device is seen when something is placed there; None is the default.
     """
+    name = "compiled" if name is None else name
     if name not in BACKENDS:
         raise ValueError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
     if device is not None and not (isinstance(device, str) and DEVICE.fullmatch(device)):
@@ -51,17 +52,21 @@ def place(
     ansatz: Ansatz,
     law: Law,
     memory: int | None = MEMORY,
-    backend: str = "compiled",
+    backend: str | None = None,
     device: str | None = None,
     precision: str = "double",
 ) -> Evaluator:
     """Bind program, quadrature, ansatz and law with a backend; with a `device`, that of devices.
 
+    The default is the compiled backend, or that of devices for a program with an opaque map.
+
     Raises
     ------
     ValueError
-        If there is no such backend, device or precision.
+        If there is no such backend, device or precision, or the backend cannot run the program.
     """
+    if backend is None:
+        backend = "device" if program.is_opaque else "compiled"
     check(backend, device, precision)
     if device is None and backend != "device":
         return load(backend).place(program, quadrature, ansatz, law, MEMORY if memory is None else memory)

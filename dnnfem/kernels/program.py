@@ -7,12 +7,16 @@ A program knows nothing of meshes, layers or neurons.  Its stages compute, one a
 each register is written once, and the weights come from the coefficients by a sparse affine map,
 ``weights = embedding @ x + offset``.  Plain layers, residual layers, Runge-Kutta stages with shared weights, double
 layers and Hamiltonian fields are all of this form.
+
+In the place of an affine map there may be one that a program knows nothing of, a module of torch: the backend for
+devices runs it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,17 +27,39 @@ ACTIVATIONS = ("identity", "tanh", "sin", "softplus", "gelu", "relu", "sigmoid")
 SMOOTH_ACTIVATIONS = ("tanh", "sin", "softplus", "gelu", "sigmoid")
 
 
+class Opaque(Protocol):
+    """A map of which a program knows no more than its widths and how many weights it has; torch differentiates it."""
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        ...
+
+    def __call__(self, weights: Any, y: Any) -> Any:
+        """Return the values (m, rows) for weights (size,) and samples (m, columns), each of them by itself.
+
+        These are tensors of torch, of float32 or float64 on any device, or arrays of NumPy.
+        """
+        ...
+
+    def check(self, columns: int, rows: int) -> None:
+        """Raise a `ValueError` unless it maps `columns` components to `rows`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Block:
     """Place of one affine map ``r -> W r + b`` in the vector of weights.
 
-    ``W`` has shape (rows, columns) and is stored row by row from `start`, then follows ``b`` (rows,) if `bias`.
+    ``W`` has shape (rows, columns) and is stored row by row from `start`, then follows ``b`` (rows,) if `bias`.  If
+    there is an opaque `map`, it takes the place of the affine one, and its weights begin at `start`.
     """
 
     rows: int
     columns: int
     start: int
     bias: bool = True
+    map: Opaque | None = None
 
     @property
     def bias_start(self) -> int:
@@ -43,6 +69,8 @@ class Block:
     @property
     def stop(self) -> int:
         """Index after the last weight of the block."""
+        if self.map is not None:
+            return self.start + self.map.size
         return self.bias_start + (self.rows if self.bias else 0)
 
 
@@ -72,7 +100,7 @@ class Program:
     stages : tuple of Stage
         Executed in order; stage ``s`` writes register ``s + 1``.
     blocks : tuple of Block
-        Affine maps; several stages may use the same one.
+        Affine and opaque maps; several stages may use the same one.
     embedding : sparse array, shape (weights, coefficients)
         Linear part of the map from coefficients to weights.
     offset : array, shape (weights,)
@@ -130,6 +158,11 @@ class Program:
         return int(self.embedding.shape[1])
 
     @cached_property
+    def is_opaque(self) -> bool:
+        """Whether some map is opaque, so that only the backend for devices can run it."""
+        return any(block.map is not None for block in self.blocks)
+
+    @cached_property
     def is_identity(self) -> bool:
         """Whether weights and coefficients are the same vector, so that kernels can skip the embedding."""
         return self.is_inclusion and self.offset.size == self.dim
@@ -174,6 +207,15 @@ class Program:
     def restrict(self, g: Array) -> Array:
         """Pull a dual vector (or several as columns) of the weights back to the coefficients."""
         return g if self.is_identity else self.embedding.T @ g
+
+    def require_affine(self, backend: str) -> None:
+        """Raise a `ValueError` that names the backend for devices if some map is opaque."""
+        for block in self.blocks:
+            if block.map is not None:
+                raise ValueError(
+                    f"backend: got {backend!r} for a network with {block.map}, expected 'device', which is the default "
+                    "there: only torch can run it"
+                )
 
     def truncated(self, register: int) -> Program:
         """Return the program that ends with `register` as its output, in the same coefficients."""

@@ -315,7 +315,14 @@ class Converted:
 def place(
     program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law, memory: int = MEMORY
 ) -> ReferenceEvaluator:
-    """Bind program, quadrature, ansatz and law; all samples are held at a time, whatever the memory is."""
+    """Bind program, quadrature, ansatz and law; all samples are held at a time, whatever the memory is.
+
+    Raises
+    ------
+    ValueError
+        If the program has an opaque map.
+    """
+    program.require_affine("reference")
     points, weights, data = (
         np.asarray(array, dtype=np.float64) for array in (quadrature.points, quadrature.weights, quadrature.data)
     )

@@ -171,7 +171,7 @@ def frobenius(
     Herzog, Köhne, Kreis and Schiela, arXiv 2311.15419 (2023).
     """
     integral = integral_of(functional)
-    if integral is None or not integral.space.program.is_inclusion:
+    if integral is None or not integral.space.program.is_inclusion or integral.space.program.is_opaque:
         raise ValueError(
             f"functional: got {type(functional).__name__} on {functional.space}, expected one with an integral over a "
             "space whose coefficients are its weights"

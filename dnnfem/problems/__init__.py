@@ -13,6 +13,7 @@ _public = {
     "domains": ("Box",),
     "energy": ("Energy",),
     "flux": ("Flux",),
+    "modules": ("ModuleField",),
     "regression": ("Regression",),
     "simplices": ("Simplices",),
     "slabs": ("next_slab",),
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dnnfem.problems.domains import Box as Box
     from dnnfem.problems.energy import Energy as Energy
     from dnnfem.problems.flux import Flux as Flux
+    from dnnfem.problems.modules import ModuleField as ModuleField
     from dnnfem.problems.regression import Regression as Regression
     from dnnfem.problems.simplices import Simplices as Simplices
     from dnnfem.problems.slabs import next_slab as next_slab

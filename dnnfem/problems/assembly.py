@@ -54,7 +54,7 @@ class Discretizable(Protocol):
         ...
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> str | None:
         """Kernels."""
         ...
 

@@ -41,7 +41,8 @@ class Classification:
         Factors for the weights of the samples of each class, 1 for those that are not named; ``"balanced"`` gives all
         classes the same sum of weights.  Probabilities then are those of a population with these shares.
     backend : str, optional
-        ``"compiled"``, ``"reference"`` or ``"device"``.
+        ``"compiled"``, ``"reference"`` or ``"device"``; default the first, or the last where a space has a field that
+        only torch can run.
     memory : int, optional
         Bytes that a linearization may keep besides the samples; default half of what they take, at least 300 MB; on a
         GPU a fourth of what is free, for both.
@@ -63,7 +64,7 @@ class Classification:
     labels: Any
     weights: Array | None = None
     class_weights: str | Mapping[Any, float] | None = None
-    backend: str = "compiled"
+    backend: str | None = None
     memory: int | None = None
     device: str | None = None
     precision: str = "double"

@@ -116,7 +116,7 @@ class Collocation:
     unknowns: Mapping[str, float] | None = None
     observations: tuple[Any, Any] | None = None
     seed: int = 0
-    backend: str = "compiled"
+    backend: str | None = None
     memory: int | None = None
     device: str | None = None
     precision: str = "double"

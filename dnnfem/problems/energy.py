@@ -80,7 +80,7 @@ class Energy:
     outputs: int = 1
     quadrature: Quadrature = field(default=None)  # type: ignore[assignment]
     seed: int = 0
-    backend: str = "compiled"
+    backend: str | None = None
     memory: int | None = None
     device: str | None = None
     precision: str = "double"

@@ -101,7 +101,7 @@ class Flux:
     balance: float = 1.0
     quadrature: Quadrature = field(default=None)  # type: ignore[assignment]
     seed: int = 0
-    backend: str = "compiled"
+    backend: str | None = None
     memory: int | None = None
     device: str | None = None
     precision: str = "double"

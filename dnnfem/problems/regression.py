@@ -37,7 +37,8 @@ class Regression:
     weights : array, shape (m,), optional
         Positive; default equal.
     backend : str, optional
-        ``"compiled"``, ``"reference"`` or ``"device"``.
+        ``"compiled"``, ``"reference"`` or ``"device"``; default the first, or the last where a space has a field that
+        only torch can run.
     memory : int, optional
         Bytes that a linearization may keep besides the samples; default half of what they take, at least 300 MB; on a
         GPU a fourth of what is free, for both.
@@ -57,7 +58,7 @@ class Regression:
     inputs: Array
     targets: Array
     weights: Array | None = None
-    backend: str = "compiled"
+    backend: str | None = None
     memory: int | None = None
     device: str | None = None
     precision: str = "double"

@@ -30,7 +30,7 @@ class Solution:
         Coefficients; what is kept is a copy that cannot be written to.
     ansatz : Ansatz
         Coordinates and units.
-    backend, device, precision : str
+    backend, device, precision : str, optional
         Kernels, see `dnnfem.kernels.place`.
 
     Raises
@@ -42,7 +42,7 @@ class Solution:
     space: NetworkSpace
     x: Array
     ansatz: Ansatz
-    backend: str = "compiled"
+    backend: str | None = None
     device: str | None = None
     precision: str = "double"
 

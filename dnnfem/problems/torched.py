@@ -72,10 +72,13 @@ class TorchFunction:
         registers = [(points - here(ansatz.input_shift)) / here(ansatz.input_scale)]
         for stage in self.program.stages:
             block = self.program.blocks[stage.block]
-            matrix = weights[block.start : block.bias_start].reshape(block.rows, block.columns)
-            z = registers[stage.input] @ matrix.T
-            if block.bias:
-                z = z + weights[block.bias_start : block.stop]
+            own, read = weights[block.start : block.stop], registers[stage.input]
+            if block.map is not None:
+                z = block.map(own, read)
+            else:
+                z = read @ own[: block.rows * block.columns].reshape(block.rows, block.columns).T
+                if block.bias:
+                    z = z + own[block.rows * block.columns :]
             value = stage.scale * ACTIVATIONS[stage.activation](z)
             for register, factor in stage.carry:
                 value = value + factor * registers[register]

@@ -5,9 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from dnnfem.kernels.activations import derivatives
+from dnnfem.kernels.program import Program
 from dnnfem.records import Array
 from dnnfem.spaces import FlowSpace
 from dnnfem.spaces.unrolling import unrolled
+
+
+def registers(program: Program, x: Array, points: Array) -> list[Array]:
+    """Return all registers of a program (m, width) for coefficients (dim,) and points (m, inputs), finite or not."""
+    found, weights = [points], program.weights(x)
+    for stage in program.stages:
+        block = program.blocks[stage.block]
+        own, read = weights[block.start : block.stop], found[stage.input]
+        with np.errstate(over="ignore", invalid="ignore"):
+            if block.map is not None:
+                argument = np.asarray(block.map(own, read))
+            else:
+                argument = read @ own[: block.rows * block.columns].reshape(block.rows, block.columns).T
+                if block.bias:
+                    argument = argument + own[block.rows * block.columns :]
+            value = stage.scale * derivatives(stage.activation, argument, 0)[0]
+            for j, factor in stage.carry:
+                value = value + factor * found[j]
+        found.append(value)
+    return found
 
 
 def trajectories(space: FlowSpace, x: Array, points: Array) -> Array:
@@ -26,20 +47,8 @@ def trajectories(space: FlowSpace, x: Array, points: Array) -> Array:
         If a state is not finite: the message says from which step on.
     """
     code = unrolled(space)
-    program, weights = code.program, code.program.weights(x)
-    registers = [points]
-    for stage in program.stages:
-        block = program.blocks[stage.block]
-        matrix = weights[block.start : block.bias_start].reshape(block.rows, block.columns)
-        with np.errstate(over="ignore", invalid="ignore"):
-            argument = registers[stage.input] @ matrix.T
-            if block.bias:
-                argument = argument + weights[block.bias_start : block.stop]
-            value = stage.scale * derivatives(stage.activation, argument, 0)[0]
-            for j, factor in stage.carry:
-                value = value + factor * registers[j]
-        registers.append(value)
-    states = np.stack([registers[number] for number in code.states])
+    found = registers(code.program, x, points)
+    states = np.stack([found[number] for number in code.states])
     finite = np.isfinite(states).all(axis=(1, 2))
     if not finite.all():
         step = int(np.argmin(finite))

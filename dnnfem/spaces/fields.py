@@ -1,7 +1,8 @@
 """Fields ``f(z, theta)`` of continuous residual networks ``z' = f(z, theta(t))``.
 
 A field is a chain of affine maps with activations, ``f = sigma_n(W_n ... sigma_1(W_1 z + b_1) ... + b_n)``, whose
-weights are a sparse affine map of the parameters ``theta`` at one time.
+weights are a sparse affine map of the parameters ``theta`` at one time.  Some of the affine maps may be opaque ones,
+such as `dnnfem.ModuleField`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import scipy.sparse as sp
 
 from dnnfem.kernels.program import SMOOTH_ACTIVATIONS
 from dnnfem.records import Array, Index
+from dnnfem.spaces.opaque import OpaqueMap, StoredModule
 
 FIELD_ACTIVATIONS = (*SMOOTH_ACTIVATIONS, "relu")
 
@@ -37,7 +39,7 @@ class AffineMap:
 class Field(Protocol):
     """What a flow has to know of its field; one of your own needs no more than this, and attributes that are plain."""
 
-    def maps(self, width: int) -> tuple[AffineMap, ...]:
+    def maps(self, width: int) -> tuple[AffineMap | OpaqueMap, ...]:
         """Return the affine maps, first to last; the first reads `width` components and the last returns as many."""
         ...
 
@@ -248,7 +250,7 @@ class TimeSteps:
 
     field: Field
 
-    def maps(self, width: int) -> tuple[AffineMap, ...]:
+    def maps(self, width: int) -> tuple[AffineMap | OpaqueMap, ...]:
         """Return the maps of the field, and the one that scales."""
         return *self.field.maps(width), AffineMap(width, width, "identity", bias=False)
 
@@ -284,6 +286,8 @@ def check_field(field: Any, width: int) -> None:
             raise ValueError(
                 f"field: map {number} of {field} reads {part.columns} components, expected {reads[number]}"
             )
+        if isinstance(part, OpaqueMap):
+            part.map.check(part.columns, part.rows)
     if not maps or reads[-1] != width:
         raise ValueError(f"field: {field} returns {reads[-1]} components, expected {width} as it reads")
     matrix, offset = field.embedding(width)
@@ -321,6 +325,7 @@ _FIELDS: dict[str, Any] = {
     "double": DoubleLayer,
     "antisymmetric": Antisymmetric,
     "hamiltonian": Hamiltonian,
+    "module": StoredModule,
 }
 
 

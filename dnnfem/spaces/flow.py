@@ -44,7 +44,7 @@ class FlowSpace:
     scheme : str
         ``"euler"``, ``"heun"`` or ``"rk4"``.
     field : Field
-        ``f``, e.g. `SingleLayer`, `DoubleLayer`, `Antisymmetric`, `Hamiltonian`, `TimeSteps`.
+        ``f``, e.g. `SingleLayer`, `DoubleLayer`, `Antisymmetric`, `Hamiltonian`, `TimeSteps`, or a `ModuleField`.
     encoder : str or array, shape (width, inputs) or (width, inputs + 1)
         ``"padding"`` with zeros, ``"affine"`` with trained coefficients, or fixed ones, ``e`` as a last column.
 

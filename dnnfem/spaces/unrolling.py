@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from dnnfem.kernels.program import Block, Program, Stage
 from dnnfem.records import Array, Index
 from dnnfem.spaces.fields import AffineMap
+from dnnfem.spaces.opaque import OpaqueMap
 from dnnfem.spaces.schemes import SCHEMES, Row
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class _Code:
         return self.top
 
     def place(
-        self, maps: Sequence[AffineMap], matrices: Sequence[tuple[float, int, sp.csr_array]], offset: Array
+        self, maps: Sequence[AffineMap | OpaqueMap], matrices: Sequence[tuple[float, int, sp.csr_array]], offset: Array
     ) -> int:
         """Append the blocks of some maps, with weights ``sum factor matrix x[start:] + offset``; return the first."""
         begin, first = self.weights, len(self.blocks)
@@ -79,7 +80,8 @@ class _Code:
             self.entries.append((factor * coordinates.data, begin + coordinates.row, start + coordinates.col))
         self.offsets.append(offset)
         for part in maps:
-            self.blocks.append(Block(part.rows, part.columns, begin, part.bias))
+            opaque = part.map if isinstance(part, OpaqueMap) else None
+            self.blocks.append(Block(part.rows, part.columns, begin, part.bias, opaque))
             begin = self.blocks[-1].stop
         return first
 
@@ -100,7 +102,7 @@ class _Flow:
     placed: dict[Parts, int] = field(default_factory=dict)
 
     @cached_property
-    def maps(self) -> tuple[AffineMap, ...]:
+    def maps(self) -> tuple[AffineMap | OpaqueMap, ...]:
         return self.space.field.maps(self.space.width)
 
     @cached_property

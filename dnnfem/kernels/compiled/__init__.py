@@ -27,6 +27,8 @@ def place(
     Raises
     ------
     ValueError
-        If the law reads derivatives that the network does not have, or the points do not fit the program.
+        If the law reads derivatives that the network does not have, the points do not fit the program, or that has an
+        opaque map.
     """
+    program.require_affine("compiled")
     return CompiledEvaluator(program, quadrature, ansatz, law, memory)

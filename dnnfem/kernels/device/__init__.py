@@ -1,8 +1,8 @@
 """The device backend: values and their derivatives in the coefficients, on a CPU or a GPU, with torch.
 
 Sweeps are derived by hand, and are products of matrices over all samples of a chunk; nothing is recorded for automatic
-differentiation.  Samples, activations, laws and least-squares systems stay on the device; vectors of coefficients and
-triangles of their size cross its border.
+differentiation, but in opaque maps: these torch differentiates, stage by stage.  Samples, activations, laws and
+least-squares systems stay on the device; vectors of coefficients and triangles of their size cross its border.
 """
 
 from __future__ import annotations

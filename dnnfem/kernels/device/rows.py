@@ -77,8 +77,14 @@ def _indexed(index: Index, place: Place) -> Tensor | slice:
     return slice(first, first + index.size) if consecutive else place.index(index)
 
 
-def _add_derivative(onto: Tensor, block: Block, own: Tensor, y: Tensor) -> None:
-    """Add the derivative in the weights of a block, sample by sample, to a tensor (k, samples, weights)."""
+def _add_derivative(onto: Tensor, block: Block, own: Tensor, y: Tensor, found: Tensor | None) -> None:
+    """Add the derivative in the weights of a block, sample by sample, to a tensor (k, samples, weights).
+
+    Of an opaque map it has been `found` already.
+    """
+    if found is not None:
+        onto += found
+        return
     count = block.rows * block.columns
     matrix = onto[..., :count].unflatten(-1, (block.rows, block.columns))
     if len(y) > 1:
@@ -94,17 +100,20 @@ def _write(tape: Tape, seeds: Tensor, part: slice, chosen: Selection) -> Tensor:
     code, program = tape.evaluator.code, tape.evaluator.program
     target = torch.zeros((len(seeds), part.stop - part.start, chosen.size), dtype=torch.float64, device=seeds.device)
     first = [tuple(kept[..., part, :] for kept in stage) for stage in tape.first]
-    for number, own, _ in reverse(code, tape.weights, first, written(code, seeds[:, part]), chosen.last):
+    registers = [register[:, part] for register in tape.registers]
+    single = {number for number, stage in enumerate(program.stages) if chosen.maps[stage.block] is not None}
+    sweep = reverse(code, tape.weights, registers, first, written(code, seeds[:, part]), chosen.last, single=single)
+    for number, own, _, found in sweep:
         stage = program.stages[number]
         block, map_ = program.blocks[stage.block], chosen.maps[stage.block]
         if map_ is None:
             continue
-        y, (columns, factor) = tape.registers[stage.input][:, part], map_
+        y, (columns, factor) = registers[stage.input], map_
         if isinstance(columns, slice) and factor == slice(0, block.stop - block.start):
-            _add_derivative(target[..., columns], block, own, y)
+            _add_derivative(target[..., columns], block, own, y, found)
             continue
         derivative = target.new_zeros((*target.shape[:2], block.stop - block.start))
-        _add_derivative(derivative, block, own, y)
+        _add_derivative(derivative, block, own, y, found)
         if isinstance(factor, slice) or factor.ndim == 1:
             target[..., columns] += derivative[..., factor]
         else:
@@ -121,11 +130,12 @@ def _blocks(
     """
     e = linearization.evaluator
     entries = GPU_ENTRIES if e.place.is_gpu else ENTRIES
+    opaque = [block.map.size for block in e.program.blocks if block.map is not None]
     for tape in linearization.tapes():
         duals = _slopes(tape) if units is None else list(units)
         seeds, count = e.outputs.pulled(tape.samples, duals, root=True), len(tape.samples.weights)
         # Never fewer rows than columns: a triangle of them is as large.
-        step = max(1, entries // (max(chosen.size, *e.program.widths) * len(duals)), chosen.size // len(duals))
+        step = max(1, entries // (max(chosen.size, *e.program.widths, *opaque) * len(duals)), chosen.size // len(duals))
         for start in range(0, count, step):
             part = slice(start, min(start + step, count))
             yield tape, part, _write(tape, seeds, part, chosen)

@@ -2,19 +2,22 @@
 
 In the notation of `dnnfem.kernels.compiled.sweeps`: registers y, arguments z, cotangents lambda, ``delta`` those of the
 arguments.  A register is a tensor (components, samples, width), so that an affine map is one matrix product for all
-components and samples; tangents and cotangents have k directions in front, (k, components, samples, width).  Registers
-that do not depend on the coefficients, and cotangents that are zero, are None.
+components and samples; for opaque ones see `dnnfem.kernels.device.opaque`.  Tangents and cotangents have k directions
+in front, (k, components, samples, width).  Registers that do not depend on the coefficients, and cotangents that are
+zero, are None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
 from dnnfem.kernels.components import Component, closure, order, places
+from dnnfem.kernels.device.opaque import OpaqueStage
 from dnnfem.kernels.device.pointwise import Jets, Kept, Pointwise, Tensor, Values
 from dnnfem.kernels.program import Program, Stage
 
@@ -48,6 +51,12 @@ class Code:
         carried = closure(components)
         pointwise = Jets(carried) if len(carried) > 1 else Values()
         return cls(program, carried, places(components), max(map(order, carried)), pointwise)
+
+    @cached_property
+    def opaque(self) -> tuple[OpaqueStage | None, ...]:
+        """Per stage what takes the place of the affine map, if it is an opaque one."""
+        blocks = [self.program.blocks[stage.block] for stage in self.program.stages]
+        return tuple(None if b.map is None else OpaqueStage(b.map, b, self.components) for b in blocks)
 
     @property
     def kept(self) -> int:
@@ -115,8 +124,10 @@ def _affine(code: Code, stage: Stage, weights: Tensor, y: Tensor) -> Tensor:
 def forward(code: Code, weights: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Return all registers, and of each stage what its derivatives are computed from."""
     registers, bases = [y], []
-    for stage in code.program.stages:
-        y, base = code.pointwise.forward(stage, _affine(code, stage, weights, registers[stage.input]))
+    for stage, opaque in zip(code.program.stages, code.opaque, strict=True):
+        y = registers[stage.input]
+        z = _affine(code, stage, weights, y) if opaque is None else opaque.forward(weights, y)
+        y, base = code.pointwise.forward(stage, z)
         for j, factor in stage.carry:
             y = torch.add(y, registers[j], alpha=factor)
         registers.append(y)
@@ -152,10 +163,13 @@ def tangent(
     registers: list[Tensor | None] = [None]
     bends: list[Tensor | None] = []
     for number, stage in enumerate(code.program.stages):
-        z = _along(code, stage, direction, state.registers[stage.input])
-        inner = registers[stage.input]
-        if inner is not None:
-            z.flatten(0, 2).addmm_(inner.flatten(0, 2), matrix_of(code, stage, state.weights).mT)
+        opaque, inner, read = code.opaque[number], registers[stage.input], state.registers[stage.input]
+        if opaque is not None:
+            z = opaque.tangent(state.weights, read, direction, inner)
+        else:
+            z = _along(code, stage, direction, read)
+            if inner is not None:
+                z.flatten(0, 2).addmm_(inner.flatten(0, 2), matrix_of(code, stage, state.weights).mT)
         bend: Tensor | None = None
         if exact and state.deltas[number] is not None:
             y, bend = code.pointwise.bend(stage, state.first[number], state.second[number], z)
@@ -175,50 +189,87 @@ def _add(total: Tensor | None, part: Tensor, factor: float = 1.0) -> Tensor:
     return torch.add(total, part, alpha=factor)
 
 
+class Along(NamedTuple):
+    """What differentiates a reverse sweep along k directions of weights.
+
+    Attributes
+    ----------
+    direction : tensor, shape (k, weights)
+    registers, bends : list of tensors or None
+        Tangents of the registers, and what `tangent` gives besides.
+    deltas : list of tensors or None
+        Cotangents of the arguments in the sweep that is differentiated.
+    """
+
+    direction: Tensor
+    registers: list[Tensor | None]
+    bends: list[Tensor | None]
+    deltas: list[Tensor | None]
+
+
 def reverse(
     code: Code,
     weights: Tensor,
+    registers: Sequence[Tensor],
     first: list[Kept],
     seed: Tensor,
     last: int = 0,
-    bends: Sequence[Tensor | None] = (),
-    deltas: Sequence[Tensor | None] = (),
-    direction: Tensor | None = None,
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+    along: Along | None = None,
+    single: Collection[int] | None = None,
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None]]:
     """Yield number, cotangent of the argument and cotangent of the register of each stage, from the end to `last`.
 
-    Stages that the output does not depend on are left out.
+    For an opaque map there are the cotangents of its weights besides, shape (k, size), summed up in float64.  Stages
+    that the output does not depend on are left out.
 
     Parameters
     ----------
     seed : tensor, shape (k, components, samples, outputs)
         Cotangents of the output register.
-    bends, deltas, direction
-        For products with second derivatives, where `seed` is the derivative of the cotangents along `direction`.
+    along : Along, optional
+        For products with second derivatives, where `seed` is the derivative of the cotangents along directions.
+    single : collection of int, optional
+        Stages for which the cotangents of the weights of opaque maps are wanted sample by sample, (k, samples, size).
     """
     duals: list[Tensor | None] = [None] * len(code.program.stages) + [seed]
     for number in range(len(code.program.stages) - 1, last - 1, -1):
         stage, dual = code.program.stages[number], duals[number + 1]
         if dual is None:
             continue
-        own = code.pointwise.adjoint(stage, first[number], dual, bends[number] if bends else None)
-        yield number, own, dual
+        own = code.pointwise.adjoint(stage, first[number], dual, None if along is None else along.bends[number])
+        opaque, found, pulled = code.opaque[number], None, None
+        if opaque is not None:
+            y, delta = registers[stage.input], None if along is None else along.deltas[number]
+            if along is not None and delta is not None:
+                found, pulled = opaque.bend(weights, y, own, delta, along.direction, along.registers[stage.input])
+            elif single is not None and number in single:
+                found, pulled = opaque.rows(weights, y, own)
+            else:
+                found, pulled = opaque.adjoint(weights, y, own)
+        yield number, own, dual, found
         duals[number + 1] = None
         if stage.input > 0 and number > last:
-            rows = own.flatten(0, 2)
-            pulled = rows @ matrix_of(code, stage, weights)
-            delta = deltas[number] if deltas else None
-            if direction is not None and delta is not None:
-                matrix = matrix_of(code, stage, direction)
-                if len(direction) == 1:
-                    pulled.addmm_(delta.flatten(0, 2), matrix[0])
-                else:
-                    one = delta.flatten(1, 2)
-                    pulled += torch.bmm(one.expand(len(direction), *one.shape[1:]), matrix).flatten(0, 1)
-            duals[stage.input] = _add(duals[stage.input], pulled.unflatten(0, own.shape[:3]))
+            if pulled is None:
+                pulled = _pulled(code, number, weights, own, along)
+            duals[stage.input] = _add(duals[stage.input], pulled)
         for j, factor in stage.carry:
             if j > 0:
                 duals[j] = _add(duals[j], dual, factor)
+
+
+def _pulled(code: Code, number: int, weights: Tensor, own: Tensor, along: Along | None) -> Tensor:
+    """Return the cotangents of the register that an affine map reads."""
+    stage = code.program.stages[number]
+    pulled = own.flatten(0, 2) @ matrix_of(code, stage, weights)
+    delta = None if along is None else along.deltas[number]
+    if along is not None and delta is not None:
+        matrix = matrix_of(code, stage, along.direction)
+        if len(matrix) == 1:
+            pulled.addmm_(delta.flatten(0, 2), matrix[0])
+        else:
+            one = delta.flatten(1, 2)
+            pulled += torch.bmm(one.expand(len(matrix), *one.shape[1:]), matrix).flatten(0, 1)
+    return pulled.unflatten(0, own.shape[:3])
 
 
 SUMMED = 2048
@@ -243,12 +294,24 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a.mT, b)
 
 
-def add_sums(code: Code, number: int, y: Tensor, own: Tensor, sums: Tensor, more: Tensor | None = None) -> None:
+def add_sums(
+    code: Code,
+    number: int,
+    y: Tensor,
+    own: Tensor,
+    sums: Tensor,
+    found: Tensor | None = None,
+    more: Tensor | None = None,
+) -> None:
     """Add what a stage with input y contributes to the derivative in the weights to `sums` (k, weights), in float64.
 
-    `own` are the cotangents of its argument, `more` a product that the matrix receives besides.
+    `own` are the cotangents of its argument, `found` those of the weights of an opaque map, and `more` a product that
+    the matrix of an affine one receives besides.
     """
     block = code.program.blocks[code.program.stages[number].block]
+    if found is not None:
+        sums[:, block.start : block.stop] += found
+        return
     product = outer(own, y[None])
     if more is not None:
         product = product + more
@@ -270,12 +333,11 @@ def second(code: Code, state: State, direction: Tensor, exact: bool, seeds: Call
     output = registers[-1]
     assert output is not None, "a program has a stage"
     sums = torch.zeros(direction.shape, dtype=torch.float64, device=direction.device)
-    deltas = state.deltas if exact else ()
-    for number, own, _ in reverse(
-        code, state.weights, state.first, seeds(output), 0, bends if exact else (), deltas, direction if exact else None
-    ):
+    along = Along(direction, registers, bends, state.deltas) if exact else None
+    sweep = reverse(code, state.weights, state.registers, state.first, seeds(output), 0, along)
+    for number, own, _, found in sweep:
         source = code.program.stages[number].input
-        inner, delta = registers[source], deltas[number] if exact else None
-        more = None if inner is None or delta is None else outer(delta, inner)
-        add_sums(code, number, state.registers[source], own, sums, more)
+        inner, delta = registers[source], state.deltas[number] if exact else None
+        more = None if found is not None or inner is None or delta is None else outer(delta, inner)
+        add_sums(code, number, state.registers[source], own, sums, found, more)
     return sums

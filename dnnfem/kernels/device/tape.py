@@ -58,8 +58,8 @@ class Tape:
         """Return the derivative in the weights for seeds (k, samples, size), shape (k, weights), in float64."""
         code = self.evaluator.code
         sums = torch.zeros((len(seeds), len(self.weights)), dtype=torch.float64, device=seeds.device)
-        for number, own, dual in reverse(code, self.weights, self.first, written(code, seeds)):
-            add_sums(code, number, self.registers[code.program.stages[number].input], own, sums)
+        for number, own, dual, found in reverse(code, self.weights, self.registers, self.first, written(code, seeds)):
+            add_sums(code, number, self.registers[code.program.stages[number].input], own, sums, found)
             if into is not None:
                 into(number, own, dual)
         return sums
@@ -108,6 +108,8 @@ class Tape:
                 return e.outputs.bent_register(self.samples, self.law, tangents, exact)
 
             return second(e.code, state, direction, exact, seeds)
-        if not (e.capture and direction.is_cuda and len(direction) == 1 and e.chunks.count == 1 and is_small(state)):
+        captured = e.capture and direction.is_cuda and len(direction) == 1 and e.chunks.count == 1
+        # What an opaque map launches is not known.
+        if not captured or e.program.is_opaque or not is_small(state):
             return function(state, direction)
         return e.graphs(exact, function, self, state, direction)
