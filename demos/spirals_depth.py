@@ -42,7 +42,7 @@ def functional(space):
     return fem.Sum(problem.on(space), fem.Tikhonov(space, fem.L2, 1e-4))
 
 
-space = fem.FlowSpace.uniform(inputs=2, width=2, outputs=2, cells=1, steps=16, T=4.0)
+space = fem.FlowSpace.uniform(inputs=2, width=2, outputs=2, cells=1, steps=32, T=4.0)
 J = functional(space)
 first = [fem.trust_region(J, space.initial(seed), 1e-2, curvature=True, max_steps=steps) for seed in range(starts)]
 best = min(first, key=lambda result: result.value)
@@ -101,7 +101,8 @@ for place, (own, _, _) in enumerate(history):
     axes[1, 2].plot(own.weight_mesh, [place] * (own.cells + 1), "|-", color=plotting.BLUE, markersize=9)
 axes[1, 2].set(xlabel="t", ylabel="level", title="nodes of the weight mesh")
 axes[1, 2].invert_yaxis()
-axes[1, 3].stairs(np.linalg.norm(space.theta(u.network.x), axis=1), space.weight_mesh, baseline=None, color=plotting.BLUE)
+lengths = np.linalg.norm(space.theta(u.network.x), axis=1)
+axes[1, 3].stairs(lengths, space.weight_mesh, baseline=None, color=plotting.BLUE)
 axes[1, 3].set(xlabel="t", title="length of the weights", ylim=(0, None))
 figure.savefig(output / "spirals_depth.png", dpi=110)
 print(f"picture: {output / 'spirals_depth.png'}")
