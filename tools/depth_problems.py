@@ -88,6 +88,7 @@ class Tracking:
     space: fem.FlowSpace
     teacher: Teacher
     decoder: Array
+    alpha: float = ALPHA
 
     @cached_property
     def _means(self) -> tuple[Array, float]:
@@ -96,7 +97,7 @@ class Tracking:
     @property
     def missed(self) -> float:
         """What is left for the best theta of the mesh."""
-        return 0.5 * ALPHA * self._means[1]
+        return 0.5 * self.alpha * self._means[1]
 
     @property
     def projected(self) -> Array:
@@ -109,7 +110,7 @@ class Tracking:
     @cached_property
     def tikhonov(self) -> fem.Tikhonov:
         """The part that depends on theta."""
-        return fem.Tikhonov(self.space, fem.L2, ALPHA, self.projected)
+        return fem.Tikhonov(self.space, fem.L2, self.alpha, self.projected)
 
     @property
     def condensable(self) -> Any:
@@ -126,7 +127,7 @@ class Tracking:
 
     def on(self, *, space: Any = None, quadrature: Any = None, transfer: Any = None) -> Tracking:
         """Return the same on another mesh."""
-        return self if space is None else Tracking(space, self.teacher, self.decoder)
+        return self if space is None else Tracking(space, self.teacher, self.decoder, self.alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +135,7 @@ class Localized:
     """Samples of a teacher: its weights change within four per cent of the time."""
 
     seed: int
+    alpha: float = ALPHA
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -156,7 +158,7 @@ class Localized:
         """Return misfit and penalty, and the penalty alone."""
         ansatz = self.problem.ansatz
         decoder = np.append(np.diag(1.0 / ansatz.output_scale).ravel(), -ansatz.output_shift / ansatz.output_scale)
-        tracking = Tracking(space, self.teacher, decoder)
+        tracking = Tracking(space, self.teacher, decoder, self.alpha)
         return fem.Sum(self.problem.on(space), tracking), tracking
 
     @cached_property

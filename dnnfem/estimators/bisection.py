@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from dnnfem.estimators.algebraic import algebraic
-from dnnfem.estimators.enrichment import QUANTITY, WITHOUT_SYSTEM, Enriched, dispersion_of, joint
+from dnnfem.estimators.enrichment import QUANTITY, WITHOUT_SYSTEM, Enriched, captured, dispersion_of, joint
 from dnnfem.functionals import Functional
 from dnnfem.records import Array, Estimate
 from dnnfem.refinement.time import bisect
@@ -28,13 +28,13 @@ def of_bisection(functional: Functional, x: Array) -> Estimate:
     basis = sp.csr_array(sp.hstack([transfer.matrix, _details(space, fine)]))
     groups = list(space.dim + np.arange(space.cells * space.size).reshape(space.cells, space.size))
     enriched = Enriched(system @ basis, groups)
-    captured = 1.0 - 0.25 ** (space.degree + 1)
-    total, parts = joint(enriched, dispersion_of(functional), "weights", captured, np.inf)
+    seen = captured(functional)
+    total, parts = joint(enriched, dispersion_of(functional), "weights", seen, np.inf)
     if len(fine.state_mesh) > len(space.state_mesh):
         # With more steps the old coefficients have another minimum: that is no error of the solver.
         parts["algebraic"] = algebraic(functional, x).total
         total = math.sqrt(sum(parts[name] ** 2 for name in ("weights", "algebraic", "sampling")))
-    gains = np.maximum(enriched.system.candidates(np.array(groups)).score(), 0.0) / captured
+    gains = np.maximum(enriched.system.candidates(np.array(groups)).score(), 0.0) / seen
     costs = np.full(space.cells, float(space.size))
     return Estimate(QUANTITY, np.arange(space.cells), np.sqrt(2.0 * gains), total, parts=parts, cost=costs)
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnnfem.functionals import Functional, LeastSquaresSystem
+from dnnfem.functionals import Functional, LeastSquaresSystem, Scaled, Shifted, Sum, Tikhonov
 from dnnfem.functionals.sampling import integrals_of
+from dnnfem.norms import TimeNorm
 from dnnfem.records import Index
+from dnnfem.spaces import FlowSpace
 
 QUANTITY = "discretization error sqrt(2 (J(x) - J*))"
 
@@ -32,11 +34,11 @@ class Enriched:
 
 
 def joint(
-    enriched: Enriched, dispersion: float | None, part: str, captured: float = 1.0, share: float = SHARE
+    enriched: Enriched, dispersion: float | None, part: str, seen: float = 1.0, share: float = SHARE
 ) -> tuple[float, dict[str, float]]:
     """Return the total of the joint solve and its parts; the variance of the noise is estimated if not known.
 
-    What the new coefficients gain is called `part`; it is `captured`, a part of what ever more of them would gain.
+    What the new coefficients gain is called `part`; it is `seen`, a part of what ever more of them would gain.
     They are as many as take a `share` of the degrees of freedom that are left.
     """
     system, groups = enriched.system, enriched.groups
@@ -48,7 +50,7 @@ def joint(
     base, added = together.freedom
     left = 2.0 * together.remaining / max(system.samples - base - added, 1.0)
     variance = left if dispersion is None else dispersion
-    gain = max(2.0 * together.gain - added * variance, 0.0) / captured
+    gain = max(2.0 * together.gain - added * variance, 0.0) / seen
     algebraic, sampling = 2.0 * together.present, variance * base
     parts = {part: math.sqrt(gain), "algebraic": math.sqrt(algebraic), "sampling": math.sqrt(sampling)}
     if dispersion is None:
@@ -61,3 +63,24 @@ def dispersion_of(functional: Functional) -> float | None:
     found = [(factor, integral.dispersion) for factor, integral in integrals_of(functional)]
     known = [factor * dispersion for factor, dispersion in found if dispersion is not None]
     return max(known) if known and len(known) == len(found) else None
+
+
+def captured(functional: Functional) -> float:
+    """Return which part of what ever more cells of a flow would gain their bisection captures.
+
+    It is ``1 - 4^-q`` with the order q of best approximations in the norm of the penalty: ``degree + 1`` in L2, and
+    without a penalty, ``degree`` in H1.
+    """
+    space = functional.space
+    assert isinstance(space, FlowSpace)
+    return float(1.0 - 0.25 ** (space.degree + 1 - _derivatives(functional)))
+
+
+def _derivatives(functional: Functional) -> int:
+    """Return how many derivatives of theta the penalties inside a functional see."""
+    if isinstance(functional, Sum):
+        return max(_derivatives(term) for term in functional.terms)
+    if isinstance(functional, Scaled | Shifted):
+        return _derivatives(functional.functional)
+    norm = functional.norm if isinstance(functional, Tikhonov) and functional.alpha > 0.0 else None
+    return norm.derivatives if isinstance(norm, TimeNorm) else 0

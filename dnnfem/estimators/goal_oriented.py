@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from dnnfem.estimators.enrichment import QUANTITY
+from dnnfem.estimators.enrichment import QUANTITY, captured
 from dnnfem.functionals import Functional
 from dnnfem.functionals.sampling import integrals_of
 from dnnfem.records import Array, Estimate
@@ -30,7 +30,7 @@ def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weigh
     * ``"weights"``: at a minimizer over the present weights, ``J* - J = J'(x)(R x - x) / 2`` to leading order, with the
       best weights for the present steps and a reconstruction ``R x`` of them: piecewise linear instead of piecewise
       constant, piecewise quadratic instead of piecewise linear.  It is taken on the bisected mesh, which sees a part of
-      ``1 - 4^-(degree + 1)`` of it.
+      ``1 - 4^-q`` of it, with the order q of the norm of the penalty: ``degree + 1`` in L2, ``degree`` in H1.
 
     Parameters
     ----------
@@ -99,9 +99,8 @@ def _of_weights(functional: Functional, space: FlowSpace, x: Array) -> Array:
     fine.theta(change)[:] = reconstructed(space, x) - fine.theta(prolonged)
     dual = functional.on(space=fine, transfer=transfer).linearize(prolonged).derivative
     products = np.sum(fine.theta(dual) * fine.theta(change), axis=1)
-    captured = 1.0 - 0.25 ** (space.degree + 1)
     parts = products.reshape(-1, 2).sum(axis=1) if space.degree == 0 else products[1::2]
-    return np.asarray(0.5 * parts / captured)
+    return np.asarray(0.5 * parts / captured(functional))
 
 
 def reconstructed(space: FlowSpace, x: Array) -> Array:

@@ -77,8 +77,11 @@ class TimeHorizon:
         return TimeHorizonLinearization(x, self._row, float(self._row @ x - np.sqrt(self.beta) * self.time))
 
     def on(self, *, space: Any = None, quadrature: Any = None, transfer: Any = None) -> TimeHorizon:
-        """Return the penalty on another space, with the same time."""
-        return self if space is None else replace(self, space=space)
+        """Return the penalty on another space; where that has another ``T``, the time changes by as much."""
+        if space is None:
+            return self
+        assert self.time is not None
+        return replace(self, space=space, time=self.time + space.end - self.space.end)
 
 
 @dataclass(frozen=True, eq=False)

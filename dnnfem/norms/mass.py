@@ -27,11 +27,14 @@ class TimeNorm(Norm):
     space : FlowSpace
     diagonal, above : array, shape (places,) and (places - 1,)
         Entries of the tridiagonal matrix in time.
+    derivatives : int
+        0 for L2, 1 for H1.
     """
 
     space: FlowSpace
     diagonal: Array
     above: Array
+    derivatives: int = 0
 
     @property
     def dim(self) -> int:
@@ -136,7 +139,7 @@ def H1(space: FlowSpace) -> TimeNorm:
     diagonal, above = _mass(space)
     h = lengths(space.weight_mesh)
     stiffness = np.append(1.0 / h, 0.0) + np.append(0.0, 1.0 / h)
-    return TimeNorm(space, diagonal + stiffness, above - 1.0 / h)
+    return TimeNorm(space, diagonal + stiffness, above - 1.0 / h, derivatives=1)
 
 
 def _checked(space: FlowSpace) -> FlowSpace:

@@ -147,8 +147,9 @@ class DoubleLayer:
 class Antisymmetric:
     """``f(z) = sigma((A - A^T - damping I) z + b)``, theta = (A above its diagonal, row by row, b).
 
-    The eigenvalues of the matrix are imaginary but for the damping, so that neither states nor cotangents explode
-    (Haber and Ruthotto, Inverse Problems 34 (2018) 014004).
+    The eigenvalues of the matrix are imaginary but for the damping, which is meant to keep states and cotangents from
+    exploding (Haber and Ruthotto, Inverse Problems 34 (2018) 014004); undamped ones need RK4, as Euler's and Heun's
+    methods amplify them.
     """
 
     damping: float = 0.0

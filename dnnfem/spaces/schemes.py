@@ -43,7 +43,8 @@ class Scheme:
 
 
 SCHEMES = {
-    # At the midpoint: with the left value the last node would never enter.
+    # At the midpoint: with the left value the last node would never enter.  (On equal meshes alternating signs at the
+    # nodes cancel there; a penalty, or two steps per cell, sees them.)
     "euler": Scheme(1, (Row(0.5, 0, ((0, 1.0),), 1.0),)),
     "heun": Scheme(2, (Row(0.0, 0, ((0, 1.0),), 1.0), Row(1.0, 1, ((0, 0.5), (1, 0.5)), 0.5))),
     "rk4": Scheme(
