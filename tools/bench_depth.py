@@ -287,15 +287,15 @@ def sincos_run(seed: int, quick: bool) -> dict[str, float]:
 # Nested iteration
 
 LEVELS, MOST_STEPS, SHARE, WEAK = 5, 1000, 0.3, 1e-3
-"""Number of levels, most steps of a solve, part of an estimate that the next solve may leave, and the weight of the penalty: with a tenth of that of `localized` random
-weights are far from the solution."""
+"""Number of levels, most steps of a solve, part of an estimate that the next solve may leave, and the weight of the
+penalty: with a tenth of that of `localized`, random weights are far from the solution."""
 
 
 def nested_run(seed: int, quick: bool) -> dict[str, float]:
     """Solve on 2, 4, 8, 16 and 32 cells with as many steps, and on 32 from the same random weights.
 
-    A level is solved until what is left is three tenths of what the estimate of the level before has promised it, the first
-    one to a thousandth of its derivative.  From random weights the finest is solved to the same tolerance.
+    A level is solved until what is left is three tenths of what the estimate of the level before has promised it, the
+    first one to a thousandth of its derivative.  From random weights the finest is solved to the same tolerance.
     """
     case, levels = Localized(seed, WEAK), 3 if quick else LEVELS
     cells = [2 ** (number + 1) for number in range(levels)]
