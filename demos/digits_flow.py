@@ -2,10 +2,10 @@
 Handwritten digits: how deep does a flow have to be?
 ====================================================
 
-The digits of scikit-learn, 8 by 8 pixels, are carried by a flow of 16 components from a trained affine encoder to a
-decoder with ten classes.  Nobody says how many layers there are: weights are piecewise constant in time, on one cell at
-first, and the hierarchical estimate of the cross-entropy says whether cells of half the length would pay, after what
-they gain from noise alone is subtracted.  When they do not, the loop stops.
+The digits of scikit-learn, 8 by 8 pixels, are carried by a flow from a trained affine encoder to a decoder with ten
+classes.  Is it deep enough?  The hierarchical estimate of the cross-entropy says what cells of half the length would
+gain, after what they gain from noise alone is subtracted, and `dnnfem.decide` says whether that pays.  Here it does not:
+one cell of constant weights is enough, at every width, which bisecting it all the same confirms.
 """
 
 import sys
@@ -23,7 +23,7 @@ from dnnfem import plotting
 
 output = Path(__file__).parent / "output"
 output.mkdir(exist_ok=True)
-width, most, steps = (6, 2, 4) if "--quick" in sys.argv else (16, 6, 30)
+widths, steps = ((4,), 5) if "--quick" in sys.argv else ((4, 8, 16), 30)
 
 images, labels = load_digits(return_X_y=True)
 order = np.random.default_rng(0).permutation(len(images))
@@ -31,33 +31,33 @@ given, test = order[:1200], order[1200:]
 problem = fem.Classification(images[given], labels[given])
 
 # %%
-# The loop.  The penalty is that of L2(0, T) for the weights: prolongation to more cells leaves it as it is.
+# Each width is solved on one cell; then the estimate; then all cells are bisected against its advice.  The penalty is
+# that of L2(0, T) for the weights: prolongation to more cells leaves it as it is.
 
-space, state = fem.FlowSpace.uniform(64, width, 10, cells=1, steps=8, encoder="affine", scheme="heun"), None
-x, history = space.initial(seed=0), []
-print("cells  coefficients  functional   could gain   test error")
-for _ in range(most):
-    J = fem.Sum(problem.on(space), fem.Tikhonov(space, fem.L2, 1e-4))
-    result = fem.trust_region(J, x, 1e-3, state=state, curvature=True, max_steps=steps)  # solve
-    estimate = fem.hierarchical(J, result.x)  # estimate
-    u = problem.solution(space, result.x)
-    wrong = np.mean(u.labels(images[test]) != labels[test])
-    gain = 0.5 * estimate.parts["weights"] ** 2
-    history.append((space, result.x, wrong))
-    print(f"{space.cells:5d}  {space.dim:12d}   {result.value:.4f}      {gain:.1e}     {100 * wrong:.2f} %")
-    decision = fem.decide({"weights": estimate}, tolerance=0.0, algebraic=0.0)
-    if decision.stop:
-        print(decision.reason)
-        break
-    space, P = fem.bisect(space, estimate.cells[fem.dorfler(estimate.indicators, theta=0.5)])  # mark, refine
-    x, state = P(result.x), result.state
+print("width  cells  coefficients  functional  cells could gain  test error")
+for width in widths:
+    space, state = fem.FlowSpace.uniform(64, width, 10, cells=1, steps=8, encoder="affine", scheme="heun"), None
+    x = space.initial(seed=0)
+    for level in range(2):
+        J = fem.Sum(problem.on(space), fem.Tikhonov(space, fem.L2, 1e-3))
+        result = fem.trust_region(J, x, 1e-3, state=state, curvature=True, max_steps=steps)  # solve
+        estimate = fem.hierarchical(J, result.x)  # estimate
+        u = problem.solution(space, result.x)
+        wrong = np.mean(u.labels(images[test]) != labels[test])
+        figures = f"{result.value:10.4f}  {0.5 * estimate.parts['weights'] ** 2:16.1e}  {100 * wrong:8.2f} %"
+        print(f"{width:5d}  {space.cells:5d}  {space.dim:12d}  {figures}")
+        if level == 0:
+            print(f"       {fem.decide({'weights': estimate}, tolerance=0.0, algebraic=0.0)}")
+            kept = space, u, wrong
+            space, P = fem.bisect(space, range(space.cells))
+            x, state = P(result.x), result.state
 
 # %%
 # How far classes are apart while time goes by: means of the states of each class, in the two directions in which these
 # means differ most at the end.
 
-space, x, wrong = history[-1]
-states = problem.solution(space, x).network.trajectories(images[test])
+space, u, wrong = kept
+states = u.network.trajectories(images[test])
 means = np.stack([states[:, labels[test] == digit].mean(axis=1) for digit in range(10)], axis=1)
 directions = np.linalg.svd(means[-1] - means[-1].mean(axis=0))[2][:2]
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
@@ -71,8 +71,6 @@ axes[0].set_title(f"means of the classes; {100 * wrong:.1f} % of the test labels
 spread = np.stack([states[:, labels[test] == digit].std(axis=1).mean(axis=1) for digit in range(10)], axis=1)
 between = np.linalg.norm(means - means.mean(axis=1, keepdims=True), axis=2).mean(axis=1)
 axes[1].plot(space.state_mesh, between / spread.mean(axis=1), color=plotting.BLUE)
-for node in space.weight_mesh:
-    axes[1].axvline(node, color=plotting.GREY, linewidth=0.6)
-axes[1].set(xlabel="t, with the nodes of the weight mesh", ylabel="distance of the means over spread of the classes")
+axes[1].set(xlabel="t", ylabel="distance of the means over spread of the classes")
 figure.savefig(output / "digits_flow.png", dpi=110)
 print(f"picture: {output / 'digits_flow.png'}")
