@@ -27,11 +27,14 @@ class TimeNorm(Norm):
     space : FlowSpace
     diagonal, above : array, shape (places,) and (places - 1,)
         Entries of the tridiagonal matrix in time.
+    derivatives : int
+        How many derivatives it measures.
     """
 
     space: FlowSpace
     diagonal: Array
     above: Array
+    derivatives: int
 
     @property
     def dim(self) -> int:
@@ -120,7 +123,7 @@ def L2(space: FlowSpace) -> TimeNorm:
     ValueError
         If the space is no `FlowSpace`.
     """
-    return TimeNorm(_checked(space), *_mass(space))
+    return TimeNorm(_checked(space), *_mass(space), 0)
 
 
 def H1(space: FlowSpace) -> TimeNorm:
@@ -136,7 +139,7 @@ def H1(space: FlowSpace) -> TimeNorm:
     diagonal, above = _mass(space)
     h = lengths(space.weight_mesh)
     stiffness = np.append(1.0 / h, 0.0) + np.append(0.0, 1.0 / h)
-    return TimeNorm(space, diagonal + stiffness, above - 1.0 / h)
+    return TimeNorm(space, diagonal + stiffness, above - 1.0 / h, 1)
 
 
 def _checked(space: FlowSpace) -> FlowSpace:

@@ -50,6 +50,7 @@ class _Code:
     blocks: list[Block] = field(default_factory=list)
     entries: list[tuple[Array, Index, Index]] = field(default_factory=list)
     offsets: list[Array] = field(default_factory=list)
+    ends: list[int] = field(default_factory=lambda: [0])
 
     @property
     def top(self) -> int:
@@ -59,7 +60,7 @@ class _Code:
     @property
     def weights(self) -> int:
         """Number of weights so far."""
-        return sum(len(part) for part in self.offsets)
+        return self.ends[-1]
 
     def stage(
         self, block: int, reads: int, activation: str, scale: float = 1.0, carry: Sequence[tuple[int, float]] = ()
@@ -78,6 +79,7 @@ class _Code:
             coordinates = matrix.tocoo()
             self.entries.append((factor * coordinates.data, begin + coordinates.row, start + coordinates.col))
         self.offsets.append(offset)
+        self.ends.append(begin + len(offset))
         for part in maps:
             self.blocks.append(Block(part.rows, part.columns, begin, part.bias))
             begin = self.blocks[-1].stop
