@@ -3,9 +3,9 @@ Handwritten digits: how deep does a flow have to be?
 ====================================================
 
 The digits of scikit-learn, 8 by 8 pixels, are carried by a flow from a trained affine encoder to a decoder with ten
-classes.  Is it deep enough?  The hierarchical estimate of the cross-entropy says what cells of half the length would
-gain, after what they gain from noise alone is subtracted, and `dnnfem.decide` says whether that pays.  Here it does not:
-one cell of constant weights is enough, at every width, which bisecting it all the same confirms.
+classes.  Is it deep enough? The hierarchical estimate of the cross-entropy says what cells of half the length would
+gain, after what they gain from noise alone is subtracted, and `dnnfem.decide` says whether that pays.  Here it does
+not: one cell of constant weights is enough, at every width, which bisecting it all the same confirms.
 """
 
 import sys

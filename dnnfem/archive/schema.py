@@ -19,6 +19,9 @@ from dnnfem.spaces import FlowSpace, Transfer, space_from_attributes
 from dnnfem.spaces.feedforward import Neuron
 from dnnfem.spaces.layout import NetworkSpace
 
+LONG = 1024
+"""Numbers of an attribute from which on it is stored as a dataset: HDF5 has room for 64 kB."""
+
 _INTEGERS = ("number", "inner")
 _STEP_TYPE = np.dtype([(name, np.int64 if name in _INTEGERS else np.float64) for name in STEP_FIELDS])
 
@@ -48,9 +51,21 @@ def put(group: h5py.Group, name: str, value: Any) -> None:
 
 
 def write_space(group: h5py.Group, space: NetworkSpace) -> None:
-    """Store the attributes of a space."""
-    for name, value in space.attributes().items():
-        group.attrs[name] = value
+    """Store the attributes of a space; those that are too large for HDF5's as datasets, e.g. nodes of a fine mesh.
+
+    Raises
+    ------
+    ValueError
+        If the space is of a kind that cannot be rebuilt, or has a field that is not registered.
+    """
+    attributes = space.attributes()
+    # What could not be read again is refused now, not when the run is resumed.
+    space_from_attributes(attributes)
+    for name, value in attributes.items():
+        if np.size(value) > LONG:
+            put(group, name, value)
+        else:
+            group.attrs[name] = value
 
 
 def read_space(group: h5py.Group, like: NetworkSpace | None = None) -> NetworkSpace:
@@ -61,7 +76,8 @@ def read_space(group: h5py.Group, like: NetworkSpace | None = None) -> NetworkSp
     ArchiveError
         If the module that is given has parameters of other names or shapes.
     """
-    space = space_from_attributes({name: _plain(value) for name, value in group.attrs.items()})
+    attributes = {name: _plain(value) for name, value in group.attrs.items()}
+    space = space_from_attributes(attributes | {name: _plain(data[()]) for name, data in group.items()})
     if not isinstance(space, FlowSpace) or not isinstance(like, FlowSpace):
         return space
     stored, given = (s.field.attributes() for s in (space, like))

@@ -8,8 +8,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from dnnfem.estimators.algebraic import algebraic
-from dnnfem.estimators.enrichment import QUANTITY, WITHOUT_SYSTEM, Enriched, captured, dispersion_of, joint
-from dnnfem.functionals import Functional
+from dnnfem.estimators.enrichment import NOT_FINITE, QUANTITY, WITHOUT_SYSTEM, Enriched, dispersion_of, joint
+from dnnfem.functionals import Functional, Tikhonov
+from dnnfem.functionals.sampling import terms_of
+from dnnfem.norms import TimeNorm
 from dnnfem.records import Array, Estimate
 from dnnfem.refinement.time import bisect
 from dnnfem.spaces import FlowSpace
@@ -22,21 +24,34 @@ def of_bisection(functional: Functional, x: Array) -> Estimate:
     assert isinstance(space, FlowSpace)
     x = check_coefficients(space, x, finite=True)
     fine, transfer = bisect(space, range(space.cells))
-    system = functional.on(space=fine, transfer=transfer).linearize(transfer(x)).system()
+    linearization = functional.on(space=fine, transfer=transfer).linearize(transfer(x))
+    if not math.isfinite(linearization.value):
+        raise ValueError(NOT_FINITE)
+    system = linearization.system()
     if system is None:
         raise ValueError(WITHOUT_SYSTEM)
     basis = sp.csr_array(sp.hstack([transfer.matrix, _details(space, fine)]))
     groups = list(space.dim + np.arange(space.cells * space.size).reshape(space.cells, space.size))
     enriched = Enriched(system @ basis, groups)
-    seen = captured(functional)
-    total, parts = joint(enriched, dispersion_of(functional), "weights", seen, np.inf)
+    part = captured(functional, space)
+    total, parts = joint(enriched, dispersion_of(functional), "weights", part, np.inf)
     if len(fine.state_mesh) > len(space.state_mesh):
         # With more steps the old coefficients have another minimum: that is no error of the solver.
         parts["algebraic"] = algebraic(functional, x).total
         total = math.sqrt(sum(parts[name] ** 2 for name in ("weights", "algebraic", "sampling")))
-    gains = np.maximum(enriched.system.candidates(np.array(groups)).score(), 0.0) / seen
+    gains = np.maximum(enriched.system.candidates(np.array(groups)).score(), 0.0) / part
     costs = np.full(space.cells, float(space.size))
     return Estimate(QUANTITY, np.arange(space.cells), np.sqrt(2.0 * gains), total, parts=parts, cost=costs)
+
+
+def captured(functional: Functional, space: FlowSpace) -> float:
+    """Return the part that bisection has of what ever more cells gain, ``1 - 4^-q``.
+
+    ``q`` is the order of the best approximation in the norm of the penalties: ``degree + 1`` in L2, one less in H1.
+    """
+    norms = [term.norm for factor, term in terms_of(functional) if isinstance(term, Tikhonov) and factor * term.alpha]
+    derivatives = max((norm.derivatives for norm in norms if isinstance(norm, TimeNorm)), default=0)
+    return 1.0 - 0.25 ** (space.degree + 1 - derivatives)
 
 
 def _details(space: FlowSpace, fine: FlowSpace) -> sp.csr_array:

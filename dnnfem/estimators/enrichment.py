@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnnfem.functionals import Functional, LeastSquaresSystem, Scaled, Shifted, Sum, Tikhonov
+from dnnfem.functionals import Functional, LeastSquaresSystem
 from dnnfem.functionals.sampling import integrals_of
-from dnnfem.norms import TimeNorm
 from dnnfem.records import Index
-from dnnfem.spaces import FlowSpace
 
 QUANTITY = "discretization error sqrt(2 (J(x) - J*))"
 
@@ -19,6 +17,8 @@ SHARE = 1.0 / 3.0
 """Largest part of the degrees of freedom that the present network leaves to be spent on candidates in the joint solve:
 the rest shows what is noise."""
 
+
+NOT_FINITE = "x: got coefficients for which the flow is not finite, expected smaller ones, or a finer state mesh"
 
 WITHOUT_SYSTEM = (
     "functional: got one without a least-squares system, expected residual laws, or losses with a root of L''"
@@ -63,24 +63,3 @@ def dispersion_of(functional: Functional) -> float | None:
     found = [(factor, integral.dispersion) for factor, integral in integrals_of(functional)]
     known = [factor * dispersion for factor, dispersion in found if dispersion is not None]
     return max(known) if known and len(known) == len(found) else None
-
-
-def captured(functional: Functional) -> float:
-    """Return which part of what ever more cells of a flow would gain their bisection captures.
-
-    It is ``1 - 4^-q`` with the order q of best approximations in the norm of the penalty: ``degree + 1`` in L2, and
-    without a penalty, ``degree`` in H1.
-    """
-    space = functional.space
-    assert isinstance(space, FlowSpace)
-    return float(1.0 - 0.25 ** (space.degree + 1 - _derivatives(functional)))
-
-
-def _derivatives(functional: Functional) -> int:
-    """Return how many derivatives of theta the penalties inside a functional see."""
-    if isinstance(functional, Sum):
-        return max(_derivatives(term) for term in functional.terms)
-    if isinstance(functional, Scaled | Shifted):
-        return _derivatives(functional.functional)
-    norm = functional.norm if isinstance(functional, Tikhonov) and functional.alpha > 0.0 else None
-    return norm.derivatives if isinstance(norm, TimeNorm) else 0

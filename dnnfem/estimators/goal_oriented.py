@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from dnnfem.estimators.enrichment import QUANTITY, captured
+from dnnfem.estimators.bisection import captured
+from dnnfem.estimators.enrichment import NOT_FINITE, QUANTITY
 from dnnfem.functionals import Functional
 from dnnfem.functionals.sampling import integrals_of
 from dnnfem.records import Array, Estimate
@@ -30,7 +31,7 @@ def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weigh
     * ``"weights"``: at a minimizer over the present weights, ``J* - J = J'(x)(R x - x) / 2`` to leading order, with the
       best weights for the present steps and a reconstruction ``R x`` of them: piecewise linear instead of piecewise
       constant, piecewise quadratic instead of piecewise linear.  It is taken on the bisected mesh, which sees a part of
-      ``1 - 4^-q`` of it, with the order q of the norm of the penalty: ``degree + 1`` in L2, ``degree`` in H1.
+      ``1 - 4^-q`` of it, with ``q = degree + 1``, or one less if a penalty is in H1.
 
     Parameters
     ----------
@@ -51,7 +52,8 @@ def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weigh
     Raises
     ------
     ValueError
-        If the functional is not on a `FlowSpace`, `x` is no finite vector of it, or `of` is neither of the two.
+        If the functional is not on a `FlowSpace` or not finite, `x` is no finite vector of it, or `of` is neither of
+        the two.
 
     References
     ----------
@@ -66,6 +68,8 @@ def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weigh
     x = check_coefficients(space, x, finite=True)
     signed = _of_states(functional, space, x) if of == "states" else _of_weights(functional, space, x)
     change = float(np.sum(signed))
+    if not math.isfinite(change):
+        raise ValueError(NOT_FINITE)
     costs = None if of == "states" else np.full(len(signed), float(space.size))
     return Estimate(
         QUANTITY,
@@ -100,7 +104,7 @@ def _of_weights(functional: Functional, space: FlowSpace, x: Array) -> Array:
     dual = functional.on(space=fine, transfer=transfer).linearize(prolonged).derivative
     products = np.sum(fine.theta(dual) * fine.theta(change), axis=1)
     parts = products.reshape(-1, 2).sum(axis=1) if space.degree == 0 else products[1::2]
-    return np.asarray(0.5 * parts / captured(functional))
+    return np.asarray(0.5 * parts / captured(functional, space))
 
 
 def reconstructed(space: FlowSpace, x: Array) -> Array:

@@ -59,9 +59,9 @@ def hierarchical(
        the functional itself on the enriched space.
 
     For a `FlowSpace` the enriched space is the one with all cells of the weight mesh bisected.  The total comes from
-    one joint solve there; it is divided by ``1 - 4^-q``, the part that bisection captures of what ever more cells would
-    gain, with the order q in the norm of the penalty: ``degree + 1`` in L2, ``degree`` in H1.  The gain of each cell on
-    its own, after re-solving for the present coefficients, is its indicator.
+    one joint solve there; it is divided by the part that bisection captures of what ever more cells would gain:
+    ``1 - 4^-q`` with ``q = degree + 1``, or one less if a penalty is in H1.  The gain of each cell on its own, after
+    re-solving for the present coefficients, is its indicator.
 
     For a loss law the system is the quadratic model of the loss, as in iteratively reweighted least squares, and
     ``sigma^2`` is known, see `dnnfem.functionals.Integral.dispersion`: ``1/m`` for the mean of ``m`` log-likelihoods.

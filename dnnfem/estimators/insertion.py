@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnfem.estimators.enrichment import WITHOUT_SYSTEM
+from dnnfem.estimators.enrichment import NOT_FINITE, WITHOUT_SYSTEM
 from dnnfem.estimators.hierarchical import Candidates, pool_of, widened
 from dnnfem.functionals import Functional, Linearization
 from dnnfem.records import Array, Estimate, Index
@@ -116,6 +116,8 @@ def _layers(functional: Functional, x: Array, positions: Sequence[int]) -> tuple
             deep, transfer = insert_layer(space, int(position))
             new = np.arange(deep.blocks[position].start, deep.blocks[position].stop)
         linearization = functional.on(space=deep, transfer=transfer).linearize(transfer(x))
+        if not np.isfinite(linearization.value):
+            raise ValueError(NOT_FINITE)
         gains.append(float(_gains(linearization, [new])[0]))
         costs.append(float(deep.dim - space.dim))
     return np.array(gains), costs

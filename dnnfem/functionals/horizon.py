@@ -81,7 +81,7 @@ class TimeHorizon:
         if space is None:
             return self
         assert self.time is not None
-        return replace(self, space=space, time=self.time + space.end - self.space.end)
+        return replace(self, space=space, time=self.time + (space.end - self.space.end))
 
 
 @dataclass(frozen=True, eq=False)

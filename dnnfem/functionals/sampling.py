@@ -37,15 +37,18 @@ def _quadratures(functional: Functional) -> list[Quadrature]:
     return [own] if isinstance(own, Quadrature) else []
 
 
-def integrals_of(functional: Functional, factor: float = 1.0) -> list[tuple[float, Integral]]:
-    """Return the integrals inside a functional with their factors."""
-    if isinstance(functional, Integral):
-        return [(factor, functional)]
+def terms_of(functional: Functional, factor: float = 1.0) -> list[tuple[float, Functional]]:
+    """Return what a functional is the sum of, with factors."""
     if isinstance(functional, Sum):
-        return [found for term in functional.terms for found in integrals_of(term, factor)]
+        return [found for term in functional.terms for found in terms_of(term, factor)]
     if isinstance(functional, Scaled):
-        return integrals_of(functional.functional, factor * functional.factor)
-    return integrals_of(functional.functional, factor) if isinstance(functional, Shifted) else []
+        return terms_of(functional.functional, factor * functional.factor)
+    return terms_of(functional.functional, factor) if isinstance(functional, Shifted) else [(factor, functional)]
+
+
+def integrals_of(functional: Functional) -> list[tuple[float, Integral]]:
+    """Return the integrals inside a functional with their factors."""
+    return [(factor, term) for factor, term in terms_of(functional) if isinstance(term, Integral)]
 
 
 def integral_of(functional: Functional) -> Integral | None:

@@ -28,13 +28,13 @@ class TimeNorm(Norm):
     diagonal, above : array, shape (places,) and (places - 1,)
         Entries of the tridiagonal matrix in time.
     derivatives : int
-        0 for L2, 1 for H1.
+        How many derivatives it measures.
     """
 
     space: FlowSpace
     diagonal: Array
     above: Array
-    derivatives: int = 0
+    derivatives: int
 
     @property
     def dim(self) -> int:
@@ -123,7 +123,7 @@ def L2(space: FlowSpace) -> TimeNorm:
     ValueError
         If the space is no `FlowSpace`.
     """
-    return TimeNorm(_checked(space), *_mass(space))
+    return TimeNorm(_checked(space), *_mass(space), 0)
 
 
 def H1(space: FlowSpace) -> TimeNorm:
@@ -139,7 +139,7 @@ def H1(space: FlowSpace) -> TimeNorm:
     diagonal, above = _mass(space)
     h = lengths(space.weight_mesh)
     stiffness = np.append(1.0 / h, 0.0) + np.append(0.0, 1.0 / h)
-    return TimeNorm(space, diagonal + stiffness, above - 1.0 / h, derivatives=1)
+    return TimeNorm(space, diagonal + stiffness, above - 1.0 / h, 1)
 
 
 def _checked(space: FlowSpace) -> FlowSpace:

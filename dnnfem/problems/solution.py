@@ -65,7 +65,11 @@ class Solution:
         where = (self.backend, self.device, self.precision)
         evaluator = kernels.place(self.space.program, place, self.ansatz, Misfit(), None, *where)
         # A copy, as kernels would be compiled once more for a vector that is read-only.
-        return evaluator.jet(self.x.copy(), checked, components)[:, : self.space.outputs]
+        jet = evaluator.jet(self.x.copy(), checked, components)[:, : self.space.outputs]
+        if isinstance(self.space, FlowSpace) and not np.isfinite(jet).all():
+            # Says at which step.
+            self.trajectories(points)
+        return jet
 
     def __call__(self, points: Any) -> Array:
         """Return the values at points (m, d), shape (m, outputs).
@@ -75,10 +79,7 @@ class Solution:
         ValueError
             If the points have another shape or are not finite, or a flow blows up: the message says at which step.
         """
-        values = np.asarray(self._jet(points, ((),))[0].T)
-        if isinstance(self.space, FlowSpace) and not np.isfinite(values).all():
-            self.trajectories(points)
-        return values
+        return np.asarray(self._jet(points, ((),))[0].T)
 
     def trajectories(self, points: Any) -> Array:
         """Return the states of a flow that begin at points (m, d), shape (steps + 1, m, width).
@@ -105,6 +106,12 @@ class Solution:
         return self.ansatz.unknowns.values(self.x) if isinstance(self.ansatz, UnknownsAnsatz) else {}
 
     def gradient(self, points: Any) -> Array:
-        """Return the gradients at points (m, d) in the user's coordinates, shape (m, outputs, d)."""
+        """Return the gradients at points (m, d) in the user's coordinates, shape (m, outputs, d).
+
+        Raises
+        ------
+        ValueError
+            As for values.
+        """
         components: tuple[Component, ...] = tuple((axis,) for axis in range(self.space.inputs))
         return np.transpose(self._jet(points, components), (2, 1, 0))

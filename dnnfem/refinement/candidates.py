@@ -10,7 +10,7 @@ import numpy as np
 from dnnfem.kernels.reference import evaluate
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
-from dnnfem.refinement.width import group
+from dnnfem.refinement.width import check_feedforward, group
 from dnnfem.spaces import FeedforwardSpace, Purpose, generator
 from dnnfem.spaces.feedforward import SCALES, Neuron, ridges
 from dnnfem.spaces.layout import check_coefficients
@@ -99,14 +99,15 @@ def ridge_candidates(
     Raises
     ------
     ValueError
-        If the points do not fit the space, `count` is not positive, `directions` is unknown, or a layer cannot be
-        widened.
+        If the space is not feedforward, the points do not fit it, `count` is not positive, `directions` is unknown, or
+        a layer cannot be widened.
 
     References
     ----------
     Bolager, Burak, Datar, Sun and Dietrich, Sampling weights of deep neural networks, NeurIPS (2023), arXiv 2306.16830,
     for pairs.
     """
+    check_feedforward(space)
     if quadrature.inputs != space.inputs:
         raise ValueError(
             f"quadrature: got points of dimension {quadrature.inputs}, expected {space.inputs} for {space}"

@@ -36,9 +36,9 @@ def bisect(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]
     Raises
     ------
     ValueError
-        If there are no cells, or a number is none of a cell.
+        If the space is no flow, there are no cells, or a number is none of a cell.
     """
-    chosen = check_cells("cells", cells, space.cells)
+    chosen = check_cells("cells", cells, _checked(space).cells)
     weight_mesh = with_middles(space.weight_mesh, chosen)
     fine = replace(space, weight_mesh=weight_mesh, state_mesh=with_nodes(space.state_mesh, weight_mesh))
     return fine, prolongation(space, fine)
@@ -62,9 +62,9 @@ def refine_states(space: FlowSpace, steps: Iterable[Any]) -> tuple[FlowSpace, Tr
     Raises
     ------
     ValueError
-        If there are no steps, or a number is none of a step.
+        If the space is no flow, there are no steps, or a number is none of a step.
     """
-    chosen = check_cells("steps", steps, space.steps)
+    chosen = check_cells("steps", steps, _checked(space).steps)
     return replace(space, state_mesh=with_middles(space.state_mesh, chosen)), Transfer.identity(space.dim)
 
 
@@ -87,9 +87,11 @@ def merge(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]:
     Raises
     ------
     ValueError
-        If there are no cells, or a number is none of a cell that another one follows.
+        If there are no cells, or a number is none of a cell that another one follows; or there is only one.
     """
-    gone = set((check_cells("cells", cells, max(space.cells - 1, 0)) + 1).tolist())
+    if space.cells == 1:
+        raise ValueError(f"space: got {space}, expected more than one cell")
+    gone = set((check_cells("cells", cells, space.cells - 1) + 1).tolist())
     mesh = tuple(node for number, node in enumerate(space.weight_mesh) if number not in gone)
     coarse = replace(space, weight_mesh=mesh)
     return coarse, prolongation(coarse, space)
@@ -161,10 +163,10 @@ def remove_step(space: FlowSpace, cell: int) -> tuple[FlowSpace, Transfer]:
     Raises
     ------
     ValueError
-        If there is no such cell, it is the only one, the weights are not piecewise constant, or no theta keeps the
-        state as it is.
+        If the space is no flow, there is no such cell, it is the only one, the weights are not piecewise constant, or
+        no theta keeps the state as it is.
     """
-    (number,) = check_cells("cell", [cell], space.cells)
+    (number,) = check_cells("cell", [cell], _checked(space).cells)
     if space.cells == 1 or space.degree:
         raise ValueError(f"space: got {space}, expected piecewise constant weights on more than one cell")
     begin, end = space.weight_mesh[number : number + 2]
@@ -187,6 +189,12 @@ def prolongation(coarse: FlowSpace, fine: FlowSpace) -> Transfer:
     ends = [sp.eye_array(fine.theta_start), sp.eye_array(fine.dim - fine.theta_stop)]
     matrix = sp.csr_array(sp.block_diag((ends[0], values, ends[1])))
     return Transfer(matrix, np.zeros(fine.dim))
+
+
+def _checked(space: FlowSpace) -> FlowSpace:
+    if not isinstance(space, FlowSpace):
+        raise ValueError(f"space: got {space}, expected a FlowSpace")
+    return space
 
 
 def _interpolation(coarse: Nodes, fine: Nodes, degree: int) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -76,6 +77,12 @@ def embed(coarse: FeedforwardSpace, fine: FeedforwardSpace, kept: list[Index]) -
     return sp.csr_array(sp.coo_array(entries, shape=(fine.dim, coarse.dim)))
 
 
+def check_feedforward(space: Any) -> None:
+    """Raise a `ValueError` unless a space has layers of neurons."""
+    if not isinstance(space, FeedforwardSpace):
+        raise ValueError(f"space: got {space}, expected a FeedforwardSpace: others have no layers to be widened")
+
+
 def widen(space: FeedforwardSpace, neurons: Iterable[Neuron]) -> tuple[FeedforwardSpace, Transfer]:
     """Add neurons; their outgoing weights start at zero, so that the function does not change.
 
@@ -98,9 +105,10 @@ def widen(space: FeedforwardSpace, neurons: Iterable[Neuron]) -> tuple[Feedforwa
     Raises
     ------
     ValueError
-        If there is no neuron, a layer does not exist or is residual, or the weights do not fit its fan-in or are not
-        finite.
+        If the space is not feedforward, there is no neuron, a layer does not exist or is residual, or the weights do
+        not fit its fan-in or are not finite.
     """
+    check_feedforward(space)
     added: dict[int, list[Neuron]] = {}
     for neuron in neurons:
         group(space, neuron.layer)

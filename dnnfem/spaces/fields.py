@@ -157,7 +157,7 @@ class Antisymmetric:
 
     def __post_init__(self) -> None:
         _check_activation(self.activation)
-        if not 0.0 <= self.damping < np.inf:
+        if not isinstance(self.damping, int | float | np.floating) or not 0.0 <= self.damping < np.inf:
             raise ValueError(f"damping: got {self.damping!r}, expected a finite number that is not negative")
 
     def maps(self, width: int) -> tuple[AffineMap, ...]:
@@ -247,9 +247,19 @@ class TimeSteps:
     ----------
     field : Field
         ``f``.
+
+    Raises
+    ------
+    ValueError
+        If it is no field, or has trainable time steps itself.
     """
 
     field: Field
+
+    def __post_init__(self) -> None:
+        _check_kind(self.field)
+        if isinstance(self.field, TimeSteps):
+            raise ValueError(f"field: got {self.field}, whose steps are trainable already")
 
     def maps(self, width: int) -> tuple[AffineMap | OpaqueMap, ...]:
         """Return the maps of the field, and the one that scales."""
@@ -278,8 +288,7 @@ class TimeSteps:
 
 def check_field(field: Any, width: int) -> None:
     """Raise a `ValueError` unless a field maps `width` components to as many, and its embedding fits its maps."""
-    if not isinstance(field, Field):
-        raise ValueError(f"field: got {field!r}, expected a field, e.g. SingleLayer('tanh')")
+    _check_kind(field)
     maps = field.maps(width)
     reads = [width, *(part.rows for part in maps)]
     for number, part in enumerate(maps):
@@ -297,6 +306,12 @@ def check_field(field: Any, width: int) -> None:
         raise ValueError(
             f"field: the embedding of {field} has shapes {matrix.shape} and {offset.shape}, expected {size} weights"
         )
+
+
+def _check_kind(field: Any) -> None:
+    # The class of a field has the methods too, but cannot be asked.
+    if isinstance(field, type) or not isinstance(field, Field):
+        raise ValueError(f"field: got {field!r}, expected a field, e.g. SingleLayer('tanh')")
 
 
 def vanishing(field: Field, width: int) -> Array:

@@ -75,9 +75,8 @@ class FlowSpace:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected a positive integer")
             object.__setattr__(self, name, int(value))
-        if isinstance(self.degree, bool) or self.degree not in (0, 1):
-            raise ValueError(f"degree: got {self.degree!r}, expected 0 (piecewise constant) or 1 (piecewise linear)")
-        if self.scheme not in SCHEMES:
+        object.__setattr__(self, "degree", _degree(self.degree))
+        if not isinstance(self.scheme, str) or self.scheme not in SCHEMES:
             raise ValueError(f"scheme: got {self.scheme!r}, expected one of {', '.join(SCHEMES)}")
         weight_mesh, state_mesh = _meshes(self.weight_mesh, self.state_mesh)
         object.__setattr__(self, "weight_mesh", weight_mesh)
@@ -106,13 +105,14 @@ class FlowSpace:
             As the class, or if `steps` is no multiple of `cells`.
         """
         mesh = uniform(T, cells)
-        states = mesh if steps is None else uniform(T, steps)
+        states = mesh if steps is None else uniform(T, steps, "steps")
         return cls(inputs, width, outputs, mesh, states, **more)
 
     @classmethod
     def residual_network(cls, inputs: int, outputs: int, depth: int, width: int, activation: str = "tanh") -> FlowSpace:
         """Return ``z_{k+1} = z_k + sigma(W_k z_k + b_k)`` with `depth` layers: unit steps of Euler's method."""
-        return cls.uniform(inputs, width, outputs, depth, T=float(depth), scheme="euler", field=SingleLayer(activation))
+        mesh, field = uniform(depth, depth, "depth"), SingleLayer(activation)
+        return cls(inputs, width, outputs, mesh, scheme="euler", field=field)
 
     @property
     def cells(self) -> int:
@@ -222,11 +222,17 @@ class FlowSpace:
         return f"{self.inputs}-{self.width}-{self.outputs} {name} flow, {cells}, {self.steps} {self.scheme} steps"
 
 
+def _degree(degree: Any) -> int:
+    if isinstance(degree, bool) or not isinstance(degree, int | np.integer) or degree not in (0, 1):
+        raise ValueError(f"degree: got {degree!r}, expected 0 (piecewise constant) or 1 (piecewise linear)")
+    return int(degree)
+
+
 def _meshes(weights: Any, states: Any) -> tuple[Nodes, Nodes]:
     """Return both meshes, with the very same nodes where they have the same."""
     weight_mesh = check_nodes("weight_mesh", weights)
-    state_mesh = check_nodes("state_mesh", states) if len(states) else weight_mesh
-    if state_mesh[-1] > weight_mesh[-1] * (1.0 + SAME):
+    state_mesh = weight_mesh if states is None or np.size(states) == 0 else check_nodes("state_mesh", states)
+    if abs(state_mesh[-1] - weight_mesh[-1]) > SAME * weight_mesh[-1]:
         raise ValueError(f"state_mesh: got one that ends at {state_mesh[-1]:g}, expected {weight_mesh[-1]:g}")
     fitted = aligned(weight_mesh, state_mesh)
     if fitted is None:
@@ -246,7 +252,10 @@ def _encoder(encoder: Any, inputs: int, width: int) -> Any:
         if encoder == "padding" and width < inputs:
             raise ValueError(f"width: got {width}, expected at least the {inputs} inputs to be padded")
         return encoder
-    array = np.asarray(encoder, dtype=np.float64)
+    try:
+        array = np.asarray(encoder, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"encoder: got {encoder!r}, expected {' or '.join(ENCODERS)}, or an array") from None
     if array.shape not in ((width, inputs), (width, inputs + 1)) or not np.isfinite(array).all():
         raise ValueError(
             f"encoder: got shape {array.shape}, expected finite numbers of shape {(width, inputs)}, or with one more "

@@ -41,18 +41,18 @@ def check_nodes(name: str, nodes: Any) -> Nodes:
     return tuple(array.tolist())
 
 
-def uniform(end: float, cells: int) -> Nodes:
-    """Return the nodes of `cells` equal cells of ``[0, end]``.
+def uniform(end: float, cells: int, name: str = "cells") -> Nodes:
+    """Return the nodes of `cells` equal cells of ``[0, end]``; messages call their number `name`.
 
     Raises
     ------
     ValueError
         If `end` is not positive and finite, or `cells` no positive integer.
     """
+    if isinstance(cells, bool) or not isinstance(cells, int | np.integer) or cells < 1:
+        raise ValueError(f"{name}: got {cells!r}, expected a positive integer")
     if isinstance(end, bool) or not isinstance(end, int | float | np.floating | np.integer) or not 0 < end < math.inf:
         raise ValueError(f"T: got {end!r}, expected a positive number")
-    if isinstance(cells, bool) or not isinstance(cells, int | np.integer) or cells < 1:
-        raise ValueError(f"cells: got {cells!r}, expected a positive integer")
     return tuple((float(end) * (np.arange(cells + 1) / cells)).tolist())
 
 

@@ -51,6 +51,7 @@ class _Code:
     blocks: list[Block] = field(default_factory=list)
     entries: list[tuple[Array, Index, Index]] = field(default_factory=list)
     offsets: list[Array] = field(default_factory=list)
+    ends: list[int] = field(default_factory=lambda: [0])
 
     @property
     def top(self) -> int:
@@ -60,7 +61,7 @@ class _Code:
     @property
     def weights(self) -> int:
         """Number of weights so far."""
-        return sum(len(part) for part in self.offsets)
+        return self.ends[-1]
 
     def stage(
         self, block: int, reads: int, activation: str, scale: float = 1.0, carry: Sequence[tuple[int, float]] = ()
@@ -79,6 +80,7 @@ class _Code:
             coordinates = matrix.tocoo()
             self.entries.append((factor * coordinates.data, begin + coordinates.row, start + coordinates.col))
         self.offsets.append(offset)
+        self.ends.append(begin + len(offset))
         for part in maps:
             opaque = part.map if isinstance(part, OpaqueMap) else None
             self.blocks.append(Block(part.rows, part.columns, begin, part.bias, opaque))

@@ -72,7 +72,9 @@ def flattened(program: Program, components: tuple[Component, ...] = ((),)) -> Co
         kept += block.rows * (highest + 3 if is_open else 1)
         for j in (stage.input, *(j for j, _ in stage.carry)):
             readers[j].append(number)
-    fresh = [[j for j, found in enumerate(readers[:-1]) if found[-1] == s] for s in [*range(len(stages)), -1]]
+    fresh: list[list[int]] = [[] for _ in range(len(stages) + 1)]
+    for j, found in enumerate(readers[:-1]):
+        fresh[found[-1]].append(j)
     stages[:, FRESH_END] = np.cumsum([len(found) for found in fresh[:-1]])
     stages[1:, FRESH] = stages[:-1, FRESH_END]
     axes = [c[0] if isinstance(c, tuple) and len(c) == 1 else -1 for c in carried]
