@@ -46,7 +46,7 @@ space = fem.FlowSpace.uniform(inputs=2, width=2, outputs=2, cells=1, steps=32, T
 J = functional(space)
 first = [fem.trust_region(J, space.initial(seed), 1e-2, curvature=True, max_steps=steps) for seed in range(starts)]
 best = min(first, key=lambda result: result.value)
-x, state, history = best.x, best.state, []
+x, state, history, hierarchy = best.x, best.state, [], fem.Hierarchy((space,))
 
 # %%
 # The loop: solve, estimate, mark, refine.
@@ -72,7 +72,7 @@ for _ in range(levels):
         space, P = fem.bisect(space, weights.cells[fem.dorfler(weights.indicators, theta=0.5)])  # mark, refine
     else:
         space, P = fem.refine_states(space, states.cells[fem.dorfler(states.indicators, theta=0.5)])
-    x, state = P(result.x), result.state
+    x, state, hierarchy = P(result.x), result.state, hierarchy.refined(space, P)
 
 # %%
 # Above, where the points are as time goes by; below, what the first and the last network say about the plane, and the
@@ -97,10 +97,8 @@ for place, (own, function, share) in zip(axes[1], (history[0], history[-1]), str
     place.scatter(*points.T, s=2, c=colors)
     place.set_title(f"{own.cells} cell{'s' * (own.cells > 1)}, {100 * share:.1f} % wrong", fontsize=10)
     place.set_aspect("equal")
-for place, (own, _, _) in enumerate(history):
-    axes[1, 2].plot(own.weight_mesh, [place] * (own.cells + 1), "|-", color=plotting.BLUE, markersize=9)
-axes[1, 2].set(xlabel="t", ylabel="level", title="nodes of the weight mesh")
-axes[1, 2].invert_yaxis()
+plotting.hierarchy(hierarchy, axes[1, 2])
+axes[1, 2].set_title("nodes of cells (and steps)")
 lengths = np.linalg.norm(space.theta(u.network.x), axis=1)
 axes[1, 3].stairs(lengths, space.weight_mesh, baseline=None, color=plotting.BLUE)
 axes[1, 3].set(xlabel="t", title="length of the weights", ylim=(0, None))

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from dnnfem.archive import LevelRecord
 from dnnfem.records import Array, Estimate, Index
-from dnnfem.spaces import FeedforwardSpace, Hierarchy
+from dnnfem.spaces import FeedforwardSpace, FlowSpace, Hierarchy
 
 __all__ = ["convergence", "hierarchy", "indicators"]
 
@@ -82,8 +82,11 @@ def indicators(estimate: Estimate, marked: Index | None = None, ax: Axes | None 
 
 
 def hierarchy(spaces: Hierarchy, ax: Axes | None = None) -> Axes:
-    """Draw the width of every hidden layer over the levels."""
+    """Draw the width of every hidden layer over the levels; for flows, the nodes of the weight mesh of every level."""
     ax = _axes(ax)
+    flows = [space for space in spaces.spaces if isinstance(space, FlowSpace)]
+    if len(flows) == len(spaces):
+        return _meshes(flows, ax)
     bottom = np.zeros(len(spaces))
     depth = max(len(space.hidden) for space in spaces.spaces if isinstance(space, FeedforwardSpace))
     shades = plt.get_cmap("Blues")(np.linspace(0.45, 0.85, depth))
@@ -103,4 +106,17 @@ def hierarchy(spaces: Hierarchy, ax: Axes | None = None) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if depth > 1:
         ax.legend(frameon=False)
+    return ax
+
+
+def _meshes(spaces: Sequence[FlowSpace], ax: Axes) -> Axes:
+    """Draw one line per level, the first one on top, with the nodes of the steps as dots."""
+    for number, space in enumerate(spaces):
+        ax.plot(space.state_mesh, np.full(space.steps + 1, number), ".", color=GREY, markersize=3)
+        ax.plot(space.weight_mesh, np.full(space.cells + 1, number), "|-", color=BLUE, markersize=9)
+        ax.annotate(f" {space.dim}", (space.end, number), va="center", fontsize=7, color=GREY)
+    ax.set_xlabel("t (on the right: coefficients)")
+    ax.set_ylabel("level")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.invert_yaxis()
     return ax

@@ -7,8 +7,8 @@ import pytest
 from dnnfem import plotting
 from dnnfem.archive import LevelRecord
 from dnnfem.records import Estimate
-from dnnfem.refinement import insert_layer, widen
-from dnnfem.spaces import FeedforwardSpace, Hierarchy
+from dnnfem.refinement import bisect, insert_layer, widen
+from dnnfem.spaces import FeedforwardSpace, FlowSpace, Hierarchy
 from dnnfem.spaces.feedforward import Neuron
 
 
@@ -78,3 +78,13 @@ def test_pictures_are_drawn_where_asked():
     assert plotting.indicators(estimate(1.0), ax=axes[1]) is axes[1]
     assert plotting.hierarchy(Hierarchy((space,)), ax=axes[2]) is axes[2]
     assert plt.get_fignums() == [1]
+
+
+def test_a_hierarchy_of_flows_has_a_line_of_nodes_per_level():
+    first = FlowSpace.uniform(2, 2, 1, 2, 4)
+    second, up = bisect(first, [1])
+    ax = plotting.hierarchy(Hierarchy((first, second), (up,)))
+    drawn = [line.get_xydata().tolist() for line in ax.lines]
+    meshes = [(mesh, number) for number, s in enumerate((first, second)) for mesh in (s.state_mesh, s.weight_mesh)]
+    assert drawn == [[[node, float(number)] for node in mesh] for mesh, number in meshes]
+    assert [text.get_text().strip() for text in ax.texts] == [str(first.dim), str(second.dim)]
