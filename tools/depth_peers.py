@@ -36,27 +36,32 @@ def adam(J: Any, x: Array, rate: float, iterations: int = ITERATIONS) -> Array:
     return parameter.detach().numpy().copy()
 
 
-def sensli(make: Any, space: fem.FlowSpace, seed: int, rate: float, most: int) -> tuple[fem.FlowSpace, Array]:
-    """Return a residual network that grows by the published rule, and its coefficients.
+def insertion(make: Any, space: fem.FlowSpace, x: Array) -> tuple[fem.FlowSpace, Array] | None:
+    """Return the network with one more layer by the published rule, None where no layer is inserted.
 
     A virtual layer with outer weights zero stands at every position; with the squared norms of the derivatives in the
     weights of layers, one is inserted where that of the virtual layer is largest, if it is at least the mean of the
     present ones (Kreis, Herberg, Köhne, Schiela and Herzog, arXiv 2311.15995).
     """
+    present = np.mean(np.sum(space.theta(make(space).linearize(x).derivative) ** 2, axis=1))
+    merits, networks = [], []
+    for position in range(space.cells + 1):
+        deep, transfer = fem.insert_layer(space, position)
+        derivative = make(deep).linearize(transfer(x)).derivative
+        merits.append(float(np.sum(derivative[deep.at(position)] ** 2)))
+        networks.append((deep, transfer(x)))
+    best = int(np.argmax(merits))
+    return networks[best] if merits[best] >= present else None
+
+
+def sensli(make: Any, space: fem.FlowSpace, seed: int, rate: float, most: int) -> tuple[fem.FlowSpace, Array]:
+    """Return a residual network that is trained by gradient descent and grows by `insertion`, and its coefficients."""
     x = space.initial(seed)
     for _ in range(ITERATIONS // EVERY):
-        J = make(space)
-        x = descend(J, x, rate, EVERY)
+        x = descend(make(space), x, rate, EVERY)
         if not np.isfinite(x).all():
-            return space, x
-        present = np.mean(np.sum(space.theta(J.linearize(x).derivative) ** 2, axis=1))
-        merits = []
-        for position in range(space.cells + 1):
-            deep, transfer = fem.insert_layer(space, position)
-            derivative = make(deep).linearize(transfer(x)).derivative
-            merits.append(float(np.sum(derivative[deep.at(position)] ** 2)))
-        best = int(np.argmax(merits))
-        deep, transfer = fem.insert_layer(space, best)
-        if merits[best] >= present and deep.dim <= most:
-            space, x = deep, transfer(x)
+            break
+        deeper = insertion(make, space, x)
+        if deeper is not None and deeper[0].dim <= most:
+            space, x = deeper
     return space, x
