@@ -3,7 +3,7 @@ Depth as a mesh: refined where the weights change
 =================================================
 
 A flow ``z' = tanh(W(t) z + b(t))`` on [0, 2] moves points; its weights change within four per cent of the time.  They
-are to be found again from 400 samples, with a penalty on the distance to the true ones so that these are the solution.
+are to be found again from 400 samples and a penalty on the distance to the true ones, which makes these the solution.
 With piecewise constant weights, uniform refinement spends its layers everywhere.  The hierarchical estimate predicts
 for every cell what two halves would gain, the goal-oriented estimate says what the Runge-Kutta steps are off, and
 `dnnfem.decide` weighs one against the other.
@@ -91,6 +91,8 @@ def run(adaptive, count):
         weights, states = fem.hierarchical(J, result.x), fem.goal_oriented(J, result.x, "states")  # estimate
         history.append((space, result.x, J.value(result.x) + J.terms[1].missed, weights, states))
         decision = fem.decide({"weights": weights, "states": states}, tolerance=0.0, algebraic=0.0)
+        if decision.stop:
+            return history
         if not adaptive:
             space, P = fem.bisect(space, range(space.cells))
         elif decision.part == "weights":

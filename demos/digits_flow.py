@@ -3,9 +3,9 @@ Handwritten digits: how deep does a flow have to be?
 ====================================================
 
 The digits of scikit-learn, 8 by 8 pixels, are carried by a flow from a trained affine encoder to a decoder with ten
-classes.  Is it deep enough? The hierarchical estimate of the cross-entropy says what cells of half the length would
+classes.  Is it deep enough?  The hierarchical estimate of the cross-entropy says what cells of half the length would
 gain, after what they gain from noise alone is subtracted, and `dnnfem.decide` says whether that pays.  Here it does
-not: one cell of constant weights is enough, at every width, which bisecting it all the same confirms.
+not: test errors hardly change if the one cell of constant weights is bisected all the same.  Width is what counts.
 """
 
 import sys
@@ -34,7 +34,7 @@ problem = fem.Classification(images[given], labels[given])
 # Each width is solved on one cell; then the estimate; then all cells are bisected against its advice.  The penalty is
 # that of L2(0, T) for the weights: prolongation to more cells leaves it as it is.
 
-print("width  cells  coefficients  functional  cells could gain  test error")
+print("width  cells  coefficients  functional  cells could gain  test error  solver")
 for width in widths:
     space, state = fem.FlowSpace.uniform(64, width, 10, cells=1, steps=8, encoder="affine", scheme="heun"), None
     x = space.initial(seed=0)
@@ -45,7 +45,7 @@ for width in widths:
         u = problem.solution(space, result.x)
         wrong = np.mean(u.labels(images[test]) != labels[test])
         figures = f"{result.value:10.4f}  {0.5 * estimate.parts['weights'] ** 2:16.1e}  {100 * wrong:8.2f} %"
-        print(f"{width:5d}  {space.cells:5d}  {space.dim:12d}  {figures}")
+        print(f"{width:5d}  {space.cells:5d}  {space.dim:12d}  {figures}  {result.status.name}")
         if level == 0:
             print(f"       {fem.decide({'weights': estimate}, tolerance=0.0, algebraic=0.0)}")
             kept = space, u, wrong

@@ -22,7 +22,6 @@ import scipy.sparse as sp
 
 import dnnfem as fem
 from dnnfem import plotting, testing
-from dnnfem.spaces.fields import AffineMap, register_field
 
 output = Path(__file__).parent / "output"
 output.mkdir(exist_ok=True)
@@ -40,7 +39,7 @@ class GradientField:
 
     def maps(self, width):
         """Return the two affine maps."""
-        return AffineMap(self.inner, width, "tanh"), AffineMap(width, self.inner, "identity", bias=False)
+        return fem.AffineMap(self.inner, width, "tanh"), fem.AffineMap(width, self.inner, "identity", bias=False)
 
     def embedding(self, width):
         """Return the matrix from theta to all weights: W, b, and ``-W^T`` row by row."""
@@ -60,7 +59,7 @@ class GradientField:
         return {"field": "gradient", "inner": self.inner}
 
 
-register_field("gradient", GradientField)
+fem.register_field("gradient", GradientField)
 
 # %%
 # A test that everything fits: derivatives of a functional on such a space have the right orders.

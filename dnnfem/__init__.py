@@ -67,6 +67,7 @@ _public = {
     ),
     "solvers": ("gauss_newton", "stochastic", "trust_region"),
     "spaces": (
+        "AffineMap",
         "Antisymmetric",
         "DoubleLayer",
         "FeedforwardSpace",
@@ -76,6 +77,7 @@ _public = {
         "SingleLayer",
         "TimeSteps",
         "Transfer",
+        "register_field",
     ),
     "testing": (),
 }
@@ -180,6 +182,7 @@ if TYPE_CHECKING:
     from dnnfem.solvers.stochastic import stochastic as stochastic
     from dnnfem.solvers.trust_region import trust_region as trust_region
     from dnnfem.spaces import (
+        AffineMap as AffineMap,
         Antisymmetric as Antisymmetric,
         DoubleLayer as DoubleLayer,
         FeedforwardSpace as FeedforwardSpace,
@@ -189,6 +192,7 @@ if TYPE_CHECKING:
         SingleLayer as SingleLayer,
         TimeSteps as TimeSteps,
         Transfer as Transfer,
+        register_field as register_field,
     )
 else:
     __all__ = [name for module, names in _public.items() for name in names or (module,)]

@@ -37,7 +37,7 @@ def decide(
     algebraic: float | None = None,
     achieved: Sequence[tuple[float, float]] = (),
 ) -> Decision:
-    """Choose the part whose refinement promises most per added coefficient, or say why to stop.
+    """Choose the part whose refinement promises most per unit of cost, or say why to stop.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def decide(
     best = max(worthwhile, key=lambda name: rates[name])
     return Decision(
         best,
-        f"refine {best}: it could remove {gains[best]:.2e} of {total:.2e}, {rates[best]:.2e} per coefficient",
+        f"refine {best}: it could remove {gains[best]:.2e} of {total:.2e}, {rates[best]:.2e} per unit of cost",
     )
 
 

@@ -30,7 +30,9 @@ class Status(enum.Enum):
     TIME_LIMIT = "stopped: the limit on the time was reached"
     WORK_LIMIT = "stopped: the next step would exceed the limit on the work"
     INTERRUPTED = "stopped: interrupted by the user; the last iterate is returned"
-    NOT_FINITE = "failed: the value or its derivative is not finite at the iterate"
+    NOT_FINITE = (
+        "failed: the value or its derivative is not finite at the iterate; for a flow its solution says at which step"
+    )
 
     @property
     def converged(self) -> bool:

@@ -35,7 +35,7 @@ def test_where_gains_do_not_add_up_the_work_is_that_of_the_best_cell():
         layer = Estimate("error", np.arange(1), np.array([0.7]), 0.7, cost=np.array([cost]))
         decision = decide({"width": neurons, "depth": layer}, tolerance=0.0)
         assert decision.part == part
-    assert f"{0.64 / 4.0:.2e} per coefficient" in decision.reason
+    assert f"{0.64 / 4.0:.2e} per unit of cost" in decision.reason
 
 
 def test_the_order_of_the_parts_does_not_matter():

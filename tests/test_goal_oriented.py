@@ -13,7 +13,7 @@ from test_time_refinement import STANDING, halved
 
 import dnnfem as fem
 from dnnfem.estimators.bisection import captured
-from dnnfem.estimators.goal_oriented import goal_oriented, reconstructed
+from dnnfem.estimators.goal_oriented import _remarks, goal_oriented, reconstructed
 from dnnfem.functionals import Integral, Scaled, Sum, from_callables
 from dnnfem.kernels.laws import Misfit
 from dnnfem.kernels.reference import evaluate
@@ -304,16 +304,29 @@ def test_polynomials_of_one_degree_more_are_reconstructed(mesh, seed):
 
 
 @pytest.mark.parametrize("degree", [0, 1])
-def test_a_single_cell_and_constant_weights_suggest_no_other_ones(degree):
-    for mesh in (MESH, (0.0, 1.0)):
-        space = fem.FlowSpace(2, 2, 2, mesh, degree=degree)
-        x = scattered(space)
-        if len(mesh) > 2:
-            space.theta(x)[:] = space.theta(x)[0]
-        estimate = goal_oriented(PROBLEM.on(space), x, "weights")
-        assert estimate.indicators == pytest.approx(np.zeros(space.cells), abs=1e-7)
-    # But the hierarchical estimate sees what a bisection would gain.
-    assert (fem.hierarchical(PROBLEM.on(space), x).indicators > 1e-3).all()
+def test_constant_weights_suggest_no_other_ones_and_a_single_cell_says_so(degree):
+    space = fem.FlowSpace(2, 2, 2, MESH, degree=degree)
+    x = scattered(space)
+    space.theta(x)[:] = space.theta(x)[0]
+    estimate = goal_oriented(PROBLEM.on(space), x, "weights")
+    assert estimate.indicators == pytest.approx(np.zeros(space.cells), abs=1e-7)
+    single = fem.FlowSpace(2, 2, 2, degree=degree)
+    with pytest.raises(ValueError, match="^space: got .* expected neighbours to reconstruct from; ask `hierarchical`"):
+        goal_oriented(PROBLEM.on(single), scattered(single), "weights")
+    # The hierarchical estimate sees what a bisection would gain.
+    assert (fem.hierarchical(PROBLEM.on(single), scattered(single)).indicators > 1e-3).all()
+
+
+def test_what_is_doubtful_is_remarked_upon():
+    space = fem.FlowSpace(2, 2, 2, MESH)
+    x = scattered(space)
+    estimate = goal_oriented(PROBLEM.on(space), x, "weights")
+    for signed in (estimate.signed, -estimate.signed):
+        words = " ".join(_remarks("weights", signed))
+        assert ("cannot raise a minimum" in words) == (signed.sum() > 0.0)
+    assert (
+        "by chance" in _remarks("states", np.array([1.0, -0.9]))[0] and _remarks("states", np.array([1.0, -0.1])) == ()
+    )
 
 
 # ---- hierarchical

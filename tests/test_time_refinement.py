@@ -318,14 +318,17 @@ SPACE, LINEAR, PLAIN = halved(flow()), halved(flow(degree=1)), fem.FeedforwardSp
         (lambda: fem.insert_layer(flow(field=fem.SingleLayer("sigmoid")), 0), "field: .*does not vanish for zero wei"),
         (lambda: fem.insert_layer(flow(field=fem.Antisymmetric(0.1)), 0), "field: .*does not vanish.*expected no damp"),
         (
-            lambda: fem.insert_layer(flow(field=fem.TimeSteps(fem.Hamiltonian())), 0),
-            "field: Hamiltonian.* has no theta",
+            lambda: fem.remove_step(flow(field=fem.SingleLayer("sigmoid")), 0),
+            "field: SingleLayer.* does not vanish",
         ),
         (lambda: fem.remove_step(SPACE, 2), "cell: got 2, expected integers from 0 to 1"),
         (lambda: fem.remove_step(SPACE, [0]), r"cell: got \[0\], expected integers from 0 to 1"),
         (lambda: fem.remove_step(flow(weight_mesh=(0, 1)), 0), "space: got .*1 cell .* on more than one cell"),
         (lambda: fem.remove_step(LINEAR, 0), "space: got .*linear.*, expected piecewise constant weights on more than"),
-        (lambda: fem.remove_step(flow(field=fem.Hamiltonian()), 0), "field: Hamiltonian.* has no theta with which it"),
+        (
+            lambda: fem.remove_step(flow(field=fem.Antisymmetric(0.1)), 0),
+            "field: .*does not vanish.*expected no damping",
+        ),
         (lambda: fem.bisect(PLAIN, [0]), "space: got 2-2-1 tanh, expected a FlowSpace"),
         (lambda: fem.refine_states(PLAIN, [0]), "space: got 2-2-1 tanh, expected a FlowSpace"),
         (lambda: fem.remove_step(PLAIN, 0), "space: got 2-2-1 tanh, expected a FlowSpace"),
@@ -449,3 +452,29 @@ def test_the_coarse_gradient_in_L2_is_the_best_approximation_of_the_fine_one(deg
     coarse = Transfer(transfer.matrix, np.zeros(fine.dim)).project(gradient, fem.L2(fine))
     assert coarse == pytest.approx(fem.L2(space).riesz(a.derivative), rel=1e-9, abs=1e-10)
     assert fem.L2(fine).dual_norm(b.derivative) >= fem.L2(space).dual_norm(a.derivative) * (1.0 - 1e-12)
+
+
+@pytest.mark.parametrize("field", [fem.SingleLayer("relu"), fem.Hamiltonian()])
+def test_steps_of_fields_that_are_stuck_at_zero_can_be_removed_but_not_inserted(field):
+    space = fem.FlowSpace.uniform(2, 4, 1, 3, 6, field=field)
+    coarse, transfer = fem.remove_step(space, 1)
+    check_refinement(coarse, space, transfer, scattered(coarse), rtol=1e-11)
+    with pytest.raises(ValueError, match="^field: "):
+        fem.insert_layer(space, 1)
+
+
+def test_a_cell_that_is_too_short_is_not_bisected():
+    space = fem.FlowSpace(2, 2, 1, (0.0, 1.0 - 1e-11, 1.0))
+    with pytest.raises(ValueError, match="^cells: got cell 1, from .* to 1: too short to be bisected"):
+        fem.bisect(space, [1])
+    with pytest.raises(ValueError, match="^cells: got None, expected integers from 0 to 1"):
+        fem.bisect(space, 1)
+
+
+@pytest.mark.parametrize("field", [fem.Hamiltonian(), fem.SingleLayer("sigmoid")])
+def test_a_step_of_length_zero_can_be_inserted_for_any_field(field):
+    space = fem.FlowSpace.uniform(2, 4, 1, 2, 4, field=fem.TimeSteps(field))
+    fine, transfer = fem.insert_layer(space, 1)
+    x = scattered(space)
+    check_refinement(space, fine, transfer, x, rtol=1e-11)
+    assert transfer(x)[fine.at(1)][-1] == 0.0

@@ -57,9 +57,9 @@ def insertion(make: Any, space: fem.FlowSpace, x: Array) -> tuple[fem.FlowSpace,
 def sensli(make: Any, space: fem.FlowSpace, seed: int, rate: float, most: int) -> tuple[fem.FlowSpace, Array]:
     """Return a residual network that is trained by gradient descent and grows by `insertion`, and its coefficients."""
     x = space.initial(seed)
-    for _ in range(ITERATIONS // EVERY):
+    for number in range(ITERATIONS // EVERY):
         x = descend(make(space), x, rate, EVERY)
-        if not np.isfinite(x).all():
+        if not np.isfinite(x).all() or number + 1 == ITERATIONS // EVERY:
             break
         deeper = insertion(make, space, x)
         if deeper is not None and deeper[0].dim <= most:

@@ -18,6 +18,9 @@ from dnnfem.spaces.layout import check_coefficients
 from dnnfem.spaces.meshes import lengths
 from dnnfem.spaces.unrolling import WithDefects
 
+CANCELLED = 0.2
+"""Sums of parts below this share of those of their absolute values are remarked upon."""
+
 
 def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weights"] = "states") -> Estimate:
     """Estimate what the functional would change if the steps, or the cells of the weights, became ever smaller.
@@ -52,8 +55,8 @@ def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weigh
     Raises
     ------
     ValueError
-        If the functional is not on a `FlowSpace` or not finite, `x` is no finite vector of it, or `of` is neither of
-        the two.
+        If the functional is not on a `FlowSpace` or not finite, there is a single cell and nothing to reconstruct
+        weights from, `x` is no finite vector of the space, or `of` is neither of the two.
 
     References
     ----------
@@ -65,6 +68,8 @@ def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weigh
         raise ValueError(f"functional: got one on {space}, expected a FlowSpace")
     if of not in ("states", "weights"):
         raise ValueError(f"of: got {of!r}, expected 'states' or 'weights'")
+    if of == "weights" and space.cells == 1:
+        raise ValueError(f"space: got {space}, expected neighbours to reconstruct from; ask `hierarchical` instead")
     x = check_coefficients(space, x, finite=True)
     signed = _of_states(functional, space, x) if of == "states" else _of_weights(functional, space, x)
     change = float(np.sum(signed))
@@ -79,7 +84,17 @@ def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weigh
         signed=signed,
         parts={"change": change},
         cost=costs,
+        remarks=_remarks(of, signed),
     )
+
+
+def _remarks(of: str, signed: Array) -> tuple[str, ...]:
+    """Return what is doubtful."""
+    if of == "weights" and np.sum(signed) > 0.0:
+        return ("refinement cannot raise a minimum: weights of neighbouring cells do not suggest better ones yet",)
+    if abs(np.sum(signed)) < CANCELLED * np.sum(np.abs(signed)):
+        return ("parts of both signs cancel, and the total may be small by chance",)
+    return ()
 
 
 def _of_states(functional: Functional, space: FlowSpace, x: Array) -> Array:

@@ -117,7 +117,8 @@ def _layers(functional: Functional, x: Array, positions: Sequence[int]) -> tuple
             new = np.arange(deep.blocks[position].start, deep.blocks[position].stop)
         linearization = functional.on(space=deep, transfer=transfer).linearize(transfer(x))
         if not np.isfinite(linearization.value):
-            raise ValueError(NOT_FINITE)
+            kind = "x: got coefficients for which the network is not finite, expected smaller ones"
+            raise ValueError(NOT_FINITE if isinstance(space, FlowSpace) else kind)
         gains.append(float(_gains(linearization, [new])[0]))
         costs.append(float(deep.dim - space.dim))
     return np.array(gains), costs

@@ -44,7 +44,7 @@ class TimeHorizon:
     def __post_init__(self) -> None:
         if not isinstance(self.space, FlowSpace) or not isinstance(self.space.field, TimeSteps):
             raise ValueError(f"space: got {self.space}, expected a FlowSpace with a field TimeSteps(...)")
-        if not 0.0 <= self.beta < np.inf:
+        if not isinstance(self.beta, int | float | np.floating) or not 0.0 <= self.beta < np.inf:
             raise ValueError(f"beta: got {self.beta!r}, expected a finite number that is not negative")
         if self.time is None:
             object.__setattr__(self, "time", self.space.end)

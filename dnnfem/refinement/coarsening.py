@@ -30,11 +30,11 @@ def coarsen(
     ----------
     space : FeedforwardSpace or FlowSpace
     cells : iterable of (layer, neuron), or of int
-        E.g. ``estimate.cells[marked]`` of `dnnfem.removal`.
+        E.g. ``estimate.cells[marked]`` of `dnnfem.removal`, for neurons; cells of a flow by their numbers.
 
     Returns
     -------
-    space : FeedforwardSpace
+    space : FeedforwardSpace or FlowSpace
         The smaller space.
     transfer : Transfer
         From the *smaller* space into the old one; the iterate goes by ``transfer.project(x)``

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from dnnfem.records import Array
 from dnnfem.spaces import FlowSpace, Transfer
-from dnnfem.spaces.fields import vanishing
+from dnnfem.spaces.fields import standing, vanishing
 from dnnfem.spaces.meshes import Nodes, check_cells, parents, with_middles, with_nodes
 
 
@@ -89,7 +89,7 @@ def merge(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]:
     ValueError
         If there are no cells, or a number is none of a cell that another one follows; or there is only one.
     """
-    if space.cells == 1:
+    if _checked(space).cells == 1:
         raise ValueError(f"space: got {space}, expected more than one cell")
     gone = set((check_cells("cells", cells, space.cells - 1) + 1).tolist())
     mesh = tuple(node for number, node in enumerate(space.weight_mesh) if number not in gone)
@@ -119,7 +119,8 @@ def insert_step(space: FlowSpace, position: int) -> tuple[FlowSpace, Transfer]:
     ValueError
         If `position` is out of range, the weights are not piecewise constant, or there is no such theta.
     """
-    if isinstance(position, bool) or not isinstance(position, int | np.integer) or not 0 <= position <= space.cells:
+    cells = _checked(space).cells
+    if isinstance(position, bool) or not isinstance(position, int | np.integer) or not 0 <= position <= cells:
         raise ValueError(f"position: got {position!r}, expected 0 to {space.cells} for {space}")
     if space.degree:
         raise ValueError(f"space: got {space}, expected piecewise constant weights: others would bend on both sides")
@@ -177,7 +178,7 @@ def remove_step(space: FlowSpace, cell: int) -> tuple[FlowSpace, Transfer]:
 
     coarse = replace(space, weight_mesh=cut(space.weight_mesh), state_mesh=cut(space.state_mesh))
     offset = np.zeros(space.dim)
-    offset[space.at(number)] = vanishing(space.field, space.width)
+    offset[space.at(number)] = standing(space.field, space.width)
     kept = np.setdiff1d(np.arange(space.dim), space.at(number))
     entries = (np.ones(coarse.dim), (kept, np.arange(coarse.dim)))
     return coarse, Transfer(sp.csr_array(sp.coo_array(entries, shape=(space.dim, coarse.dim))), offset)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dnnfem.spaces.feedforward import FeedforwardSpace
-from dnnfem.spaces.fields import Antisymmetric, DoubleLayer, Hamiltonian, SingleLayer, TimeSteps
+from dnnfem.spaces.fields import (
+    AffineMap,
+    Antisymmetric,
+    DoubleLayer,
+    Hamiltonian,
+    SingleLayer,
+    TimeSteps,
+    register_field,
+)
 from dnnfem.spaces.flow import FlowSpace
 from dnnfem.spaces.hierarchy import Hierarchy
 from dnnfem.spaces.layout import Coordinates, Purpose, Space, generator, space_from_attributes
 from dnnfem.spaces.transfer import Transfer
 
 __all__ = [
+    "AffineMap",
     "Antisymmetric",
     "Coordinates",
     "DoubleLayer",
@@ -23,5 +32,6 @@ __all__ = [
     "TimeSteps",
     "Transfer",
     "generator",
+    "register_field",
     "space_from_attributes",
 ]

@@ -18,6 +18,7 @@ from dnnfem.records import Array, Index
 from dnnfem.spaces.opaque import OpaqueMap, StoredModule
 
 FIELD_ACTIVATIONS = (*SMOOTH_ACTIVATIONS, "relu")
+ZERO_AT_ZERO = ("identity", "tanh", "sin", "gelu", "relu")
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,10 @@ class TimeSteps:
         return np.append(self.field.initial(width, random), 1.0)
 
     def vanishing(self, width: int) -> Array:
-        """Return that of the field, with a tau of one: with zero both factors would be stuck."""
-        return np.append(vanishing(self.field, width), 1.0)
+        """Return that of the field with a tau of one, or any theta with a tau of zero: one factor must not vanish."""
+        if hasattr(self.field, "vanishing"):
+            return np.append(vanishing(self.field, width), 1.0)
+        return np.append(self.field.initial(width, np.random.default_rng(0)), 0.0)
 
     def attributes(self) -> dict[str, Any]:
         """Return those of the field, and that its steps are trainable."""
@@ -329,6 +332,24 @@ def vanishing(field: Field, width: int) -> Array:
         raise ValueError(f"field: {field} has no theta with which it vanishes without being stuck there")
     theta: Array = own(width)
     return theta
+
+
+def standing(field: Field, width: int) -> Array:
+    """Return a theta with which a field is zero, shape (size,): that of `vanishing`, or zero if that will do.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    try:
+        return vanishing(field, width)
+    except ValueError:
+        matrix, offset = field.embedding(width)
+        last = field.maps(width)[-1]
+        if offset.any() or not isinstance(last, AffineMap) or last.activation not in ZERO_AT_ZERO:
+            raise
+        return np.zeros(matrix.shape[1])
 
 
 def _odd(field: Any, activation: str) -> None:

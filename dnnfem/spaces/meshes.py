@@ -15,6 +15,9 @@ Nodes = tuple[float, ...]
 SAME = 1e-9
 """Nodes this close to each other, relative to the cell between, are the same: midpoints are computed in many ways."""
 
+SHORTEST = 1e-10
+"""Cells shorter than this part of the interval are not bisected: nodes would no longer be told apart."""
+
 
 def check_nodes(name: str, nodes: Any) -> Nodes:
     """Return the nodes of a mesh of ``[0, T]``.
@@ -87,7 +90,7 @@ def check_cells(name: str, cells: Iterable[Any], count: int) -> Index:
     ValueError
         If there are none, or one is no integer from 0 to ``count - 1``.
     """
-    chosen = list(cells)
+    chosen = list(cells) if isinstance(cells, Iterable) else [cells, None]
     for cell in chosen:
         if isinstance(cell, bool) or not isinstance(cell, int | np.integer) or not 0 <= cell < count:
             raise ValueError(f"{name}: got {cell!r}, expected integers from 0 to {count - 1}")
@@ -98,6 +101,11 @@ def check_cells(name: str, cells: Iterable[Any], count: int) -> Index:
 
 def with_middles(nodes: Nodes, cells: Index) -> Nodes:
     """Return the mesh with some cells bisected."""
+    for k in cells.tolist():
+        if nodes[k + 1] - nodes[k] < SHORTEST * nodes[-1]:
+            raise ValueError(
+                f"cells: got cell {k}, from {nodes[k]:.15g} to {nodes[k + 1]:.15g}: too short to be bisected"
+            )
     middles = [0.5 * (nodes[k] + nodes[k + 1]) for k in cells.tolist()]
     return tuple(sorted((*nodes, *middles)))
 
