@@ -280,9 +280,10 @@ class TimeSteps:
 
     def vanishing(self, width: int) -> Array:
         """Return that of the field with a tau of one, or any theta with a tau of zero: one factor must not vanish."""
-        if hasattr(self.field, "vanishing"):
+        try:
             return np.append(vanishing(self.field, width), 1.0)
-        return np.append(self.field.initial(width, np.random.default_rng(0)), 0.0)
+        except ValueError:
+            return np.append(self.field.initial(width, np.random.default_rng(0)), 0.0)
 
     def attributes(self) -> dict[str, Any]:
         """Return those of the field, and that its steps are trainable."""
