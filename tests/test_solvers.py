@@ -708,15 +708,6 @@ def test_a_solve_goes_on_bit_for_bit_from_any_snapshot(name, vector_problem):
         assert again.status is whole.status and again.state.radius == whole.state.radius
 
 
-def test_a_norm_on_all_coefficients_is_restricted_to_the_inner_ones(scalar_problem, space):
-    j = scalar_problem.on(space)
-    whole, weights = space.initial(0), np.linspace(1.0, 3.0, space.dim)
-    inner = condense(j).inner
-    norms = Weighted(space, weights), Weighted(Coordinates(len(inner)), weights[inner])
-    first, second = (gauss_newton(j, whole, 0.0, norm=norm, max_steps=5) for norm in norms)
-    assert np.array_equal(first.x, second.x)
-
-
 def test_the_penalty_of_condensation_only_falls_and_a_resumed_run_knows():
     # The target is a derivative with respect to a weight: the best two neurons are a difference quotient of theirs.
     z = np.linspace(-1.0, 1.0, 60)[:, None]

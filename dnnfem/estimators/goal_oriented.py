@@ -125,20 +125,17 @@ def _of_weights(functional: Functional, space: FlowSpace, x: Array) -> Array:
 def reconstructed(space: FlowSpace, x: Array) -> Array:
     """Return theta, reconstructed with one more order, at the places of the mesh with all cells bisected.
 
-    From the slopes (degree 0) or second derivatives (degree 1) that neighbouring values suggest; with a single cell
-    there are none, and theta is what it was.
+    From the slopes (degree 0) or second derivatives (degree 1) that neighbouring values suggest; there must be some.
     """
     theta, h = space.theta(x), lengths(space.weight_mesh)
     if space.degree == 0:
         middles = np.cumsum(h) - 0.5 * h
-        slopes = np.gradient(theta, middles, axis=0) if space.cells > 1 else np.zeros_like(theta)
-        shift = 0.25 * h[:, None] * slopes
+        shift = 0.25 * h[:, None] * np.gradient(theta, middles, axis=0)
         return np.stack([theta - shift, theta + shift], axis=1).reshape(-1, space.size)
     fine = np.empty((2 * space.cells + 1, space.size))
     fine[::2], fine[1::2] = theta, 0.5 * (theta[:-1] + theta[1:])
-    if space.cells > 1:
-        slopes = np.diff(theta, axis=0) / h[:, None]
-        bends = np.diff(slopes, axis=0) / (0.5 * (h[:-1] + h[1:]))[:, None]
-        ends = np.concatenate([bends[:1], bends, bends[-1:]])
-        fine[1::2] -= 0.125 * h[:, None] ** 2 * 0.5 * (ends[:-1] + ends[1:])
+    slopes = np.diff(theta, axis=0) / h[:, None]
+    bends = np.diff(slopes, axis=0) / (0.5 * (h[:-1] + h[1:]))[:, None]
+    ends = np.concatenate([bends[:1], bends, bends[-1:]])
+    fine[1::2] -= 0.125 * h[:, None] ** 2 * 0.5 * (ends[:-1] + ends[1:])
     return fine

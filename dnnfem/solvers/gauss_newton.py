@@ -185,9 +185,8 @@ def gauss_newton(
     tolerance : float or relative(...)
         A float bounds the estimate of ``sqrt(2 (J(x) - min J))``, `dnnfem.relative` the dual norm of the derivative.
     norm : Norm or metric, optional
-        On the inner coefficients, or a norm on all of them, which is restricted to these (if `condensed` is False, on
-        all of them, then Euclidean by default); default `dnnfem.norms.feature_norm`: a step is as long as the features
-        change.
+        On the inner coefficients (on all of them if `condensed` is False, then Euclidean by default); default
+        `dnnfem.norms.feature_norm`: a step is as long as the features change.
     state : State, optional
         Of the solve before, or of the interrupted one.
     observer : callable, optional
@@ -220,8 +219,6 @@ def gauss_newton(
         return iterate(functional, x, GaussNewton(functional, norm), tolerance, state, observer, limits)
     reduced = condense(functional)
     metric = feature_norm(reduced) if norm is None else norm
-    if isinstance(metric, Norm) and metric.dim == functional.space.dim:
-        metric = metric.restricted(reduced.inner)
     return iterate(reduced, x, GaussNewton(reduced, metric), tolerance, state, observer, limits, _view(reduced))
 
 
