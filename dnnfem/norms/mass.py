@@ -11,6 +11,7 @@ import scipy.linalg
 from dnnfem.functionals.protocols import MatrixNorm, Norm
 from dnnfem.records import Array, Index
 from dnnfem.spaces import FlowSpace
+from dnnfem.spaces.flow import check_flow
 from dnnfem.spaces.meshes import lengths
 
 
@@ -123,7 +124,7 @@ def L2(space: FlowSpace) -> TimeNorm:
     ValueError
         If the space is no `FlowSpace`.
     """
-    return TimeNorm(_checked(space), *_mass(space), 0)
+    return TimeNorm(check_flow(space), *_mass(space), 0)
 
 
 def H1(space: FlowSpace) -> TimeNorm:
@@ -134,15 +135,9 @@ def H1(space: FlowSpace) -> TimeNorm:
     ValueError
         If the space is no `FlowSpace`, or its theta is not continuous: squares of jumps would not nest.
     """
-    if _checked(space).degree == 0:
+    if check_flow(space).degree == 0:
         raise ValueError(f"space: got {space} with piecewise constant weights, expected piecewise linear ones for H1")
     diagonal, above = _mass(space)
     h = lengths(space.weight_mesh)
     stiffness = np.append(1.0 / h, 0.0) + np.append(0.0, 1.0 / h)
     return TimeNorm(space, diagonal + stiffness, above - 1.0 / h, 1)
-
-
-def _checked(space: FlowSpace) -> FlowSpace:
-    if not isinstance(space, FlowSpace):
-        raise ValueError(f"space: got {space}, expected a FlowSpace, whose weights are functions of time")
-    return space

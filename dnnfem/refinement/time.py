@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from dnnfem.records import Array
 from dnnfem.spaces import FlowSpace, Transfer
 from dnnfem.spaces.fields import standing, vanishing
+from dnnfem.spaces.flow import check_flow
 from dnnfem.spaces.meshes import Nodes, check_cells, parents, with_middles, with_nodes
 
 
@@ -38,7 +39,7 @@ def bisect(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]
     ValueError
         If the space is no flow, there are no cells, or a number is none of a cell.
     """
-    chosen = check_cells("cells", cells, _checked(space).cells)
+    chosen = check_cells("cells", cells, check_flow(space).cells)
     weight_mesh = with_middles(space.weight_mesh, chosen)
     fine = replace(space, weight_mesh=weight_mesh, state_mesh=with_nodes(space.state_mesh, weight_mesh))
     return fine, prolongation(space, fine)
@@ -64,7 +65,7 @@ def refine_states(space: FlowSpace, steps: Iterable[Any]) -> tuple[FlowSpace, Tr
     ValueError
         If the space is no flow, there are no steps, or a number is none of a step.
     """
-    chosen = check_cells("steps", steps, _checked(space).steps)
+    chosen = check_cells("steps", steps, check_flow(space).steps)
     return replace(space, state_mesh=with_middles(space.state_mesh, chosen)), Transfer.identity(space.dim)
 
 
@@ -89,7 +90,7 @@ def merge(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]:
     ValueError
         If there are no cells, or a number is none of a cell that another one follows; or there is only one.
     """
-    if _checked(space).cells == 1:
+    if check_flow(space).cells == 1:
         raise ValueError(f"space: got {space}, expected more than one cell")
     gone = set((check_cells("cells", cells, space.cells - 1) + 1).tolist())
     mesh = tuple(node for number, node in enumerate(space.weight_mesh) if number not in gone)
@@ -119,7 +120,7 @@ def insert_step(space: FlowSpace, position: int) -> tuple[FlowSpace, Transfer]:
     ValueError
         If `position` is out of range, the weights are not piecewise constant, or there is no such theta.
     """
-    cells = _checked(space).cells
+    cells = check_flow(space).cells
     if isinstance(position, bool) or not isinstance(position, int | np.integer) or not 0 <= position <= cells:
         raise ValueError(f"position: got {position!r}, expected 0 to {space.cells} for {space}")
     if space.degree:
@@ -137,11 +138,7 @@ def insert_step(space: FlowSpace, position: int) -> tuple[FlowSpace, Transfer]:
         weight_mesh=inserted(space.weight_mesh, np.ones(1)),
         state_mesh=inserted(space.state_mesh, np.arange(1, count + 1) / count),
     )
-    offset = np.zeros(fine.dim)
-    offset[fine.at(position)] = still
-    kept = np.setdiff1d(np.arange(fine.dim), fine.at(position))
-    entries = (np.ones(space.dim), (kept, np.arange(space.dim)))
-    return fine, Transfer(sp.csr_array(sp.coo_array(entries, shape=(fine.dim, space.dim))), offset)
+    return fine, _with_cell(fine, position, still)
 
 
 def remove_step(space: FlowSpace, cell: int) -> tuple[FlowSpace, Transfer]:
@@ -167,7 +164,7 @@ def remove_step(space: FlowSpace, cell: int) -> tuple[FlowSpace, Transfer]:
         If the space is no flow, there is no such cell, it is the only one, the weights are not piecewise constant, or
         no theta keeps the state as it is.
     """
-    (number,) = check_cells("cell", [cell], _checked(space).cells)
+    (number,) = check_cells("cell", [cell], check_flow(space).cells)
     if space.cells == 1 or space.degree:
         raise ValueError(f"space: got {space}, expected piecewise constant weights on more than one cell")
     begin, end = space.weight_mesh[number : number + 2]
@@ -177,11 +174,15 @@ def remove_step(space: FlowSpace, cell: int) -> tuple[FlowSpace, Transfer]:
         return (*(t for t in mesh if t <= begin), *(t - gap for t in mesh if t > end))
 
     coarse = replace(space, weight_mesh=cut(space.weight_mesh), state_mesh=cut(space.state_mesh))
-    offset = np.zeros(space.dim)
-    offset[space.at(number)] = standing(space.field, space.width)
-    kept = np.setdiff1d(np.arange(space.dim), space.at(number))
-    entries = (np.ones(coarse.dim), (kept, np.arange(coarse.dim)))
-    return coarse, Transfer(sp.csr_array(sp.coo_array(entries, shape=(space.dim, coarse.dim))), offset)
+    return coarse, _with_cell(space, int(number), standing(space.field, space.width))
+
+
+def _with_cell(fine: FlowSpace, cell: int, theta: Array) -> Transfer:
+    """Return the transfer into a space that has one cell more, with its `theta` there."""
+    new, offset = fine.at(cell), np.zeros(fine.dim)
+    offset[new] = theta
+    kept = np.setdiff1d(np.arange(fine.dim), new)
+    return Transfer(sp.csr_array(sp.csc_array(sp.eye_array(fine.dim))[:, kept]), offset)
 
 
 def prolongation(coarse: FlowSpace, fine: FlowSpace) -> Transfer:
@@ -190,12 +191,6 @@ def prolongation(coarse: FlowSpace, fine: FlowSpace) -> Transfer:
     ends = [sp.eye_array(fine.theta_start), sp.eye_array(fine.dim - fine.theta_stop)]
     matrix = sp.csr_array(sp.block_diag((ends[0], values, ends[1])))
     return Transfer(matrix, np.zeros(fine.dim))
-
-
-def _checked(space: FlowSpace) -> FlowSpace:
-    if not isinstance(space, FlowSpace):
-        raise ValueError(f"space: got {space}, expected a FlowSpace")
-    return space
 
 
 def _interpolation(coarse: Nodes, fine: Nodes, degree: int) -> Array:

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from dnnfem.spaces.feedforward import FeedforwardSpace
-from dnnfem.spaces.fields import (
-    AffineMap,
-    Antisymmetric,
-    DoubleLayer,
-    Hamiltonian,
-    SingleLayer,
-    TimeSteps,
-    register_field,
-)
+from dnnfem.spaces.fields import AffineMap, TimeSteps, register_field
 from dnnfem.spaces.flow import FlowSpace
 from dnnfem.spaces.hierarchy import Hierarchy
+from dnnfem.spaces.layers import Antisymmetric, DoubleLayer, Hamiltonian, SingleLayer
 from dnnfem.spaces.layout import Coordinates, Purpose, Space, generator, space_from_attributes
 from dnnfem.spaces.transfer import Transfer
 

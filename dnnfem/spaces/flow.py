@@ -10,7 +10,8 @@ import numpy as np
 
 from dnnfem.kernels.program import Program
 from dnnfem.records import Array, Index
-from dnnfem.spaces.fields import Field, SingleLayer, check_field, field_from_attributes
+from dnnfem.spaces.fields import Field, check_field, field_from_attributes
+from dnnfem.spaces.layers import SingleLayer
 from dnnfem.spaces.layout import Purpose, generator, register
 from dnnfem.spaces.meshes import SAME, Nodes, aligned, check_nodes, parents, uniform
 from dnnfem.spaces.schemes import SCHEMES
@@ -220,6 +221,13 @@ class FlowSpace:
         basis = ("constant", "linear")[self.degree]
         cells = f"{self.cells} cell{'s' * (self.cells > 1)} ({basis})"
         return f"{self.inputs}-{self.width}-{self.outputs} {name} flow, {cells}, {self.steps} {self.scheme} steps"
+
+
+def check_flow(space: Any) -> FlowSpace:
+    """Return the space, or raise a `ValueError` if it is none whose weights are functions of time."""
+    if not isinstance(space, FlowSpace):
+        raise ValueError(f"space: got {space}, expected a FlowSpace, whose weights are functions of time")
+    return space
 
 
 def _degree(degree: Any) -> int:

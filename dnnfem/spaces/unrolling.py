@@ -13,14 +13,12 @@ import scipy.sparse as sp
 from dnnfem.kernels.program import Block, Program, Stage
 from dnnfem.records import Array, Index
 from dnnfem.spaces.fields import AffineMap
+from dnnfem.spaces.meshes import SAME
 from dnnfem.spaces.opaque import OpaqueMap
 from dnnfem.spaces.schemes import SCHEMES, Row
 
 if TYPE_CHECKING:
     from dnnfem.spaces.flow import FlowSpace
-
-SAME = 1e-9
-"""Places in a cell closer than this are the same."""
 
 Parts = tuple[tuple[int, float], ...]
 """What theta is at one time: numbers of cells or nodes, with factors."""
