@@ -30,9 +30,7 @@ class Status(enum.Enum):
     TIME_LIMIT = "stopped: the limit on the time was reached"
     WORK_LIMIT = "stopped: the next step would exceed the limit on the work"
     INTERRUPTED = "stopped: interrupted by the user; the last iterate is returned"
-    NOT_FINITE = (
-        "failed: the value or its derivative is not finite at the iterate; for a flow its solution says at which step"
-    )
+    NOT_FINITE = "failed: the value or its derivative is not finite at the iterate"
 
     @property
     def converged(self) -> bool:
@@ -194,6 +192,8 @@ class Result:
         To be handed to the solve on the next level.
     algebraic : float
         Estimate of ``sqrt(2 (J(x) - min J))``, the energy-like distance to the discrete solution; NaN if unknown.
+    remarks : tuple of str
+        Sentences, e.g. at which step a flow is not finite.
     """
 
     x: Array
@@ -201,6 +201,7 @@ class Result:
     steps: Steps
     state: State
     algebraic: float = math.nan
+    remarks: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
@@ -209,10 +210,11 @@ class Result:
 
     def __str__(self) -> str:
         last = self.steps[-1]
-        return (
+        line = (
             f"{self.status.value} ({last.number} steps, value {last.value:.5e}, algebraic {self.algebraic:.2e}, "
             f"work {last.work:.1f}, {last.seconds:.2f} s)"
         )
+        return "\n".join([line, *self.remarks])
 
 
 class Interrupted(KeyboardInterrupt):
@@ -245,7 +247,8 @@ class Estimate:
     parts : mapping of str to float
         Named parts of the total.
     cost : array, shape (c,), or None
-        Coefficients that the refinement of each cell would add.
+        Coefficients that the refinement of each cell would add; for flows also the weights that additional steps would
+        apply to each sample.
     guaranteed : bool
         Whether `total` is a proved bound.
     remarks : tuple of str

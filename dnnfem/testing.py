@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Norm
+from dnnfem.functionals.trajectories import registers
 from dnnfem.kernels.reference import evaluate
-from dnnfem.problems.trajectories import registers
 from dnnfem.records import Array
 from dnnfem.spaces import Transfer, space_from_attributes
 from dnnfem.spaces.layout import NetworkSpace

@@ -18,9 +18,9 @@ from test_kernels import check_parity
 import dnnfem as fem
 import dnnfem.archive
 from dnnfem import kernels
-from dnnfem.functionals import Sum
+from dnnfem.functionals import Sum, trajectories as states_of_flows
+from dnnfem.functionals.trajectories import trajectories
 from dnnfem.kernels.reference import evaluate
-from dnnfem.problems.trajectories import trajectories
 from dnnfem.spaces import space_from_attributes
 from dnnfem.spaces.fields import AffineMap, register_field
 from dnnfem.spaces.schemes import SCHEMES
@@ -700,6 +700,24 @@ def test_a_flow_that_blows_up_names_the_step(scalar_problem):
     for look in (u, u.trajectories, u.gradient):
         with pytest.raises(ValueError, match=words):
             look(POINTS)
+
+
+@pytest.mark.parametrize("solve", [fem.gauss_newton, fem.trust_region, fem.stochastic])
+def test_a_solver_names_the_step_at_which_its_start_blows_up(solve, scalar_problem, monkeypatch):
+    space = fem.FlowSpace(2, 2, 1, (0.0, 0.5, 2.0), scheme="euler", field=fem.DoubleLayer(1, "softplus"))
+    x = np.zeros(space.dim)
+    space.theta(x)[:, 0] = 1.0
+    space.theta(x)[:, 3] = 1e200
+    J = replace(scalar_problem, backend="compiled").on(space)
+    words = "the flow is not finite from step 2 of 2 on, t = 2; expected smaller weights, or a finer state mesh"
+    for tile in (states_of_flows.TILE, 7):
+        monkeypatch.setattr(states_of_flows, "TILE", tile)
+        result = solve(J, x)
+        assert result.status is fem.Status.NOT_FINITE and result.remarks == (words,)
+        assert str(result).splitlines()[1:] == [words]
+    assert states_of_flows.why_not_finite(J, 0.0 * x) == (
+        "the network, or what a law makes of it, is not finite; expected smaller weights"
+    )
 
 
 def test_trajectories_are_those_of_a_flow_at_points_that_fit(scalar_problem, space):

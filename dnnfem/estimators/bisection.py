@@ -8,12 +8,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from dnnfem.estimators.algebraic import algebraic
-from dnnfem.estimators.enrichment import NOT_FINITE, QUANTITY, WITHOUT_SYSTEM, Enriched, dispersion_of, joint
+from dnnfem.estimators.enrichment import QUANTITY, WITHOUT_SYSTEM, Enriched, dispersion_of, joint
 from dnnfem.functionals import Functional, Tikhonov
 from dnnfem.functionals.sampling import terms_of
+from dnnfem.functionals.trajectories import why_not_finite
 from dnnfem.norms import TimeNorm
 from dnnfem.records import Array, Estimate
-from dnnfem.refinement.time import bisect
+from dnnfem.refinement.time import bisect, bisection_costs
 from dnnfem.spaces import FlowSpace
 from dnnfem.spaces.layout import check_coefficients
 
@@ -24,9 +25,10 @@ def of_bisection(functional: Functional, x: Array) -> Estimate:
     assert isinstance(space, FlowSpace)
     x = check_coefficients(space, x, finite=True)
     fine, transfer = bisect(space, range(space.cells))
-    linearization = functional.on(space=fine, transfer=transfer).linearize(transfer(x))
+    finer = functional.on(space=fine, transfer=transfer)
+    linearization = finer.linearize(transfer(x))
     if not math.isfinite(linearization.value):
-        raise ValueError(NOT_FINITE)
+        raise ValueError(f"x: {why_not_finite(finer, transfer(x))}")
     system = linearization.system()
     if system is None:
         raise ValueError(WITHOUT_SYSTEM)
@@ -40,8 +42,8 @@ def of_bisection(functional: Functional, x: Array) -> Estimate:
         parts["algebraic"] = algebraic(functional, x).total
         total = math.sqrt(sum(parts[name] ** 2 for name in ("weights", "algebraic", "sampling")))
     gains = np.maximum(enriched.system.candidates(np.array(groups)).score(), 0.0) / part
-    costs = np.full(space.cells, float(space.size))
-    return Estimate(QUANTITY, np.arange(space.cells), np.sqrt(2.0 * gains), total, parts=parts, cost=costs)
+    cells, costs = np.arange(space.cells), bisection_costs(space)
+    return Estimate(QUANTITY, cells, np.sqrt(2.0 * gains), total, parts=parts, cost=costs)
 
 
 def captured(functional: Functional, space: FlowSpace) -> float:

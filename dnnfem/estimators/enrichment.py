@@ -18,8 +18,6 @@ SHARE = 1.0 / 3.0
 the rest shows what is noise."""
 
 
-NOT_FINITE = "x: got coefficients for which the flow is not finite, expected smaller ones, or a finer state mesh"
-
 WITHOUT_SYSTEM = (
     "functional: got one without a least-squares system, expected residual laws, or losses with a root of L''"
 )

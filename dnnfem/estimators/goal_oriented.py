@@ -8,11 +8,12 @@ from typing import Literal
 import numpy as np
 
 from dnnfem.estimators.bisection import captured
-from dnnfem.estimators.enrichment import NOT_FINITE, QUANTITY
+from dnnfem.estimators.enrichment import QUANTITY
 from dnnfem.functionals import Functional
 from dnnfem.functionals.sampling import integrals_of
+from dnnfem.functionals.trajectories import why_not_finite
 from dnnfem.records import Array, Estimate
-from dnnfem.refinement.time import bisect
+from dnnfem.refinement.time import applied, bisect, bisection_costs
 from dnnfem.spaces import FlowSpace
 from dnnfem.spaces.layout import check_coefficients
 from dnnfem.spaces.meshes import lengths
@@ -50,7 +51,8 @@ def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weigh
     Estimate
         Cells are steps, for `dnnfem.refine_states`, or cells of the weight mesh, for `dnnfem.bisect`.  `signed` are
         their parts of ``J* - J``, which add up to the part ``change``; the total is ``sqrt(2 |change|)``, the
-        indicators are ``sqrt(2 |signed|)``.
+        indicators are ``sqrt(2 |signed|)``.  `cost` is in weights, for both: coefficients that are added, and weights
+        that additional steps apply to each sample.
 
     Raises
     ------
@@ -74,8 +76,8 @@ def goal_oriented(functional: Functional, x: Array, of: Literal["states", "weigh
     signed = _of_states(functional, space, x) if of == "states" else _of_weights(functional, space, x)
     change = float(np.sum(signed))
     if not math.isfinite(change):
-        raise ValueError(NOT_FINITE)
-    costs = None if of == "states" else np.full(len(signed), float(space.size))
+        raise ValueError(f"x: {why_not_finite(functional, x)}")
+    costs = np.full(space.steps, applied(space)) if of == "states" else bisection_costs(space)
     return Estimate(
         QUANTITY,
         np.arange(len(signed)),

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from dnnfem.estimators.enrichment import NOT_FINITE, WITHOUT_SYSTEM
+from dnnfem.estimators.enrichment import WITHOUT_SYSTEM
 from dnnfem.estimators.hierarchical import Candidates, pool_of, widened
 from dnnfem.functionals import Functional, Linearization
+from dnnfem.functionals.trajectories import why_not_finite
 from dnnfem.records import Array, Estimate, Index
 from dnnfem.refinement.depth import insert_layer
+from dnnfem.refinement.time import applied
 from dnnfem.refinement.width import cost
 from dnnfem.spaces import FeedforwardSpace, FlowSpace
 from dnnfem.spaces.feedforward import Neuron
@@ -110,17 +112,16 @@ def _layers(functional: Functional, x: Array, positions: Sequence[int]) -> tuple
         deep: FeedforwardSpace | FlowSpace
         if isinstance(space, FlowSpace):
             deep, transfer = insert_layer(space, int(position))
-            new = deep.at(int(position))
+            new, steps = deep.at(int(position)), applied(deep) * (deep.steps - space.steps)
         else:
             assert isinstance(space, FeedforwardSpace)
             deep, transfer = insert_layer(space, int(position))
-            new = np.arange(deep.blocks[position].start, deep.blocks[position].stop)
+            new, steps = np.arange(deep.blocks[position].start, deep.blocks[position].stop), 0.0
         linearization = functional.on(space=deep, transfer=transfer).linearize(transfer(x))
         if not np.isfinite(linearization.value):
-            kind = "x: got coefficients for which the network is not finite, expected smaller ones"
-            raise ValueError(NOT_FINITE if isinstance(space, FlowSpace) else kind)
+            raise ValueError(f"x: {why_not_finite(functional, x)}")
         gains.append(float(_gains(linearization, [new])[0]))
-        costs.append(float(deep.dim - space.dim))
+        costs.append(float(deep.dim - space.dim + steps))
     return np.array(gains), costs
 
 

@@ -65,6 +65,8 @@ class Factor:
         m, f = matrix.shape
         length = np.sqrt(np.einsum("mf,mf->f", matrix, matrix))
         scale = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
+        # What is not finite stays so, without a warning.
+        scale[~np.isfinite(length)] = np.nan
         if matrix.size == 0:
             return cls(m, None, None, np.empty((0, f)), np.empty(0, dtype=np.int64), scale, 0)
         rotation, triangle = Rotation.of(matrix * scale)

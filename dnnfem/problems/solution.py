@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from dnnfem import kernels, problems
+from dnnfem.functionals.trajectories import blown_up, trajectories
 from dnnfem.kernels.components import Component
 from dnnfem.kernels.laws import Misfit
 from dnnfem.kernels.protocol import Ansatz
-from dnnfem.problems.trajectories import trajectories
 from dnnfem.problems.unknowns import UnknownsAnsatz, of_functions
 from dnnfem.quadrature import Quadrature, as_finite
 from dnnfem.records import Array
@@ -94,7 +94,11 @@ class Solution:
         """
         if not isinstance(self.space, FlowSpace):
             raise ValueError(f"space: got {self.space}, expected a FlowSpace: only a flow has trajectories")
-        return trajectories(self.space, self.x, self.ansatz.reference(self._checked(points)))
+        states = trajectories(self.space, self.x, self.ansatz.reference(self._checked(points)))
+        words = blown_up(self.space, states)
+        if words is not None:
+            raise ValueError(f"x: {words}")
+        return states
 
     def to_torch(self) -> Any:
         """Return the same function in torch, differentiable: points (m, d) to values (m, outputs), in float64."""

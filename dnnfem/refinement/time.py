@@ -14,6 +14,7 @@ from dnnfem.spaces import FlowSpace, Transfer
 from dnnfem.spaces.fields import standing, vanishing
 from dnnfem.spaces.flow import check_flow
 from dnnfem.spaces.meshes import Nodes, check_cells, parents, with_middles, with_nodes
+from dnnfem.spaces.schemes import SCHEMES
 
 
 def bisect(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]:
@@ -183,6 +184,19 @@ def _with_cell(fine: FlowSpace, cell: int, theta: Array) -> Transfer:
     offset[new] = theta
     kept = np.setdiff1d(np.arange(fine.dim), new)
     return Transfer(sp.csr_array(sp.csc_array(sp.eye_array(fine.dim))[:, kept]), offset)
+
+
+def applied(space: FlowSpace) -> float:
+    """Return the number of weights that a step applies to each sample: its share in the work of a sweep."""
+    scheme = SCHEMES[space.scheme]
+    return float(len(scheme.rows) * sum(part.size for part in space.field.maps(space.width)))
+
+
+def bisection_costs(space: FlowSpace) -> Array:
+    """Return what bisecting each cell adds, shape (cells,): coefficients, and the weights that a new step applies."""
+    middles = 0.5 * (np.array(space.weight_mesh[:-1]) + np.array(space.weight_mesh[1:]))
+    steps = [len(with_nodes(space.state_mesh, [middle])) - len(space.state_mesh) for middle in middles.tolist()]
+    return space.size + applied(space) * np.array(steps)
 
 
 def prolongation(coarse: FlowSpace, fine: FlowSpace) -> Transfer:

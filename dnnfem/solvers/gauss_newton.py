@@ -224,4 +224,4 @@ def gauss_newton(
 
 def _view(reduced: Condensed) -> View:
     """The user's coefficients include the eliminated ones."""
-    return View(reduced.functional.space, lambda x: x[reduced.inner], reduced.expand_at)
+    return View(reduced.functional, lambda x: x[reduced.inner], reduced.expand_at)

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
+from dnnfem.functionals.trajectories import why_not_finite
 from dnnfem.norms import Euclidean
 from dnnfem.records import (
     Array,
@@ -24,7 +25,6 @@ from dnnfem.records import (
     Step,
     Steps,
 )
-from dnnfem.spaces import Space
 from dnnfem.spaces.layout import check_coefficients
 
 FEWEST = 8
@@ -84,14 +84,14 @@ class Method(Protocol):
 class View:
     """How the iterated vector relates to the coefficients that the user sees (condensation hides some of them)."""
 
-    space: Space
+    functional: Functional
     inner: Callable[[Array], Array]
     full: Callable[[Linearization], Array]
 
     @classmethod
     def plain(cls, functional: Functional) -> View:
         """The iterated vector is what the user sees."""
-        return cls(functional.space, lambda x: x, lambda linearization: linearization.x)
+        return cls(functional, lambda x: x, lambda linearization: linearization.x)
 
 
 def norm_at(metric: Metric | None, functional: Functional, linearization: Linearization) -> Norm:
@@ -185,12 +185,12 @@ def iterate(
         raise ValueError(f"state: got the radius {state.radius!r}, expected a positive number or None")
     progress = state.progress
     name = "x" if progress is None else "state"
-    start = check_coefficients(view.space, x if progress is None else progress.x, name, finite=True)
+    start = check_coefficients(view.functional.space, x if progress is None else progress.x, name, finite=True)
     if progress is not None and progress.status is not None and progress.status.final:
-        return _result(start, progress.status, progress.steps)
+        return _result(view, start, progress.status, progress.steps)
     linearization = functional.linearize(view.inner(start))
     if not math.isfinite(linearization.value):
-        return _result(start, Status.NOT_FINITE, Steps((Step(0, linearization.value),)))
+        return _result(view, start, Status.NOT_FINITE, Steps((Step(0, linearization.value),)))
     began = time.perf_counter()
     if progress is None:
         radius = math.nan if state.radius is None else state.radius
@@ -213,7 +213,7 @@ def iterate(
             except KeyboardInterrupt:
                 full = view.full(current.linearization)
                 _show(observer, full, steps, Status.INTERRUPTED, current.memory)
-                raise Interrupted(_result(full, Status.INTERRUPTED, steps)) from None
+                raise Interrupted(_result(view, full, Status.INTERRUPTED, steps)) from None
             if isinstance(following, Status):
                 status = following
             else:
@@ -226,7 +226,7 @@ def iterate(
                     _show(observer, view.full(current.linearization), steps, None, current.memory)
     full = view.full(current.linearization)
     _show(observer, full, steps, status, current.memory)
-    return _result(full, status, steps)
+    return _result(view, full, status, steps)
 
 
 def _show(
@@ -241,5 +241,6 @@ def _radius(steps: Steps) -> float | None:
     return radius if math.isfinite(radius) else None
 
 
-def _result(x: Array, status: Status, steps: Steps) -> Result:
-    return Result(x, status, steps, State(_radius(steps)), steps[-1].algebraic)
+def _result(view: View, x: Array, status: Status, steps: Steps) -> Result:
+    remarks = (why_not_finite(view.functional, x),) if status is Status.NOT_FINITE else ()
+    return Result(x, status, steps, State(_radius(steps)), steps[-1].algebraic, remarks)

@@ -1,14 +1,19 @@
-"""The states of a flow between encoder and decoder."""
+"""The states of a flow between encoder and decoder, and where they cease to be finite."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from dnnfem.functionals.protocols import Functional
+from dnnfem.functionals.sampling import integrals_of
 from dnnfem.kernels.activations import derivatives
 from dnnfem.kernels.program import Program
 from dnnfem.records import Array
 from dnnfem.spaces import FlowSpace
 from dnnfem.spaces.unrolling import unrolled
+
+TILE = 4096
+"""Samples whose states are looked at together."""
 
 
 def registers(program: Program, x: Array, points: Array) -> list[Array]:
@@ -32,7 +37,7 @@ def registers(program: Program, x: Array, points: Array) -> list[Array]:
 
 
 def trajectories(space: FlowSpace, x: Array, points: Array) -> Array:
-    """Return the states at all nodes of the state mesh, shape (steps + 1, m, width).
+    """Return the states at all nodes of the state mesh, shape (steps + 1, m, width), finite or not.
 
     Parameters
     ----------
@@ -40,20 +45,32 @@ def trajectories(space: FlowSpace, x: Array, points: Array) -> Array:
     x : array, shape (dim,)
     points : array, shape (m, inputs)
         In reference coordinates.
-
-    Raises
-    ------
-    ValueError
-        If a state is not finite: the message says from which step on.
     """
     code = unrolled(space)
     found = registers(code.program, x, points)
-    states = np.stack([found[number] for number in code.states])
+    return np.stack([found[number] for number in code.states])
+
+
+def blown_up(space: FlowSpace, states: Array) -> str | None:
+    """Return a sentence that says from which step on `trajectories` are not finite; None if they are."""
     finite = np.isfinite(states).all(axis=(1, 2))
-    if not finite.all():
-        step = int(np.argmin(finite))
-        raise ValueError(
-            f"x: the flow is not finite from step {step} of {space.steps} on, t = {space.state_mesh[step]:g}; "
-            "expected smaller weights, or a finer state mesh"
-        )
-    return states
+    if finite.all():
+        return None
+    step = int(np.argmin(finite))
+    return (
+        f"the flow is not finite from step {step} of {space.steps} on, t = {space.state_mesh[step]:g}; "
+        "expected smaller weights, or a finer state mesh"
+    )
+
+
+def why_not_finite(functional: Functional, x: Array) -> str:
+    """Return a sentence that says what is not finite at `x`: of a flow, from which step on."""
+    space = functional.space
+    if isinstance(space, FlowSpace):
+        for _, integral in integrals_of(functional):
+            points = integral.ansatz.reference(integral.quadrature.points)
+            for begin in range(0, len(points), TILE):
+                words = blown_up(space, trajectories(space, x, points[begin : begin + TILE]))
+                if words is not None:
+                    return words
+    return "the network, or what a law makes of it, is not finite; expected smaller weights"
