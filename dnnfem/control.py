@@ -53,7 +53,8 @@ def decide(
     budget : float, optional
         Coefficients that may still be added; when nothing is left the loop stops.
     algebraic : float, optional
-        Estimate of the solver's error, same quantity; default the part ``"algebraic"`` of the estimate, else 0.
+        Estimate of the solver's error, same quantity; default the part ``"algebraic"`` of the estimate, else 0.  With 0
+        the solver is taken for done, although it might go on slowly for long.
     achieved : sequence of (predicted, achieved), optional
         Decreases of the functional on the levels so far, oldest first.
 
@@ -102,15 +103,16 @@ def decide(
         pairs = ", ".join(f"{predicted:.2e} against {got:.2e}" for predicted, got in recent)
         return Decision(None, f"stop: refinement does not pay as predicted twice running (decrease {pairs})")
     gains = {name: float(estimate.parts.get(name, estimate.total)) for name, estimate in estimates.items()}
-    worthwhile = [name for name in estimates if gains[name] > WORTHWHILE * total]
+    left = max(_left(estimate, algebraic) for estimate in estimates.values())
+    worthwhile = [name for name in estimates if gains[name] > WORTHWHILE * left]
     if not worthwhile:
         offers = ", ".join(f"{name} {gain:.2e}" for name, gain in gains.items())
-        return Decision(None, f"stop: refinement does not pay; of {total:.2e} it could remove {offers}")
+        return Decision(None, f"stop: refinement does not pay; of {left:.2e} it could remove {offers}")
     rates = {name: gains[name] ** 2 / _work(estimates[name], gains[name]) for name in worthwhile}
     best = max(worthwhile, key=lambda name: rates[name])
     return Decision(
         best,
-        f"refine {best}: it could remove {gains[best]:.2e} of {total:.2e}, {rates[best]:.2e} per unit of cost",
+        f"refine {best}: it could remove {gains[best]:.2e} of {left:.2e}, {rates[best]:.2e} per unit of cost",
     )
 
 
@@ -121,6 +123,14 @@ def _missed(estimates: Mapping[str, Estimate]) -> tuple[float, float]:
     own = estimates[POINTS]
     others = [estimate.total for name, estimate in estimates.items() if name != POINTS]
     return float(own.parts.get(POINTS, own.total)), max(others, default=own.total)
+
+
+def _left(estimate: Estimate, algebraic: float | None) -> float:
+    """Return the total with the solver's error as the user has it."""
+    if algebraic is None or "algebraic" not in estimate.parts:
+        return estimate.total
+    own = float(estimate.parts["algebraic"])
+    return math.sqrt(max(estimate.total**2 - own**2, 0.0) + algebraic**2)
 
 
 def _agree(predicted: float, achieved: float) -> bool:

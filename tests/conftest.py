@@ -10,6 +10,9 @@ import pytest
 from dnnfem.problems import Regression
 from dnnfem.spaces import FeedforwardSpace
 
+DEVICE = os.environ.get("DNNFEM_DEVICE", "cpu")
+"""Where the device backend is tested."""
+
 matplotlib.use("Agg")
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICE
 from test_kernels import check_parity
 
 import dnnfem as fem
@@ -22,7 +23,7 @@ from dnnfem.problems.fields import Points
 from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints, UnionMesh
 from dnnfem.testing import check_functional
 
-BACKENDS = {"reference": {"backend": "reference"}, "compiled": {}, "device": {"device": "cpu"}}
+BACKENDS = {"reference": {"backend": "reference"}, "compiled": {}, "device": {"device": DEVICE}}
 
 PI = math.pi
 

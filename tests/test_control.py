@@ -1,5 +1,7 @@
 """Decisions are pure functions of estimates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -137,6 +139,19 @@ def test_the_algebraic_part_of_an_estimate_is_solved_for_first():
     unsolved = Estimate("error", np.arange(3), np.ones(3), 1.0, parts={"width": 0.9, "algebraic": 0.4})
     assert decide({"width": unsolved}, tolerance=0.1).part == "solve"
     assert decide({"width": unsolved}, tolerance=0.1, algebraic=0.0).part == "width"
+
+
+def test_a_solver_that_is_done_has_no_share_in_what_refinement_is_compared_with():
+    parts = {"width": 0.28, "algebraic": 0.96}
+    slow = Estimate("error", np.arange(3), np.ones(3), 1.0, parts=parts)
+    assert decide({"width": slow}, tolerance=0.1).part == "solve"
+    decision = decide({"width": slow}, tolerance=0.1, algebraic=0.0)
+    assert decision.part == "width" and "it could remove 2.80e-01 of 2.80e-01" in decision.reason
+    # The same estimate, of which refinement could remove less than the solver has left.
+    assert decide({"width": slow}, tolerance=0.9, algebraic=0.899).stop
+    # Sampling has no share in what can be removed, but in what is compared.
+    noisy = replace(slow, parts={"width": 0.1, "algebraic": 0.6})
+    assert decide({"width": noisy}, tolerance=0.1, algebraic=0.0).stop
 
 
 def test_points_come_first():

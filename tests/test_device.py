@@ -1,4 +1,4 @@
-"""The device backend on torch's CPU device against the reference, and against the compiled backend from end to end."""
+"""The device backend (torch on a CPU, or on what DNNFEM_DEVICE says) against the reference and the compiled backend."""
 
 import subprocess
 import sys
@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import test_jets
 import test_kernels
 import torch
+from conftest import DEVICE
 from hypothesis import given, settings, strategies as st
 from test_jets import COMPONENTS, laplacians, multi_indices
 from test_kernels import LAWS, check_parity, close, flow, identity, plain
@@ -32,13 +33,13 @@ from dnnfem.norms import Euclidean, Weighted
 from dnnfem.quadrature import Quadrature
 from dnnfem.spaces import Coordinates, Transfer
 
-CPU = Place.of("cpu", "double")
+PLACE = Place.of(DEVICE, "double")
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @dataclass(frozen=True)
 class OnHost:
-    """A law that was written for NumPy, on a CPU device."""
+    """A law that was written for NumPy, on a device."""
 
     law: Any
 
@@ -46,7 +47,7 @@ class OnHost:
         return getattr(self.law, name)
 
     def linearize(self, points, data, jet):
-        return OnHostLinearization(self.law.linearize(points.numpy(), data.numpy(), jet.numpy()))
+        return OnHostLinearization(self.law.linearize(*map(array, (points, data, jet))))
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,21 @@ class OnHostLinearization:
     here: Any
 
     def __getattr__(self, name):
-        return torch.from_numpy(getattr(self.here, name))
+        return PLACE.tensor(getattr(self.here, name))
 
     def hessian(self, jet):
-        return torch.from_numpy(self.here.hessian(jet.numpy()))
+        return PLACE.tensor(self.here.hessian(array(jet)))
 
     def curvature(self, jet):
-        return torch.from_numpy(self.here.curvature(jet.numpy()))
+        return PLACE.tensor(self.here.curvature(array(jet)))
 
 
 def placed(oracle, **options):
-    """Place what a reference evaluator has on the CPU device."""
+    """Place what a reference evaluator has on a device."""
     law = oracle.law if type(oracle.law).__module__.startswith("dnnfem") else OnHost(oracle.law)
-    return kernels.load("device").place(oracle.program, oracle.quadrature, oracle.ansatz, law, **options)
+    return kernels.load("device").place(
+        oracle.program, oracle.quadrature, oracle.ansatz, law, **{"device": DEVICE, **options}
+    )
 
 
 def problem(program, law="misfit", m=150, seed=0, **options):
@@ -199,8 +202,8 @@ def results(evaluator, x, v):
     found = [here.value, here.derivative, here.hessian(v), here.curvature(v), here.hessian(v[:, 0]), here.gram()]
     found += [evaluator.value(x), evaluator.cellwise(x), *here.moments(), evaluator.left_out(x, root, True).losses]
     if (system := here.system()) is not None:
-        found += [system.matrix.numpy(), here.system(np.arange(4)).matrix.numpy()]
-    return found if here.residual() is None else [*found, here.residual().numpy(), here.pull(here.residual())]
+        found += [array(system.matrix), array(here.system(np.arange(4)).matrix)]
+    return found if here.residual() is None else [*found, array(here.residual()), here.pull(here.residual())]
 
 
 @pytest.mark.parametrize("program", [plain((2, 20, 9, 2), "tanh"), flow(2, 5, 2, 2, "gelu")], ids=["plain", "flow"])
@@ -210,7 +213,7 @@ def test_memory_does_not_change_a_bit_and_chunks_hardly_one(monkeypatch, program
     oracle, whole, x, v = problem(program, law, m=403, precision=precision)
     expected = results(whole, x, v)
     assert whole.chunks.count == whole.chunks.held == 1
-    monkeypatch.setattr(samples, "CHUNK", 50 * whole.chunks.bytes)
+    monkeypatch.setattr(samples, "GPU_CHUNK" if whole.place.is_gpu else "CHUNK", 50 * whole.chunks.bytes)
     several = results(placed(oracle, precision=precision), x, v)
     for found, value in zip(several, expected, strict=True):
         close(found, value, 1e-12 if precision == "double" else 1e-5)
@@ -224,7 +227,7 @@ def test_directions_and_rows_in_blocks(monkeypatch):
     oracle, fast, x, _ = problem(plain((2, 7, 6, 2), "tanh"), m=90)
     v = np.random.default_rng(0).standard_normal((x.size, 11))
     monkeypatch.setattr(linearization, "DIRECTIONS", 3 * 90 * fast.chunks.bytes)
-    monkeypatch.setattr(rows, "ENTRIES", 1)
+    monkeypatch.setattr(rows, "GPU_ENTRIES" if fast.place.is_gpu else "ENTRIES", 1)
     close(fast.linearize(x).hessian(v), oracle.linearize(x).hessian(v))
     close(fast.linearize(x).gram(), oracle.linearize(x).gram())
     close(fast.linearize(x).system().matrix, oracle.linearize(x).system().matrix)
@@ -245,7 +248,7 @@ def test_a_user_who_allows_reduced_precision_changes_nothing(setting, precision)
 
     def results(evaluator, x, v):
         here = evaluator.linearize(x)
-        products = [here.hessian(v), here.curvature(v[:, 0]), here.system(np.arange(5)).matrix]
+        products = [here.hessian(v), here.curvature(v[:, 0]), array(here.system(np.arange(5)).matrix)]
         # What an evaluator remembers would hide a difference.
         rough = placed(oracle, precision=precision).linearize(y).gram(single=True)
         return [here.value, here.derivative, *products, rough]
@@ -283,8 +286,8 @@ def test_older_versions_of_torch_have_one_setting_for_all(monkeypatch):
 
 
 def here(system):
-    """Return a system of NumPy on the CPU device."""
-    return DeviceLeastSquares(CPU, CPU.tensor(system.matrix), CPU.tensor(system.residual), None, system.penalties)
+    """Return a system of NumPy on a device."""
+    return DeviceLeastSquares(PLACE, PLACE.tensor(system.matrix), PLACE.tensor(system.residual), None, system.penalties)
 
 
 @given(systems(), st.data())
@@ -377,8 +380,8 @@ def test_groups_share_a_factorization_and_systems_are_combined_like_those_of_num
 def test_systems_that_are_compressed(monkeypatch):
     _, fast, x, v = problem(plain((2, 6, 2), "tanh"), m=300)
     whole, columns = fast.linearize(x).system(), np.arange(18, 32)
-    monkeypatch.setattr(rows, "DENSE", 100)
-    monkeypatch.setattr(rows, "ENTRIES", 1000)
+    for name, value in (("DENSE", 100), ("ENTRIES", 1000)):
+        monkeypatch.setattr(rows, f"GPU_{name}" if fast.place.is_gpu else name, value)
     here, there = fast.linearize(x), fast.linearize(x + 1e-2 * v[:, 0])
     system = here.system()
     assert system.shape == (33, 32) and system.samples == 600 and here.system(columns).shape == (15, 14)
@@ -398,7 +401,7 @@ def test_systems_that_are_compressed(monkeypatch):
 
 def test_systems_without_rows_or_columns_have_nothing_to_offer():
     for count in (3, 0):
-        system = DeviceLeastSquares(CPU, torch.zeros((count, 2), dtype=torch.float64), torch.ones(count).double())
+        system = DeviceLeastSquares(PLACE, PLACE.tensor(np.zeros((count, 2))), PLACE.tensor(np.ones(count)))
         columns = np.arange(2)
         assert system.steps(Euclidean(Coordinates(2)))(1.0).step.tolist() == [0.0, 0.0]
         assert not system.solve(columns)[0].any() and not system.candidates(columns).score().any()
@@ -436,7 +439,7 @@ def test_a_product_does_not_wait_for_the_device(law, count, exact):
     for program in (plain((3, 6, count), "tanh"), flow(2, 5, count, 2, "gelu")):
         _, fast, x, v = problem(program, law)
         tape = next(fast.linearize(x).tapes())
-        direction = CPU.tensor(program.directions(v).T)
+        direction = PLACE.tensor(program.directions(v).T)
         expected = tape.product(direction, exact)
         with Launches():
             found = tape.product(direction, exact)
@@ -449,7 +452,7 @@ def test_a_jet_does_not_wait_for_the_device():
     program = plain((2, 6, 5, 2), "sin")
     _, fast, x, v = jets(program, COMPONENTS["heat"])
     tape = next(fast.linearize(x).tapes())
-    direction = CPU.tensor(program.directions(v[:, :1]).T)
+    direction = PLACE.tensor(program.directions(v[:, :1]).T)
     expected = tape.product(direction, True)
     with Launches():
         found = tape.product(direction, True)
@@ -461,7 +464,7 @@ def test_a_hessian_product_takes_twice_the_operations_of_a_derivative():
     widths, m = (2, 64, 64, 64, 1), 100
     _, fast, x, v = problem(plain(widths, "tanh"), m=m)
     products = [2.0 * m * a * b for a, b in pairwise(widths)]
-    tape, direction = next(fast.linearize(x).tapes()), CPU.tensor(v[:, :1].T)
+    tape, direction = next(fast.linearize(x).tapes()), PLACE.tensor(v[:, :1].T)
     expected = tape.product(direction, True)
     with Launches() as hessian:
         found = tape.product(direction, True)
@@ -495,7 +498,7 @@ def test_a_graph_serves_linearizations_in_turn(exact):
         return second(fast.code, state, direction, exact, outputs.seeded(fast.code, state.bend))
 
     tapes = [next(fast.linearize(point).tapes()) for point in (x, x + 0.3)]
-    directions = [CPU.tensor(fast.program.directions(v[:, k : k + 1]).T) for k in range(3)]
+    directions = [PLACE.tensor(fast.program.directions(v[:, k : k + 1]).T) for k in range(3)]
     expected = [[tape.product(direction, exact) for direction in directions] for tape in tapes]
     state = graphs._copied(tapes[0].state(exact))
     assert len(graphs.leaves(state)) == len(graphs.leaves(tapes[1].state(exact)))
@@ -549,8 +552,8 @@ def wave(count=400):
 
 
 def both(kind, *arguments, **options):
-    """Return a problem in the compiled backend and on the CPU device."""
-    return [kind(*arguments, device=device, **options) for device in (None, "cpu")]
+    """Return a problem in the compiled backend and on a device."""
+    return [kind(*arguments, device=device, **options) for device in (None, DEVICE)]
 
 
 def test_regression_by_gauss_newton_is_that_of_the_compiled_backend():
@@ -609,7 +612,7 @@ def test_estimates_at_unseen_samples_are_those_of_the_compiled_backend():
 def test_functionals_of_a_device_keep_their_contract(kind):
     points, targets = wave(60)
     space = fem.FeedforwardSpace(2, (4, 3), 2)
-    J = kind(points, targets if kind is fem.Regression else targets[:, 0] > 0.1, device="cpu").on(space)
+    J = kind(points, targets if kind is fem.Regression else targets[:, 0] > 0.1, device=DEVICE).on(space)
     fem.testing.check_functional(J, space.initial(seed=0))
 
 
@@ -657,7 +660,7 @@ def test_a_run_goes_on_with_another_backend(tmp_path):
 
 
 def test_single_precision_reaches_its_own_rounding():
-    problem = fem.Regression(*wave(), device="cpu", precision="single")
+    problem = fem.Regression(*wave(), device=DEVICE, precision="single")
     space = fem.FeedforwardSpace(2, (8, 8), 2)
     J = problem.on(space)
     x = fem.gauss_newton(J, space.initial(seed=0), max_steps=12).x

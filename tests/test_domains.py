@@ -7,6 +7,7 @@ from itertools import count, product
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICE
 from hypothesis import given, settings, strategies as st
 from scipy.spatial import Delaunay
 
@@ -643,7 +644,7 @@ def test_backends_agree_on_normals():
     x = space.initial(0)
     found = [
         fem.Collocation(**problem, **options).on(space).linearize(x)
-        for options in ({"backend": "reference"}, {}, {"device": "cpu"})
+        for options in ({"backend": "reference"}, {}, {"device": DEVICE})
     ]
     for other in found[1:]:
         assert other.value == pytest.approx(found[0].value, rel=1e-12)

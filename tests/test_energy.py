@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICE
 from scipy.spatial import ConvexHull, Delaunay
 
 import dnnfem as fem
@@ -59,7 +60,7 @@ def test_backends_agree(density):
         return [*found, whole.curvature(v), some.derivative, some.curvature(v[:4])]
 
     reference = numbers(backend="reference")
-    for where in ({"backend": "compiled"}, {"device": "cpu"}):
+    for where in ({"backend": "compiled"}, {"device": DEVICE}):
         for expected, found in zip(reference, numbers(**where), strict=True):
             assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
 
@@ -105,7 +106,7 @@ def test_linear_terms_go_with_systems():
     assert np.isclose(joint.present + joint.gain, exact)
 
 
-@pytest.mark.parametrize("where", [{}, {"backend": "device", "device": "cpu"}], ids=["compiled", "device"])
+@pytest.mark.parametrize("where", [{}, {"backend": "device", "device": DEVICE}], ids=["compiled", "device"])
 def test_linear_terms_beside_residuals(where):
     """What belongs to all rows is not lost where those of an energy meet those of samples."""
     points = np.random.default_rng(0).uniform(0.0, 1.0, (30, 2))

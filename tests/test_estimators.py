@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import DEVICE
 
 from dnnfem.estimators import (
     algebraic,
@@ -332,7 +333,7 @@ def test_the_weight_of_the_penalty_is_that_of_the_evidence(scale):
     assert near == pytest.approx(np.clip(expected * scale**2, alpha / 10, 10 * alpha), rel=1e-6)
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("device", [None, DEVICE])
 def test_the_weight_of_the_penalty_leaves_the_curvature_alone(device):
     space, random = FeedforwardSpace(2, (4,), 1), np.random.default_rng(0)
     points = random.uniform(-1.0, 1.0, (60, 2))

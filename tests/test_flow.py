@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import test_jets
 import test_kernels
 import torch
+from conftest import DEVICE
 from hypothesis import given, settings, strategies as st
 from scipy.integrate import solve_ivp
 from test_kernels import check_parity
@@ -571,7 +572,7 @@ PROGRAMS = {
 
 def on_device(oracle):
     """Place what a reference evaluator has on the device backend."""
-    return kernels.load("device").place(oracle.program, oracle.quadrature, oracle.ansatz, oracle.law)
+    return kernels.load("device").place(oracle.program, oracle.quadrature, oracle.ansatz, oracle.law, device=DEVICE)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -597,9 +598,9 @@ def test_backends_agree_on_a_differential_equation():
     few, random = fem.BoxMesh.uniform([0.0, 0.0], [1.0, 2.0], 2, 2).quadrature(), np.random.default_rng(0)
     x, v = random.standard_normal(space.dim), random.standard_normal((space.dim, 2))
     found = []
-    for backend in ("reference", "compiled", "device"):
+    for where in ({"backend": "reference"}, {}, {"device": DEVICE}):
         domain = fem.Box([0.0, 0.0], [1.0, 2.0])
-        problem = fem.Collocation(poisson, domain, dirichlet=0.0, quadrature=few, backend=backend)
+        problem = fem.Collocation(poisson, domain, dirichlet=0.0, quadrature=few, **where)
         here, u = problem.on(space).linearize(x), problem.solution(space, x)
         system = here.system()
         found.append(

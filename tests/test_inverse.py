@@ -9,6 +9,7 @@ import test_device
 import test_jets
 import test_kernels
 import torch
+from conftest import DEVICE
 from test_jets import COMPONENTS
 from test_kernels import check_parity
 
@@ -366,7 +367,7 @@ def test_far_from_a_minimizer_it_says_so():
     assert any("not stationary" in r for r in fem.confidence(problem.on(space), space.initial(0)).remarks)
 
 
-@pytest.mark.parametrize("options", [{"backend": "reference"}, {"device": "cpu"}])
+@pytest.mark.parametrize("options", [{"backend": "reference"}, {"device": DEVICE}])
 def test_backends_have_the_same_intervals(options):
     problem, other = decay(0.02), decay(0.02, **options)
     J, x, _ = fitted(problem, rounds=1)

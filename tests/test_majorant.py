@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICE
 
 import dnnfem as fem
 from dnnfem.problems.fields import Points
@@ -219,10 +220,10 @@ def test_the_functional_is_one_and_the_backends_agree(poisson):
     _, flux, fluxes, y = poisson
     check_functional(flux.on(fluxes), y)
     value = flux.on(fluxes).value(y)
-    for backend in ({"backend": "reference"}, {"device": "cpu"}):
+    for backend in ({"backend": "reference"}, {"device": DEVICE}):
         assert replace(flux, **backend).on(fluxes).value(y) == pytest.approx(value, rel=1e-12)
     assert flux.on(fluxes).condensable is not None
-    single = fem.majorant(replace(flux, device="cpu", precision="single").on(fluxes), y)
+    single = fem.majorant(replace(flux, device=DEVICE, precision="single").on(fluxes), y)
     assert not single.guaranteed and "single precision" in single.remarks[0]
     assert single.total == pytest.approx(fem.majorant(flux.on(fluxes), y).total, rel=1e-5)
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICE
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -120,7 +121,7 @@ def test_a_loss_of_several_layers_with_trained_steps_is_the_built_in_one(degree)
     fields = [fem.TimeSteps(field) for field in (fem.ModuleField(module), fem.DoubleLayer(4, "gelu"))]
     ours, theirs = (fem.FlowSpace.uniform(2, 3, 2, 2, degree=degree, field=field) for field in fields)
     points, targets = wave(50)
-    J, K = (fem.Classification(points, targets > 0.0, device="cpu").on(space) for space in (ours, theirs))
+    J, K = (fem.Classification(points, targets > 0.0, device=DEVICE).on(space) for space in (ours, theirs))
     x, v = theirs.initial(2), np.random.default_rng(0).standard_normal((theirs.dim, 2))
     agree(J.linearize(x), K.linearize(x), v)
     root = 0.1 * np.eye(ours.dim)
@@ -140,17 +141,17 @@ def test_jets_go_through_a_module(name):
     spaces = twins(scheme="heun", cells=1, steps=1)
     x, v = spaces[1].initial(1), np.random.default_rng(0).standard_normal((spaces[1].dim, 2))
     for space in spaces:
-        problem = fem.Collocation(LAWS[name], domain, dirichlet=0.0, quadrature=points, device="cpu")
+        problem = fem.Collocation(LAWS[name], domain, dirichlet=0.0, quadrature=points, device=DEVICE)
         found.append(problem.on(space).linearize(x))
     agree(*found, v, 1e-12)
-    ours, theirs = (fem.Regression(*wave(), device="cpu").solution(space, x) for space in spaces)
+    ours, theirs = (fem.Regression(*wave(), device=DEVICE).solution(space, x) for space in spaces)
     close(ours.gradient(wave()[0]), theirs.gradient(wave()[0]))
 
 
 def test_trajectories_and_functions_of_torch_are_the_built_in_ones():
     points, targets = wave()
     x = twins()[1].initial(1)
-    ours, theirs = (fem.Regression(points, targets, device="cpu").solution(space, x) for space in twins())
+    ours, theirs = (fem.Regression(points, targets, device=DEVICE).solution(space, x) for space in twins())
     close(ours(points), theirs(points))
     close(ours.trajectories(points), theirs.trajectories(points))
     p = torch.tensor(points, requires_grad=True)
@@ -168,7 +169,7 @@ def test_single_precision_is_right_to_its_rounding(monkeypatch, law):
     space, (points, targets) = twins()[0], wave()
     space, targets = (space, targets) if law is fem.Regression else (replace(space, outputs=2), targets > 0.0)
     x, v = space.initial(1), np.random.default_rng(0).standard_normal((space.dim, 3))
-    rough, exact = (law(points, targets, device="cpu", precision=name).on(space) for name in ("single", "double"))
+    rough, exact = (law(points, targets, device=DEVICE, precision=name).on(space) for name in ("single", "double"))
     here, there = rough.linearize(x), exact.linearize(x)
     assert rough.evaluator.place.dtype == torch.float32
     agree(here, there, v, 1e-5)

@@ -61,12 +61,15 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Network:
-    """A tanh network with some random samples."""
+    """A tanh network with some random samples; residual layers after the first if `residual`."""
 
     widths: tuple[int, ...]
     samples: int
+    residual: bool = False
 
     def __str__(self) -> str:
+        if self.residual:
+            return f"{self.widths[0]}-{self.widths[1]}-{len(self.widths) - 3}x{self.widths[1]}r-1, {self.samples}"
         return f"{'-'.join(map(str, self.widths))}, {self.samples}"
 
     @property
@@ -85,7 +88,9 @@ class Network:
     @property
     def space(self) -> Any:
         """The space of the coefficients."""
-        return fem.FeedforwardSpace(self.widths[0], self.widths[1:-1], self.widths[-1])
+        hidden = self.widths[1:-1]
+        residual = (False, *[self.residual] * (len(hidden) - 1))
+        return fem.FeedforwardSpace(self.widths[0], hidden, self.widths[-1], residual=residual)
 
 
 NETWORKS = (
@@ -94,6 +99,7 @@ NETWORKS = (
     Network((10, 256, 256, 256, 1), 2**16),
     Network((784, 512, 512, 10), 2**14),
     Network((32, 2048, 2048, 1), 2**13),
+    Network((2, *[16] * 64, 1), 2**14, residual=True),
 )
 
 STEPS = (Network((2, 20, 20, 1), 10_000), Network((4, 30, 30, 1), 50_000), Network((8, 120, 1), 20_000))
@@ -174,12 +180,27 @@ def parity(device: str, precision: str) -> dict[str, float]:
 # ---- peers
 
 
-def model_of(network: Network, x: Array, dtype: torch.dtype) -> torch.nn.Sequential:
+class Model(torch.nn.Module):
+    """A network as a torch module."""
+
+    def __init__(self, network: Network, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.residual = network.residual
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Linear(fan_in, fan_out, dtype=dtype, device="cuda") for fan_in, fan_out in pairwise(network.widths)
+        )
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the outputs (m, outputs) at points (m, inputs)."""
+        for number, layer in enumerate(self.layers[:-1]):
+            value = torch.tanh(layer(z))
+            z = z + value if self.residual and number else value
+        return self.layers[-1](z)
+
+
+def model_of(network: Network, x: Array, dtype: torch.dtype) -> Model:
     """Return a network as a torch module with coefficients `x`."""
-    layers: list[torch.nn.Module] = []
-    for fan_in, fan_out in pairwise(network.widths):
-        layers += [torch.nn.Linear(fan_in, fan_out, dtype=dtype, device="cuda"), torch.nn.Tanh()]
-    model = torch.nn.Sequential(*layers[:-1])
+    model = Model(network, dtype)
     torch.nn.utils.vector_to_parameters(torch.tensor(x, dtype=dtype, device="cuda"), model.parameters())
     return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import h5py
 import numpy as np
 
+import dnnfem
 from dnnfem.archive import schema
 from dnnfem.archive.container import VERSION, ArchiveError, reading, writing
 from dnnfem.quadrature import Quadrature
@@ -131,7 +131,7 @@ class Archive:
         with writing(self.path, create=True) as file:
             file.attrs["format"] = "dnnfem archive"
             file.attrs["format_version"] = VERSION
-            file.attrs["library_version"] = importlib.metadata.version("dnnfem")
+            file.attrs["library_version"] = dnnfem.__version__
             schema.write_identity(file.create_group("problem"), self.problem.identity)
             file["problem"].attrs["probe"] = self._probe(space, x)
             schema.append_level(file, space, x, None, self.problem.quadrature, self.problem.quadrature)

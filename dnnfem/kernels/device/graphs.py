@@ -17,8 +17,8 @@ import torch
 from dnnfem.kernels.device.pointwise import Tensor
 from dnnfem.kernels.device.sweeps import State
 
-SMALL = 2**26
-"""Bytes of the largest state that is copied."""
+SMALL = 2**27
+"""Bytes per stage of the largest state that is copied: a GPU moves them in the time of some ten launches."""
 
 FIRST = 8
 """Products that are launched kernel by kernel before there is a graph: a capture takes as long as some dozens, and the
@@ -46,7 +46,7 @@ def _copied(value: Any) -> Any:
 
 def is_small(state: State) -> bool:
     """Whether a state is so small that launches cost more than copying it."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(state)) <= SMALL
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(state)) <= SMALL * len(state.first)
 
 
 @dataclass(frozen=True, eq=False)

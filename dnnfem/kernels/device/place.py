@@ -67,7 +67,11 @@ class Place:
         if not self.is_gpu or host.nbytes < PINNED:
             return torch.tensor(host, device=self.device)
         pinned = torch.empty(host.shape, dtype=torch.float64, pin_memory=True)
-        np.copyto(pinned.numpy(), host)
+        if host.flags.writeable:
+            # With several threads; torch takes no memory that must not be written.
+            pinned.copy_(torch.from_numpy(host))
+        else:
+            np.copyto(pinned.numpy(), host)
         return pinned.to(self.device, non_blocking=True)
 
     def index(self, array: Any) -> torch.Tensor:
@@ -153,8 +157,8 @@ def array(tensor: torch.Tensor) -> Array:
     double = tensor.to(torch.float64)
     if double.is_cuda and double.nbytes >= PINNED:
         pinned = torch.empty(double.shape, dtype=torch.float64, pin_memory=True)
-        # A copy, as memory of this kind is scarce and results may be kept.
-        copied: Array = pinned.copy_(double).numpy().copy()
+        # A copy, with several threads, as memory of this kind is scarce and results may be kept.
+        copied: Array = torch.empty(double.shape, dtype=torch.float64).copy_(pinned.copy_(double)).numpy()
         return copied
     result: Array = double.cpu().numpy()
     return result

@@ -273,17 +273,22 @@ def _pulled(code: Code, number: int, weights: Tensor, own: Tensor, along: Along 
 
 
 SUMMED = 2048
-"""Terms that are summed up in float32; the sums of so many are summed up in float64."""
+"""Most terms that are summed up in float32; such sums are summed up in float64."""
+
+FEWEST = 64
+"""Fewest of them: small matrices have few entries, and only with many sums at a time is a GPU busy."""
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """Return ``sum a b^T`` over components and samples, shape (k, rows, columns); one of both may have k = 1."""
     a, b = a.flatten(1, 2), b.flatten(1, 2)
-    count = a.shape[1]
-    if a.dtype == torch.float64 or count <= SUMMED:
+    count, rows, columns = a.shape[1], a.shape[2], b.shape[2]
+    # The sums take at most a fourth of the memory of what is summed.
+    terms = min(max(FEWEST, -(-4 * rows * columns // (rows + columns))), SUMMED)
+    if a.dtype == torch.float64 or count <= terms:
         return _products(a, b)
-    full = count - count % SUMMED
-    blocks = _products(*(side[:, :full].unflatten(1, (-1, SUMMED)) for side in (a, b)))
+    full = count - count % terms
+    blocks = _products(*(side[:, :full].unflatten(1, (-1, terms)) for side in (a, b)))
     return blocks.sum(dim=1, dtype=torch.float64) + _products(a[:, full:], b[:, full:])
 
 
