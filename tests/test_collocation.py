@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEVICE
-from test_kernels import check_parity
+from test_kernels import check_parity, on_host
 
 import dnnfem as fem
 from dnnfem.functionals import Sum
@@ -232,7 +232,7 @@ def test_what_a_law_reads_is_what_autograd_finds_of_a_network_by_hand(name):
     for options in BACKENDS.values():
         problem = case.problem(everything(case), **options)
         assert problem.laws["law"].affine
-        rows = np.asarray(problem.on(space).linearize(x).residual()).reshape(-1, len(points)) * math.sqrt(len(points))
+        rows = on_host(problem.on(space).linearize(x).residual()).reshape(-1, len(points)) * math.sqrt(len(points))
         rows *= problem.laws["law"].scale[:, None]
         # `grad` of several outputs runs over coordinates first.
         start = 0

@@ -394,7 +394,8 @@ def test_systems_that_are_compressed(monkeypatch):
     reduced = system.condensed(columns)
     assert reduced.pull(there.residual()) == pytest.approx(whole.condensed(columns).pull(there.residual()), rel=1e-6)
     ridged = system.ridge(columns, 0.1, np.ones(14))
-    assert ridged.samples == 600 and ridged.pull(torch.cat([there.residual(), torch.ones(14)])).shape == (32,)
+    residual = torch.cat([there.residual(), PLACE.tensor(np.ones(14))])
+    assert ridged.samples == 600 and ridged.pull(residual).shape == (32,)
     with pytest.raises(ValueError, match="leverage: got a system whose 600 rows were compressed"):
         system.leverage()
 

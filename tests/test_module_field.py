@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import DEVICE
 from sklearn.datasets import load_digits
+from test_kernels import on_host
 from torch import nn
 
 import dnnfem as fem
@@ -68,7 +69,7 @@ def images(side=6, outputs=1, **options):
 
 
 def close(found, expected, tolerance=1e-13):
-    found, expected = np.asarray(found), np.asarray(expected)
+    found, expected = on_host(found), on_host(expected)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 

@@ -169,5 +169,5 @@ class DeviceEvaluator:
 
     def linearize(self, x: Array) -> DeviceLinearization:
         """Return the linearization at `x`; it computes when it is asked."""
-        x = np.array(x, dtype=np.float64)
+        x = self.place.copied(x)
         return DeviceLinearization(self, x, self.weights(x))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
@@ -15,8 +15,12 @@ from dnnfem.records import Array
 
 DTYPES = {"double": torch.float64, "single": torch.float32}
 
-PINNED = 2**17
-"""Bytes from which on arrays cross the border by memory that the GPU reads and writes itself: several times faster."""
+LOCKED = range(2**17, 2**28)
+"""Bytes of arrays that cross the border by page-locked memory, which a GPU reads and writes itself: fresh memory of the
+system takes longer than the transfer.  There is not much of it for what is larger."""
+
+STAGED = range(2**17, 2**24)
+"""Those that are copied there on their way to a GPU: a driver moves longer ones faster from where they are."""
 
 T = TypeVar("T")
 
@@ -64,15 +68,18 @@ class Place:
         if isinstance(array, torch.Tensor):
             return array.to(self.device, torch.float64)
         host = np.asarray(array, dtype=np.float64)
-        if not self.is_gpu or host.nbytes < PINNED:
+        if not self.is_gpu or host.nbytes not in STAGED:
             return torch.tensor(host, device=self.device)
-        pinned = torch.empty(host.shape, dtype=torch.float64, pin_memory=True)
-        if host.flags.writeable:
-            # With several threads; torch takes no memory that must not be written.
-            pinned.copy_(torch.from_numpy(host))
-        else:
-            np.copyto(pinned.numpy(), host)
-        return pinned.to(self.device, non_blocking=True)
+        staged = _locked(host.shape)
+        np.copyto(staged.numpy(), host)
+        return staged.to(self.device, non_blocking=True)
+
+    def copied(self, array: Any) -> Array:
+        """Return a copy of an array on the host, in float64, from where it comes here fast."""
+        host = np.asarray(array, dtype=np.float64)
+        result = _locked(host.shape).numpy() if self.is_gpu and host.nbytes in LOCKED else np.empty(host.shape)
+        np.copyto(result, host)
+        return result
 
     def index(self, array: Any) -> torch.Tensor:
         """Bring integers here."""
@@ -155,10 +162,11 @@ def _set(values: tuple[str, ...]) -> None:
 def array(tensor: torch.Tensor) -> Array:
     """Return a tensor as an array of NumPy in float64."""
     double = tensor.to(torch.float64)
-    if double.is_cuda and double.nbytes >= PINNED:
-        pinned = torch.empty(double.shape, dtype=torch.float64, pin_memory=True)
-        # A copy, with several threads, as memory of this kind is scarce and results may be kept.
-        copied: Array = torch.empty(double.shape, dtype=torch.float64).copy_(pinned.copy_(double)).numpy()
-        return copied
-    result: Array = double.cpu().numpy()
+    on_host = _locked(double.shape).copy_(double) if double.is_cuda and double.nbytes in LOCKED else double.cpu()
+    result: Array = on_host.numpy()
     return result
+
+
+def _locked(shape: Sequence[int]) -> torch.Tensor:
+    """Return page-locked memory, which torch takes back and gives out again."""
+    return torch.empty(shape, dtype=torch.float64, pin_memory=True)
