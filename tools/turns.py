@@ -138,10 +138,15 @@ class Result:
     seconds: dict[tuple[str, str], float]
     peak: float
 
+    def best_peer(self, product: str) -> float:
+        """Time of the fastest peer; NaN if there is none."""
+        return min(
+            (t for (method, p), t in self.seconds.items() if p == product and method != "dnnfem"), default=math.nan
+        )
+
     def ratio(self, product: str) -> float:
         """Time over that of the fastest peer; NaN if there is none."""
-        peers = [t for (method, p), t in self.seconds.items() if p == product and method != "dnnfem"]
-        return self.seconds["dnnfem", product] / min(peers) if peers else math.nan
+        return self.seconds["dnnfem", product] / self.best_peer(product)
 
     @property
     def over_floor(self) -> float:
