@@ -63,6 +63,12 @@ class Step:
         Actual over predicted decrease.
     multiplier : float
         Lagrange multiplier of the trust radius, by which the correction was damped: 0 for a full step.
+    damping : float
+        Part of the Newton correction that was taken.
+    omega : float
+        Estimate of the affine invariant Lipschitz constant of the derivatives, as the solver defines it.
+    contraction : float
+        Length of the simplified correction over that of the correction before.
     algebraic : float
         Estimate of ``sqrt(2 (J(x) - min J))`` after the step.
     inner : int
@@ -80,6 +86,9 @@ class Step:
     radius: float = math.nan
     ratio: float = math.nan
     multiplier: float = math.nan
+    damping: float = math.nan
+    omega: float = math.nan
+    contraction: float = math.nan
     algebraic: float = math.nan
     inner: int = 0
     work: float = 0.0
@@ -87,6 +96,25 @@ class Step:
 
 
 STEP_FIELDS = tuple(item.name for item in fields(Step))
+
+TITLES = {"number": "step", "dual_norm": "dual norm"}
+
+FORMATS = {
+    "number": "d",
+    "value": ".5e",
+    "dual_norm": ".2e",
+    "length": ".2e",
+    "radius": ".2e",
+    "ratio": ".2f",
+    "damping": ".2g",
+    "omega": ".2e",
+    "contraction": ".2g",
+    "algebraic": ".2e",
+    "inner": "d",
+    "work": ".1f",
+    "seconds": ".2f",
+}
+"""How the columns of a table are printed."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +139,12 @@ class Steps(Sequence[Step]):
         return np.array([getattr(row, name) for row in self.rows], dtype=np.float64)
 
     def __str__(self) -> str:
-        head = (
-            f"{'step':>5} {'value':>12} {'dual norm':>10} {'length':>10} {'radius':>10} {'ratio':>7}"
-            f" {'algebraic':>10} {'inner':>6} {'work':>8} {'seconds':>8}"
-        )
-        lines = [
-            f"{s.number:5d} {s.value:12.5e} {s.dual_norm:10.2e} {s.length:10.2e} {s.radius:10.2e} {s.ratio:7.2f}"
-            f" {s.algebraic:10.2e} {s.inner:6d} {s.work:8.1f} {s.seconds:8.2f}"
-            for s in self.rows
-        ]
-        return "\n".join([head, *lines])
+        """Return the table, without the columns that no row has a number in."""
+        shown = [name for name in FORMATS if not self.rows or not np.isnan(self.column(name)).all()]
+        lines = [[format(getattr(row, name), FORMATS[name]) for name in shown] for row in self.rows]
+        width = [max([len(TITLES.get(name, name)), *(len(line[k]) for line in lines)]) for k, name in enumerate(shown)]
+        table = [[TITLES.get(name, name) for name in shown], *lines]
+        return "\n".join(" ".join(text.rjust(width[k]) for k, text in enumerate(line)) for line in table)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """The archive: a run that was killed goes on bit for bit, and no file is ever harmed."""
 
 import hashlib
+import math
 import os
 
 import h5py
 import numpy as np
+import numpy.lib.recfunctions as rfn
 import pytest
 
 from dnnfem import archive as archive_module
-from dnnfem.archive import Archive, ArchiveError, container, read
+from dnnfem.archive import Archive, ArchiveError, container, read, schema
 from dnnfem.problems import Regression
 from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints
 from dnnfem.records import Estimate, Status, Step, Steps
@@ -810,6 +812,20 @@ def test_results_that_are_not_finite_are_stored_as_they_are(problem, path):
     record = archive.solved(type(result)(START, Status.NOT_FINITE, steps, result.state), estimate(SPACE))
     assert record.status is Status.NOT_FINITE
     assert np.isnan(record.steps[0].value) and record.steps[1].algebraic == np.inf
+
+
+def test_tables_of_steps_of_older_files_have_fewer_columns(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    archive.solved(gauss_newton(problem.on(SPACE), START, 0.0, max_steps=2), estimate(SPACE))
+    with h5py.File("older", "w", driver="core", backing_store=False) as file:
+        with container.reading(path) as stored:
+            table = stored["levels/0000/solver/steps"][()]
+            stored.copy("levels/0000/solver", file)
+        kept = [name for name in table.dtype.names if name not in ("damping", "omega", "contraction")]
+        del file["solver/steps"]
+        file["solver/steps"] = rfn.repack_fields(table[kept])
+        _, steps, _ = schema.read_solve(file["solver"])
+    assert steps == archive.level.state.progress.steps and math.isnan(steps[-1].omega)
 
 
 def test_the_hierarchy_comes_back(whole_run):

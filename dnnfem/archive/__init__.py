@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 import h5py
 import numpy as np
 
-import dnnfem
 from dnnfem.archive import schema
 from dnnfem.archive.container import VERSION, ArchiveError, reading, writing
 from dnnfem.quadrature import Quadrature
@@ -55,6 +55,14 @@ class Level(NamedTuple):
     state: State
     quadrature: Quadrature
     previous: Estimate | None
+
+
+def _version() -> str:
+    """Return the version of the library, which may run from a folder where it is not installed."""
+    try:
+        return importlib.metadata.version("dnnfem")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +139,7 @@ class Archive:
         with writing(self.path, create=True) as file:
             file.attrs["format"] = "dnnfem archive"
             file.attrs["format_version"] = VERSION
-            file.attrs["library_version"] = dnnfem.__version__
+            file.attrs["library_version"] = _version()
             schema.write_identity(file.create_group("problem"), self.problem.identity)
             file["problem"].attrs["probe"] = self._probe(space, x)
             schema.append_level(file, space, x, None, self.problem.quadrature, self.problem.quadrature)

@@ -189,10 +189,16 @@ def read_memory(group: h5py.Group) -> dict[str, Array]:
     return {name: np.asarray(data[()]) for name, data in group.get("memory", {}).items()}
 
 
+def _step(row: Any) -> Step:
+    """Return a row of a table; older files have fewer columns, and what is not a number is the default."""
+    found = {name: row[name].item() for name in STEP_FIELDS if name in row.dtype.names}
+    return Step(found.pop("number"), found.pop("value"), **{key: item for key, item in found.items() if item == item})
+
+
 def read_solve(group: h5py.Group) -> tuple[float | None, Steps, Status | None]:
     """Return radius, table and status of a solve."""
     table = group["steps"][()]
-    steps = Steps(tuple(Step(**{name: row[name].item() for name in STEP_FIELDS}) for row in table))
+    steps = Steps(tuple(_step(row) for row in table))
     radius = float(group.attrs["radius"])
     name = group.attrs["status"]
     return (radius if math.isfinite(radius) else None, steps, Status[name] if name else None)
