@@ -65,7 +65,7 @@ _public = {
         "ridge_candidates",
         "widen",
     ),
-    "solvers": ("gauss_newton", "stochastic", "trust_region"),
+    "solvers": ("composite_step", "gauss_newton", "stochastic", "trust_region"),
     "spaces": (
         "AffineMap",
         "Antisymmetric",
@@ -178,6 +178,7 @@ if TYPE_CHECKING:
         ridge_candidates as ridge_candidates,
         widen as widen,
     )
+    from dnnfem.solvers.composite_step import composite_step as composite_step
     from dnnfem.solvers.gauss_newton import gauss_newton as gauss_newton
     from dnnfem.solvers.stochastic import stochastic as stochastic
     from dnnfem.solvers.trust_region import trust_region as trust_region
