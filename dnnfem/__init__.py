@@ -36,7 +36,7 @@ _public = {
     ),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "TimeHorizon", "as_scipy", "condense", "from_callables"),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
-    "norms": ("H1", "L2", "Euclidean", "Norm", "Pullback", "Weighted"),
+    "norms": ("H1", "L2", "Blocks", "Euclidean", "Norm", "Pullback", "Weighted", "pulled_back"),
     "observers": ("observe", "progress"),
     "plotting": (),
     "problems": (
@@ -129,10 +129,12 @@ if TYPE_CHECKING:
     from dnnfem.norms import (
         H1 as H1,
         L2 as L2,
+        Blocks as Blocks,
         Euclidean as Euclidean,
         Norm as Norm,
         Pullback as Pullback,
         Weighted as Weighted,
+        pulled_back as pulled_back,
     )
     from dnnfem.observers import observe as observe, progress as progress
     from dnnfem.problems import (

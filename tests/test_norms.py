@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from dnnfem.functionals import condense, from_callables
-from dnnfem.norms import Euclidean, Norm, Pullback, Weighted, jacobi, weight_decay
-from dnnfem.problems import Regression
+from dnnfem.functionals import Sum, Tikhonov, condense, from_callables
+from dnnfem.norms import Blocks, Euclidean, Norm, Pullback, Weighted, jacobi, pulled_back, weight_decay
+from dnnfem.problems import Box, Energy, Regression
 from dnnfem.solvers import gauss_newton, trust_region
 from dnnfem.spaces import Coordinates, FeedforwardSpace
 from dnnfem.testing import check_norm
@@ -205,3 +205,66 @@ def test_a_norm_of_another_dimension_is_refused(norm):
     functional = Regression(INPUTS, TARGETS, backend="reference").on(SPACE)
     with pytest.raises(ValueError, match=rf"^norm: got a norm on {norm.dim} coefficients, expected 9"):
         gauss_newton(functional, SPACE.initial(0), norm=norm)
+
+
+# ---- products, and norms of functions
+
+
+def test_the_norm_of_a_product_is_that_of_its_blocks():
+    index = [np.array([4, 0, 2]), np.array([1, 5, 3, 6])]
+    parts = [(index[0], Weighted(Coordinates(3), np.array([1.0, 2.0, 3.0]))), (index[1], Chain(4))]
+    product = Blocks(parts)
+    check_norm(product)
+    v = np.random.default_rng(0).standard_normal(7)
+    assert product.dim == 7
+    assert product.norm(v) ** 2 == pytest.approx(sum(norm.norm(v[at]) ** 2 for at, norm in parts), rel=1e-14)
+    part = product.restricted(index[1])
+    assert part.norm(v[index[1]]) == pytest.approx(parts[1][1].norm(v[index[1]]), rel=1e-12)
+    # Derivatives that see one block have their gradient there.
+    g = np.zeros(7)
+    g[index[0]] = 1.0
+    assert not product.riesz(g)[index[1]].any()
+
+
+def test_blocks_that_do_not_fit_are_named():
+    two, three = Euclidean(Coordinates(2)), Euclidean(Coordinates(3))
+    with pytest.raises(ValueError, match=r"^parts: got a norm of 2 coefficients for block 1 of shape \(3,\)"):
+        Blocks([(np.arange(3), three), (np.arange(3), two)])
+    for wrong in ([], [(np.arange(2), two), (np.arange(1, 4), three)], [(np.array([0, 2]), two)]):
+        with pytest.raises(ValueError, match="^parts: got blocks with . numbers, expected each of 0, 1, ... once"):
+            Blocks(wrong)
+
+
+def test_norms_of_functions_are_pulled_back():
+    points = RANDOM.uniform(-1.0, 1.0, (50, 2))
+    problem, x = Regression(points, np.zeros(50), backend="reference"), SPACE.initial(0)
+    v = RANDOM.standard_normal(SPACE.dim)
+    norm = pulled_back(problem.on(SPACE), 1e-12)(SPACE, linearization(x))
+    check_norm(norm)
+    step = 1e-6
+    ends = [problem.solution(SPACE, x + sign * step * v)(points)[:, 0] for sign in (1.0, -1.0)]
+    slope = (ends[0] - ends[1]) / (2.0 * step)
+    assert norm.norm(v) == pytest.approx(np.sqrt(np.mean(slope**2)), rel=1e-6)
+
+
+def test_the_seminorm_of_h1_is_pulled_back():
+    problem = Energy(lambda p, u: 0.5 * (u.grad**2).sum(dim=0), Box([0, 0], [1, 1]))
+    x, v = SPACE.initial(0), RANDOM.standard_normal(SPACE.dim)
+    norm = pulled_back(problem.on(SPACE), 1e-12)(SPACE, problem.on(SPACE).linearize(x))
+    points, step = problem.quadrature.points, 1e-5
+    ends = [problem.solution(SPACE, x + sign * step * v).gradient(points)[:, 0] for sign in (1.0, -1.0)]
+    square = np.sum(((ends[0] - ends[1]) / (2.0 * step)) ** 2, axis=1)
+    weights = problem.quadrature.weights
+    assert norm.norm(v) ** 2 == pytest.approx(weights @ square / weights.sum(), rel=1e-5)
+    # Neither depends on the point of the minimized functional alone: Newton's method in it converges.
+    J = Sum(Regression(INPUTS, TARGETS).on(SPACE), Tikhonov(SPACE, Euclidean, 1e-4))
+    result = trust_region(J, x, 1e-6, norm=pulled_back(problem.on(SPACE), 1e-4), max_steps=200)
+    assert result.status.converged
+
+
+def test_what_is_pulled_back_has_to_fit():
+    functional = Regression(INPUTS, TARGETS, backend="reference").on(FeedforwardSpace(2, (2,), 1))
+    with pytest.raises(ValueError, match="^functional: got one of 9 coefficients for a space of 13, expected as many"):
+        pulled_back(functional)(SPACE, linearization())
+    with pytest.raises(ValueError, match="^delta: got 0.0, expected a positive number"):
+        pulled_back(functional, 0.0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import scipy.linalg
 
-from dnnfem.functionals.protocols import Norm
+from dnnfem.functionals.protocols import Functional, Norm
 from dnnfem.kernels.protocol import Linearization
 from dnnfem.records import Array
 from dnnfem.spaces import Space
@@ -74,3 +75,47 @@ class Pullback(Norm):
     def riesz(self, g: Array) -> Array:
         """Return ``M^-1 g``, primal."""
         return np.asarray(scipy.linalg.cho_solve((self._cholesky, True), g))
+
+
+def pulled_back(
+    functional: Functional, delta: float = 1e-8, base: Norm | None = None
+) -> Callable[[Space, Linearization], Pullback]:
+    """Return the metric ``<C(x) v, v> + delta |v|_V^2`` with the curvature of any functional, not the minimized one's.
+
+    It says which norm of functions is pulled back: a regression with the values zero at some points gives the mean
+    square, ``fem.Energy`` of ``|grad u|^2 / 2`` the seminorm of H1, that of an equation its energy.
+
+    Parameters
+    ----------
+    functional : Functional
+        On the space of the coefficients.
+    delta, base
+        See `Pullback`.
+
+    Returns
+    -------
+    callable
+        ``(space, linearization) -> Norm``, for the argument `norm` of solvers.
+
+    Raises
+    ------
+    ValueError
+        If `delta` is not positive; at use, if the functional is on another space.
+
+    References
+    ----------
+    Müller and Zeinhofer, Achieving high accuracy with PINNs via energy natural gradient descent, ICML, PMLR 202 (2023)
+    25471-25485.
+    """
+    if not delta > 0.0:
+        raise ValueError(f"delta: got {delta!r}, expected a positive number, or the norm would not be definite")
+
+    def metric(space: Space, linearization: Linearization) -> Pullback:
+        if functional.space.dim != space.dim:
+            raise ValueError(
+                f"functional: got one of {functional.space.dim} coefficients for a space of {space.dim}, "
+                "expected as many"
+            )
+        return Pullback(space, functional.linearize(linearization.x), delta, base)
+
+    return metric
