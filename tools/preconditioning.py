@@ -1,8 +1,8 @@
 """What norms are worth as preconditioners: ten ill-scaled problems for ``bench_solvers.py --preconditioning``.
 
 A problem is taken where ten Levenberg-Marquardt steps have led.  There the Gauss-Newton equations are solved by
-conjugate gradients, in the inner product of a norm, until the quadratic model has a hundredth of its decrease left, which
-is the accuracy of the first steps of a trust-region method.  What is left is known from a dense solution.
+conjugate gradients, in the inner product of a norm, until the quadratic model has a hundredth of its decrease left:
+the accuracy of the first steps of a trust-region method.  What is left is known from a dense solution.
 """
 
 from __future__ import annotations
