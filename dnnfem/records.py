@@ -30,6 +30,10 @@ class Status(enum.Enum):
     TIME_LIMIT = "stopped: the limit on the time was reached"
     WORK_LIMIT = "stopped: the next step would exceed the limit on the work"
     INTERRUPTED = "stopped: interrupted by the user; the last iterate is returned"
+    LEAST_DAMPING = "stopped: no damping makes corrections shorter: the path ends at a singular matrix, or in rounding"
+    SINGULAR = "failed: the matrix is singular to working precision at the iterate"
+    INDEFINITE = "failed: the Hessian is not positive definite at the iterate; use trust_region"
+    INCOMPATIBLE = "failed: Gauss-Newton does not contract, the residual is too large for it; use trust_region"
     NOT_FINITE = "failed: the value or its derivative is not finite at the iterate"
 
     @property
@@ -40,7 +44,8 @@ class Status(enum.Enum):
     @property
     def final(self) -> bool:
         """Whether going on from here with larger limits would change nothing."""
-        return self.converged or self in (Status.EXHAUSTED, Status.STAGNATED, Status.NOT_FINITE)
+        limits = (Status.STEP_LIMIT, Status.TIME_LIMIT, Status.WORK_LIMIT, Status.INTERRUPTED)
+        return self not in limits
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Step:
     value : float
         ``J`` after the step.
     dual_norm : float
-        Dual norm of the derivative after the step, in the norm of the solver.
+        Dual norm of the derivative after the step, in the norm of the solver; where the derivative is that of the
+        natural level function, as in `dnnfem.nleq_err` and `dnnfem.nlscon`, it is the length of the next correction.
     length : float
         Norm of the correction.
     radius : float
@@ -68,9 +74,11 @@ class Step:
     omega : float
         Estimate of the affine invariant Lipschitz constant of the derivatives, as the solver defines it.
     contraction : float
-        Length of the simplified correction over that of the correction before.
+        Length of the simplified correction over that of the correction before (`dnnfem.nleq_err`), the incompatibility
+        factor (`dnnfem.nlscon`), or the energy norm of a correction over that of the one before (`dnnfem.newton`).
     algebraic : float
-        Estimate of ``sqrt(2 (J(x) - min J))`` after the step.
+        Estimate of ``sqrt(2 (J(x) - min J))`` after the step; of `dnnfem.nleq_err` and `dnnfem.nlscon` that of the
+        distance to the solution, in the norm of the solver.
     inner : int
         Inner iterations, or trial points of a solver that factorizes.
     work : float

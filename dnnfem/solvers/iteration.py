@@ -54,11 +54,15 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Iterate:
-    """A point of the iteration, with what its linearization said, and what a method carries besides."""
+    """A point of the iteration, with what its linearization said, and what a method carries besides.
+
+    `status` says why there is no step from here, if that is known before a tolerance is looked at.
+    """
 
     linearization: Linearization
     step: Step
     memory: Mapping[str, Array] = field(default_factory=dict, kw_only=True)
+    status: Status | None = field(default=None, kw_only=True)
 
 
 class Method(Protocol):
@@ -201,7 +205,7 @@ def iterate(
         steps = progress.steps
         current = replace(method.assess(linearization, steps[-1], progress.memory), step=steps[-1])
         began -= steps[-1].seconds
-    status = met(tolerance, steps)
+    status = current.status or met(tolerance, steps)
     while status is None:
         if steps[-1].number >= limits.steps:
             status = Status.STEP_LIMIT
@@ -221,7 +225,7 @@ def iterate(
                 step = replace(following.step, algebraic=algebraic, seconds=time.perf_counter() - began)
                 current = replace(following, step=step)
                 steps = steps + step
-                status = met(tolerance, steps)
+                status = current.status or met(tolerance, steps)
                 if status is None:
                     _show(observer, view.full(current.linearization), steps, None, current.memory)
     full = view.full(current.linearization)
