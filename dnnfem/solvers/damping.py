@@ -40,6 +40,8 @@ class Corrected(Iterate):
     ----------
     norm : Norm
         In which corrections are measured.
+    matrix : array, shape (rows, dim)
+        ``A``.
     correction : array, shape (dim,)
         ``D``, primal.
     solve : callable
@@ -51,6 +53,7 @@ class Corrected(Iterate):
     """
 
     norm: Norm
+    matrix: Array
     correction: Array
     solve: Callable[[Array], Array]
     noise: Callable[[], float]
@@ -69,14 +72,14 @@ class Trial:
         ``lambda``.
     simplified : array, shape (dim,)
         ``B``, primal.
-    length : float
-        Its length.
+    length, defect : float
+        Lengths of ``B`` and of ``B - (1 - lambda) D``.
     contraction : float
         ``Theta = |B| / |D|``.
     omega : float
         ``[omega] = 2 |B - (1 - lambda) D| / (lambda |D|)^2``; NaN if the difference is rounding.
     possible : float
-        The largest damping factor that this estimate allows, perhaps larger than one.
+        ``1 / ([omega] |D|)``, the largest damping factor that this estimate allows, perhaps larger than one.
     trials : int
         Trial points up to this one.
     small : bool
@@ -87,6 +90,7 @@ class Trial:
     damping: float
     simplified: Array
     length: float
+    defect: float
     contraction: float
     omega: float
     possible: float
@@ -136,9 +140,7 @@ def damped(functional: Functional, here: Corrected, tolerance: float) -> Trial |
         elif min(1.0, trial.possible) >= LONGER * damping and not reduced:
             damping, reduced = min(1.0, trial.possible), True
         else:
-            return (
-                trial if 0.5 * trial.omega * (damping * length) ** 2 > here.noise() else replace(trial, omega=math.nan)
-            )
+            return trial if trial.defect > here.noise() else replace(trial, omega=math.nan)
     return Status.LEAST_DAMPING
 
 
@@ -157,16 +159,16 @@ def _try(
     after = here.norm.norm(simplified)
     defect = here.norm.norm(simplified - (1.0 - damping) * here.correction)
     possible = 0.5 * length * damping**2 / defect if defect > 0.0 else math.inf
-    omega = 2.0 * defect / (damping * length) ** 2
+    omega = 2.0 * (defect / (damping * length)) / (damping * length)
     small = damping == 1.0 and max(length, after) <= tolerance
-    return Trial(there, damping, simplified, after, after / length, omega, possible, trials, small)
+    return Trial(there, damping, simplified, after, defect, after / length, omega, possible, trials, small)
 
 
 def predicted(last: float, before: float, simplified: float, defect: float, length: float) -> float:
     """Return the damping factor that the step before predicts, at most one.
 
-    It is ``lambda |D_{k-1}| |B_k| / (defect |D_k|)``, where ``defect / (|D_k - ..| |B_k|)`` is what the matrix has
-    changed along the simplified correction ``B_k`` of the step before.
+    It is ``1 / ([omega] |D_k|)`` with ``[omega] = defect / (lambda |D_{k-1}| |B_k|)``: what the matrix has changed over
+    the step before, along its simplified correction ``B_k``.
 
     Parameters
     ----------

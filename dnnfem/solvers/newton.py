@@ -165,12 +165,12 @@ class Conjugate:
             accepted = fall >= wanted * energy - slack and not lost
             if accepted or (doubtful and _smaller(there, iterate)):
                 break
-            if doubtful:
+            if lost:
                 return Status.EXHAUSTED
             reduced = optimal(h) if math.isfinite(h) else 0.5 * damping
             damping = reduced if trials == 1 else min(reduced, 0.5 * damping)
         else:
-            return Status.STAGNATED
+            return Status.EXHAUSTED if doubtful else Status.STAGNATED
         omega = omega if lost else h / math.sqrt(energy)
         row = Step(
             iterate.step.number + 1,
@@ -228,7 +228,9 @@ def _bound(functional: Functional, norm: Norm) -> float:
     if isinstance(functional, Shifted):
         return _bound(functional.functional, norm)
     if isinstance(functional, Scaled):
-        return functional.factor * _bound(functional.functional, norm) if functional.factor >= 0.0 else -math.inf
+        if functional.factor < 0.0:
+            return -math.inf
+        return functional.factor * _bound(functional.functional, norm) if functional.factor > 0.0 else 0.0
     if not isinstance(functional, Tikhonov):
         return 0.0
     own = functional.norm

@@ -90,6 +90,9 @@ class Covariant:
         step = replace(step, work=step.work + MATRIX_WORK)
         if not (np.isfinite(system.matrix).all() and np.isfinite(system.residual).all()):
             return Iterate(linearization, replace(step, dual_norm=math.nan), memory=memory)
+        if not system.residual.any():
+            # Solved, even where the matrix is singular.
+            return Iterate(linearization, replace(step, dual_norm=0.0, algebraic=0.0), memory=memory)
         factor = Triangular.of(system.matrix)
         if factor is None:
             return Iterate(linearization, step, memory=memory, status=Status.SINGULAR)
@@ -104,6 +107,7 @@ class Covariant:
             lengths = norm.norm(last.correction), norm.norm(simplified)
             damping = predicted(trial.damping, *lengths, defect, length)
         largest = scale(memory, linearization.x)
+        # Squares of tiny corrections underflow.
         algebraic = 0.0 if length == 0.0 else step.algebraic if math.isfinite(step.algebraic) else math.inf
 
         def noise() -> float:
@@ -114,6 +118,7 @@ class Covariant:
             linearization,
             replace(step, dual_norm=length, algebraic=algebraic),
             norm,
+            system.matrix,
             correction,
             lambda residual: -factor.solve(residual),
             noise,

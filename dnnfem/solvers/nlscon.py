@@ -30,13 +30,6 @@ REPELLED = 2
 
 
 @dataclass(frozen=True, eq=False)
-class LeastSquaresIterate(Corrected):
-    """An iterate with its correction, and the Jacobian, which the step after it is compared with."""
-
-    matrix: Array
-
-
-@dataclass(frozen=True, eq=False)
 class Comparison:
     """What a step says about the one before.
 
@@ -75,7 +68,7 @@ class GaussNewtonPath:
         linearization: Linearization,
         step: Step,
         memory: Mapping[str, Array],
-        before: tuple[LeastSquaresIterate, Trial] | None,
+        before: tuple[Corrected, Trial] | None,
     ) -> Iterate:
         system = dense_system(linearization, "nlscon")
         rows, dim = system.shape
@@ -85,6 +78,9 @@ class GaussNewtonPath:
         step = replace(step, work=step.work + MATRIX_WORK)
         if not (np.isfinite(system.matrix).all() and np.isfinite(system.residual).all()):
             return Iterate(linearization, replace(step, dual_norm=math.nan), memory=memory)
+        if not system.residual.any():
+            # Solved, even where the matrix is singular.
+            return Iterate(linearization, replace(step, dual_norm=0.0, algebraic=0.0), memory=memory)
         factor = Factor.of(system.matrix)
         if factor.rank < dim:
             return Iterate(linearization, step, memory=memory, status=Status.SINGULAR)
@@ -105,15 +101,15 @@ class GaussNewtonPath:
                 algebraic = length / (1.0 - turned.rate)
             step = replace(step, contraction=turned.kappa)
         largest = scale(memory, linearization.x)
-        return LeastSquaresIterate(
+        return Corrected(
             linearization,
             replace(step, dual_norm=length, algebraic=algebraic),
             norm,
+            system.matrix,
             correction,
             solve,
             lambda: norm.norm(solve(_errors(system, largest))) + norm.norm(_bent(system, factor)),
             damping,
-            system.matrix,
             memory={"damping": np.array(damping), "repelled": np.array(float(repelled)), "scale": largest},
             status=Status.INCOMPATIBLE if repelled >= REPELLED else None,
         )
@@ -124,7 +120,7 @@ class GaussNewtonPath:
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Take a damped step."""
-        assert isinstance(iterate, LeastSquaresIterate)
+        assert isinstance(iterate, Corrected)
         trial = damped(self.functional, iterate, self.tolerance)
         if isinstance(trial, Status):
             return trial
@@ -133,7 +129,7 @@ class GaussNewtonPath:
 
 
 def _compare(
-    norm: Norm, last: LeastSquaresIterate, trial: Trial, correction: Array, solve: Callable[[Array], Array]
+    norm: Norm, last: Corrected, trial: Trial, correction: Array, solve: Callable[[Array], Array]
 ) -> Comparison:
     """Split a correction into what nonlinearity leaves along the Jacobian before, and what its residual asks for.
 
