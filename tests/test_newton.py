@@ -11,8 +11,9 @@ from scipy.special import expit
 import dnnfem as fem
 from dnnfem.functionals import Scaled, Shifted, Sum, Tikhonov, from_callables
 from dnnfem.functionals.protocols import MatrixNorm
+from dnnfem.kernels.compiled import rows
 from dnnfem.norms import H1, L2, Euclidean, Weighted
-from dnnfem.records import State, Status, relative
+from dnnfem.records import Progress, State, Status, relative
 from dnnfem.solvers import conjugate_gradients, newton, nleq_err, nlscon, steihaug
 from dnnfem.solvers.conjugate_gradients import known
 from dnnfem.solvers.newton import penalized, penalty_norm
@@ -225,6 +226,17 @@ def test_the_error_at_the_end_is_below_the_tolerance(name, exponent):
     result = nleq_err(j, start, 10.0**exponent)
     assert result.status.converged and result.algebraic <= 10.0**exponent
     assert np.linalg.norm(result.x - solution) <= 10.0**exponent + 1e-13
+
+
+def test_a_prediction_that_is_too_small_is_given_a_second_try():
+    matrix = conditioned(5, 10.0, np.random.default_rng(0))
+    j = from_callables(5, residual=lambda x: matrix @ x - 1.0, jacobian=lambda x: matrix)
+    first = nleq_err(j, np.zeros(5), max_steps=0)
+    for damping, trials in ((0.2, 2), (1e-6, 2), (0.3, 1)):
+        memory = {"damping": np.array(damping), "scale": np.zeros(5)}
+        state = State(progress=Progress(np.zeros(5), first.steps, None, memory))
+        step = nleq_err(j, np.zeros(5), state=state, max_steps=1).steps[1]
+        assert step.inner == trials and step.damping == (1.0 if trials == 2 else damping)
 
 
 def test_affine_equations_take_one_step():
@@ -689,22 +701,36 @@ def test_penalties_bound_the_curvature_from_below(scalar_problem, space):
     assert penalty_norm(data) is None
 
 
-def test_upper_bounds_come_from_the_penalty_and_from_the_user(scalar_problem, space, monkeypatch):
+def test_upper_bounds_come_from_the_penalty_and_hold(scalar_problem, space, monkeypatch):
     seen = []
 
-    def recorded(*arguments):
-        seen.append(conjugate_gradients(*arguments))
-        return seen[-1]
+    def recorded(product, derivative, norm, *arguments):
+        step = conjugate_gradients(product, derivative, norm, *arguments)
+        matrix = np.column_stack([product(e) for e in np.eye(len(derivative))])
+        solution = -np.linalg.solve(matrix, derivative)
+        errors = [conjugate_gradients(product, derivative, norm, 0.0, j).step for j in range(step.iterations + 1)]
+        seen.append((step, np.array([math.sqrt((d - solution) @ matrix @ (d - solution)) for d in errors])))
+        return step
 
     monkeypatch.setitem(newton.__globals__, "conjugate_gradients", recorded)
     j = Sum(scalar_problem.on(space), Tikhonov(space, Euclidean, 1e-2))
-    for options, bounded in (({"curvature": True}, True), ({"curvature": True, "lower_bound": 0.0}, False)):
-        seen.clear()
-        newton(j, space.initial(0), 1e-4, dense=False, max_steps=5, **options)
-        assert seen and all(np.isfinite(step.upper).all() == bounded for step in seen)
-    seen.clear()
+    newton(j, space.initial(0), 1e-4, dense=False, curvature=True, max_steps=8)
     newton(logistic(alpha=0.1), np.ones(12), 1e-4, dense=False, lower_bound=0.1)
-    assert seen and all(np.isfinite(step.upper).all() for step in seen)
+    assert len(seen) >= 12
+    for step, errors in seen:
+        floor = 1e-7 * errors[0]
+        assert (step.upper + floor >= errors).all() and (step.lower <= errors + floor).all()
+        assert step.upper[0] <= 30.0 * errors[0] and step.delay == 0
+    seen.clear()
+    newton(j, space.initial(0), 1e-4, dense=False, curvature=True, lower_bound=0.0, max_steps=3)
+    newton(j, space.initial(0), 1e-4, dense=False, curvature=True, norm=unrelated_norm(space), max_steps=3)
+    assert len(seen) >= 6 and all(np.isinf(step.upper[:-1]).all() for step, _ in seen)
+
+
+def unrelated_norm(space):
+    """Return a norm that no penalty is known to bound."""
+    root = conditioned(space.dim, 3.0, np.random.default_rng(0))
+    return MatrixNorm(root.T @ root)
 
 
 # How they end
@@ -833,7 +859,7 @@ def test_relative_tolerances_compare_with_the_start():
         assert result.status is Status.STATIONARY and norms[-1] <= 1e-4 * norms[0] < norms[-2]
 
 
-def test_wrong_functionals_are_refused(vector_problem, vector_space):
+def test_wrong_functionals_are_refused(vector_problem, vector_space, monkeypatch):
     tall, start, _ = decay(0.0)
     with pytest.raises(ValueError, match="^functional: got 12 equations in 2 coefficients.*try nlscon"):
         nleq_err(tall, start)
@@ -846,6 +872,24 @@ def test_wrong_functionals_are_refused(vector_problem, vector_space):
     on_device = dataclasses.replace(vector_problem, backend="device").on(vector_space)
     with pytest.raises(ValueError, match="^functional: got one with rows on a device"):
         nlscon(on_device, vector_space.initial(0))
+    monkeypatch.setattr(rows, "DENSE", 0)
+    large = dataclasses.replace(vector_problem, backend="compiled").on(vector_space)
+    with pytest.raises(ValueError, match="^functional: got one with rows that were compressed.*try gauss_newton"):
+        nlscon(large, vector_space.initial(0))
+
+
+def test_an_archive_holds_what_is_needed_to_go_on(scalar_problem, space, tmp_path):
+    start = space.initial(0)
+    J = Sum(scalar_problem.on(space), Tikhonov(space, Euclidean, 1e-3))
+    for solve in (nlscon, newton):
+        options = {"curvature": True} if solve is newton else {}
+        whole = solve(J, start, 0.0, max_steps=8, **options)
+        path = tmp_path / f"{solve.__name__}.h5"
+        archive = fem.Archive.open(path, scalar_problem, space, start)
+        solve(J, start, 0.0, max_steps=4, observer=archive, **options)
+        again = fem.Archive.open(path, scalar_problem, space, start).level
+        result = solve(J, again.x, 0.0, max_steps=8, state=again.state, **options)
+        assert np.array_equal(result.x, whole.x) and len(result.steps) == 9
 
 
 def test_a_radius_in_the_state_plays_no_role():

@@ -274,7 +274,7 @@ def newton(
     nonlinearity makes worthwhile, and are as independent if the norm changes along.
 
     The table has the damping factor, ``[omega]``, an estimate of the constant in
-    ``|H^(-1/2) (J''(x + s D) - J''(x)) D| <= s omega |D|_H^2``, the ratio of the energy norms of two corrections in a
+    ``|<(J''(x + s D) - J''(x)) D, D>| <= s omega |D|_H^3``, the ratio of the energy norms of two corrections in a
     row as contraction, and actual over predicted decrease.
 
     Parameters

@@ -187,7 +187,8 @@ def nlscon(
     ----------
     functional : Functional
         A sum of squares: residual laws and penalties, or ``from_callables(n, residual=r, jacobian=dr)``; at least as
-        many residuals as coefficients, all rows on the host.
+        many residuals as coefficients, all rows on the host (large systems, of more than two million numbers, have
+        their rows compressed).
     x : array, shape (dim,)
         Starting point.
     tolerance : float or relative(...)
