@@ -124,7 +124,8 @@ class GaussNewtonPath:
         trial = damped(self.functional, iterate, self.tolerance)
         if isinstance(trial, Status):
             return trial
-        row = trial.row(iterate.step, iterate.norm.norm(iterate.correction))
+        # The contraction is known when the next correction is.
+        row = replace(trial.row(iterate.step, iterate.norm.norm(iterate.correction)), contraction=math.nan)
         return self._at(trial.linearization, row, iterate.memory, (iterate, trial))
 
 
