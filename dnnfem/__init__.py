@@ -65,7 +65,7 @@ _public = {
         "ridge_candidates",
         "widen",
     ),
-    "solvers": ("composite_step", "gauss_newton", "stochastic", "trust_region"),
+    "solvers": ("composite_step", "gauss_newton", "newton", "nleq_err", "nlscon", "stochastic", "trust_region"),
     "spaces": (
         "AffineMap",
         "Antisymmetric",
@@ -182,6 +182,9 @@ if TYPE_CHECKING:
     )
     from dnnfem.solvers.composite_step import composite_step as composite_step
     from dnnfem.solvers.gauss_newton import gauss_newton as gauss_newton
+    from dnnfem.solvers.newton import newton as newton
+    from dnnfem.solvers.nleq import nleq_err as nleq_err
+    from dnnfem.solvers.nlscon import nlscon as nlscon
     from dnnfem.solvers.stochastic import stochastic as stochastic
     from dnnfem.solvers.trust_region import trust_region as trust_region
     from dnnfem.spaces import (

@@ -30,10 +30,12 @@ class Status(enum.Enum):
     TIME_LIMIT = "stopped: the limit on the time was reached"
     WORK_LIMIT = "stopped: the next step would exceed the limit on the work"
     INTERRUPTED = "stopped: interrupted by the user; the last iterate is returned"
-    UNDAMPED = "stopped: no damping makes corrections shorter: the path ends at a singular matrix, or in rounding"
+    LEAST_DAMPING = "stopped: no damping makes corrections shorter: the path ends at a singular matrix, or in rounding"
     SINGULAR = "failed: the matrix is singular to working precision at the iterate"
     INDEFINITE = "failed: the Hessian is not positive definite at the iterate; use trust_region"
-    INCOMPATIBLE = "failed: Gauss-Newton does not contract, the residual is too large for it; use trust_region"
+    INCOMPATIBLE = (
+        "failed: the residual is too large for Gauss-Newton steps to contract; use gauss_newton or trust_region"
+    )
     NOT_FINITE = "failed: the value or its derivative is not finite at the iterate"
 
     @property

@@ -11,7 +11,7 @@ from dnnfem.functionals.algebra import CombinedLinearization
 from dnnfem.norms import Euclidean, Weighted
 from dnnfem.problems import Regression
 from dnnfem.records import Progress, State, Status, relative
-from dnnfem.solvers import gauss_newton, more_sorensen, steihaug, trust_region
+from dnnfem.solvers import gauss_newton, more_sorensen, newton, nleq_err, nlscon, steihaug, trust_region
 from dnnfem.solvers.dense import DEFECT, _loss, definite
 from dnnfem.solvers.gauss_newton import FACTOR, GROWTHS
 from dnnfem.spaces import Coordinates, FeedforwardSpace
@@ -565,6 +565,25 @@ def test_a_linear_least_squares_problem_takes_one_long_enough_step():
 
 # Stopping
 
+ALL = [trust_region, gauss_newton, newton, nleq_err, nlscon]
+"""Solvers that end the same ways; the minimum, or the root, is at (1, 1)."""
+
+
+def far(solve):
+    """Return a functional that suits a solver, and a start that is some steps away."""
+    if solve in (nleq_err, nlscon):
+        return arctangents(), np.array([30.0, -20.0])
+    j = functional("Rosenbrock")[0] if solve in (trust_region, newton) else rosenbrock()
+    return j, np.array([-1.2, 1.0])
+
+
+def arctangents():
+    """Return equations whose Newton corrections are far too long, far away from the root."""
+    mix = np.array([[2.0, 0.3], [-0.5, 1.0]])
+    return from_callables(
+        2, residual=lambda x: mix @ np.arctan(x - 1.0), jacobian=lambda x: mix / (1.0 + (x - 1.0) ** 2)
+    )
+
 
 def test_reaching_the_tolerance_is_convergence():
     for tolerance in (1e-2, 1e-6):
@@ -573,26 +592,23 @@ def test_reaching_the_tolerance_is_convergence():
         assert result.algebraic <= tolerance and np.sqrt(2 * result.value) <= 2 * tolerance
 
 
-@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+@pytest.mark.parametrize("solve", ALL)
 def test_a_relative_tolerance_compares_dual_norms_with_the_start(solve):
-    j = functional("Rosenbrock")[0] if solve is trust_region else rosenbrock()
-    result = solve(j, np.array([-1.2, 1.0]), relative(1e-3))
+    result = solve(*far(solve), relative(1e-3))
     norms = result.steps.column("dual_norm")
     assert result.status is Status.STATIONARY
     assert norms[-1] <= 1e-3 * norms[0] and (norms[1:-1] > 1e-3 * norms[0]).all()
 
 
-@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+@pytest.mark.parametrize("solve", ALL)
 def test_a_stationary_start_is_returned_at_once(solve):
-    j = functional("Rosenbrock")[0] if solve is trust_region else rosenbrock()
-    result = solve(j, np.array([1.0, 1.0]))
+    result = solve(far(solve)[0], np.array([1.0, 1.0]))
     assert result.status is Status.STATIONARY and len(result.steps) == 1
 
 
-@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+@pytest.mark.parametrize("solve", ALL)
 def test_limits_are_statuses(solve):
-    j = functional("Rosenbrock")[0] if solve is trust_region else rosenbrock()
-    start = np.array([-1.2, 1.0])
+    j, start = far(solve)
     assert solve(j, start, max_seconds=0.0).status is Status.TIME_LIMIT
     assert solve(j, start, max_steps=0).status is Status.STEP_LIMIT
     result = solve(j, start, max_steps=3)
@@ -628,7 +644,7 @@ def test_a_derivative_that_is_not_finite_is_no_convergence():
         assert not trust_region(broken, np.ones(1), dense=dense).status.converged
 
 
-@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+@pytest.mark.parametrize("solve", [trust_region, gauss_newton, newton, nlscon])
 def test_trial_points_that_are_not_finite_are_rejected(solve):
     def barrier(x):
         return np.array([x[0], np.nan if x[0] < 0.5 else np.log(x[0] - 0.4)])
@@ -639,7 +655,7 @@ def test_trial_points_that_are_not_finite_are_rejected(solve):
     def bend(x):
         return 1.0 + (1.0 - np.log(x[0] - 0.4)) / (x[0] - 0.4) ** 2
 
-    if solve is gauss_newton:
+    if solve in (gauss_newton, nlscon):
         j = from_callables(1, residual=barrier, jacobian=slope)
     else:
         j = from_callables(
@@ -683,11 +699,26 @@ def solves(problem, space):
         "krylov trust_region": lambda **more: trust_region(
             whole, space.initial(0), 0.0, dense=False, **{"max_steps": 6, **more}
         ),
+        "dense newton": lambda **more: newton(whole, space.initial(0), 0.0, curvature=True, **{"max_steps": 6, **more}),
+        "krylov newton": lambda **more: newton(
+            whole, space.initial(0), 0.0, curvature=True, dense=False, **{"max_steps": 6, **more}
+        ),
+        "nleq_err": lambda **more: nleq_err(*far(nleq_err), 0.0, **{"max_steps": 6, **more}),
+        "nlscon": lambda **more: nlscon(j, space.initial(0), 0.0, **{"max_steps": 6, **more}),
     }
 
 
 SMALL = FeedforwardSpace(2, (2, 2), 2)
-NAMES = ("gauss_newton", "plain gauss_newton", "dense trust_region", "krylov trust_region")
+NAMES = (
+    "gauss_newton",
+    "plain gauss_newton",
+    "dense trust_region",
+    "krylov trust_region",
+    "dense newton",
+    "krylov newton",
+    "nleq_err",
+    "nlscon",
+)
 
 
 def untimed(steps):
@@ -763,7 +794,7 @@ def test_an_unfinished_state_goes_on_with_larger_limits(scalar_problem, space):
     assert len(gauss_newton(j, space.initial(0), 0.0, max_steps=4, state=state).steps) == 5
 
 
-@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+@pytest.mark.parametrize("solve", ALL)
 def test_an_interrupt_ends_the_run_with_the_last_iterate_from_which_it_can_go_on(solve):
     calls = []
 
@@ -776,11 +807,10 @@ def test_an_interrupt_ends_the_run_with_the_last_iterate_from_which_it_can_go_on
 
         return call
 
-    start = np.array([-1.2, 1.0])
+    plain, start = far(solve)
     value, derivative, hessian, *_ = classical()["Rosenbrock"]
-    plain = rosenbrock() if solve is gauss_newton else functional("Rosenbrock")[0]
-    if solve is gauss_newton:
-        functions = plain.functions
+    functions = plain.functions
+    if functions["residual"] is not None:
         broken = from_callables(2, residual=interrupted(functions["residual"], 12), jacobian=functions["jacobian"])
     else:
         broken = from_callables(2, interrupted(value, 12), derivative, lambda x, v: hessian(x) @ v)
@@ -798,7 +828,7 @@ def test_an_interrupt_ends_the_run_with_the_last_iterate_from_which_it_can_go_on
 # Wrong arguments
 
 
-@pytest.mark.parametrize("solve", [trust_region, gauss_newton])
+@pytest.mark.parametrize("solve", ALL)
 @pytest.mark.parametrize("x", [np.zeros(16), np.zeros((17, 1)), np.zeros(1), 0.0])
 def test_a_start_of_another_shape_is_refused(solve, x, scalar_problem, space):
     with pytest.raises(ValueError, match=r"^x: got shape .*expected \(17,\)"):
@@ -807,7 +837,7 @@ def test_a_start_of_another_shape_is_refused(solve, x, scalar_problem, space):
 
 @pytest.mark.parametrize("tolerance", [-1.0, np.nan, np.inf, None, "small", True])
 def test_a_tolerance_is_a_number_that_is_not_negative(tolerance, scalar_problem, space):
-    for solve in (trust_region, gauss_newton):
+    for solve in ALL:
         with pytest.raises(ValueError, match="^tolerance: got.*expected a non-negative number or relative"):
             solve(scalar_problem.on(space), space.initial(0), tolerance)
 

@@ -140,7 +140,7 @@ def _following(shift: float, ratio: float, fall: float, lower: float, upper: flo
 
 
 @lru_cache(maxsize=8)
-def _signs(size: int) -> Array:
+def signs(size: int) -> Array:
     """Return signs without a pattern, the same ones every time: neighbouring coefficients often belong together."""
     return np.random.default_rng(0).choice([-1.0, 1.0], size)
 
@@ -153,7 +153,7 @@ def _loss(matrix: Array, factor: Array, d: Array) -> float:
     draw of them, with one triangular solve, stands for all.
     """
     roots = np.sqrt(np.diagonal(matrix))
-    probe, _ = lapack.dtrtrs(factor, roots * _signs(len(d)), lower=1)
+    probe, _ = lapack.dtrtrs(factor, roots * signs(len(d)), lower=1)
     return float(np.linalg.norm(roots * d) * np.linalg.norm(probe))
 
 
