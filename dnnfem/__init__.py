@@ -59,13 +59,24 @@ _public = {
         "bisect",
         "coarsen",
         "insert_layer",
+        "prolongation",
         "refine_quadrature",
         "refine_states",
         "remove_step",
         "ridge_candidates",
         "widen",
     ),
-    "solvers": ("composite_step", "gauss_newton", "newton", "nleq_err", "nlscon", "stochastic", "trust_region"),
+    "solvers": (
+        "composite_step",
+        "cubic",
+        "gauss_newton",
+        "multilevel",
+        "newton",
+        "nleq_err",
+        "nlscon",
+        "stochastic",
+        "trust_region",
+    ),
     "spaces": (
         "AffineMap",
         "Antisymmetric",
@@ -174,6 +185,7 @@ if TYPE_CHECKING:
         bisect as bisect,
         coarsen as coarsen,
         insert_layer as insert_layer,
+        prolongation as prolongation,
         refine_quadrature as refine_quadrature,
         refine_states as refine_states,
         remove_step as remove_step,
@@ -181,7 +193,9 @@ if TYPE_CHECKING:
         widen as widen,
     )
     from dnnfem.solvers.composite_step import composite_step as composite_step
+    from dnnfem.solvers.cubic import cubic as cubic
     from dnnfem.solvers.gauss_newton import gauss_newton as gauss_newton
+    from dnnfem.solvers.multilevel import multilevel as multilevel
     from dnnfem.solvers.newton import newton as newton
     from dnnfem.solvers.nleq import nleq_err as nleq_err
     from dnnfem.solvers.nlscon import nlscon as nlscon

@@ -11,7 +11,7 @@ from dnnfem.functionals.algebra import CombinedLinearization
 from dnnfem.norms import Euclidean, Weighted
 from dnnfem.problems import Regression
 from dnnfem.records import Progress, State, Status, relative
-from dnnfem.solvers import gauss_newton, more_sorensen, newton, nleq_err, nlscon, steihaug, trust_region
+from dnnfem.solvers import cubic, gauss_newton, more_sorensen, newton, nleq_err, nlscon, steihaug, trust_region
 from dnnfem.solvers.dense import DEFECT, _loss, definite
 from dnnfem.solvers.gauss_newton import FACTOR, GROWTHS
 from dnnfem.spaces import Coordinates, FeedforwardSpace
@@ -219,22 +219,24 @@ def functional(name):
     return from_callables(2, value, derivative, lambda x, v: hessian(x) @ v), np.array(start), minimum
 
 
+@pytest.mark.parametrize("solve", [trust_region, cubic])
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("name", list(classical()))
-def test_trust_regions_find_the_minimum_of_classical_functions(name, dense):
+def test_newton_methods_find_the_minimum_of_classical_functions(name, dense, solve):
     j, start, minimum = functional(name)
-    result = trust_region(j, start, dense=dense, max_steps=200)
+    result = solve(j, start, dense=dense, max_steps=200)
     assert result.status.converged
     assert result.value == pytest.approx(minimum, abs=1e-15)
     values = result.steps.column("value")
     assert (np.diff(values) <= 1e-15).all()
 
 
+@pytest.mark.parametrize("solve", [trust_region, cubic])
 @pytest.mark.parametrize("dense", [True, False])
-def test_a_trust_region_leaves_the_neighbourhood_of_a_saddle(dense):
+def test_newton_methods_leave_the_neighbourhood_of_a_saddle(dense, solve):
     j, start, _ = functional("a double well")
     assert j.linearize(start).hessian(np.array([1.0, 0.0]))[0] < 0
-    result = trust_region(j, start, dense=dense)
+    result = solve(j, start, dense=dense)
     assert abs(result.x[0]) == pytest.approx(1.0, rel=1e-9)
 
 
@@ -252,17 +254,19 @@ def test_the_curvature_alone_serves_where_the_hessian_is_indefinite(scalar_probl
     assert np.linalg.norm(j.linearize(result.x).derivative) < 1e-5
 
 
-def test_a_singular_hessian_does_not_let_the_iterate_drift():
+@pytest.mark.parametrize("solve", [trust_region, cubic])
+def test_a_singular_hessian_does_not_let_the_iterate_drift(solve):
     flat = from_callables(
         3, lambda x: 0.5 * x[0] ** 2, lambda x: np.array([x[0], 0, 0]), lambda x, v: np.array([v[0], 0, 0])
     )
     for dense in (True, False):
-        result = trust_region(flat, np.array([1.0, 2.0, 3.0]), dense=dense)
+        result = solve(flat, np.array([1.0, 2.0, 3.0]), dense=dense)
         assert result.status.converged and result.x == pytest.approx([0.0, 2.0, 3.0], abs=1e-12)
 
 
+@pytest.mark.parametrize(("solve", "column"), [(trust_region, "radius"), (cubic, "omega")])
 @pytest.mark.parametrize("dense", [True, False])
-def test_a_change_of_variables_changes_nothing_if_the_norm_changes_along(dense):
+def test_a_change_of_variables_changes_nothing_if_the_norm_changes_along(dense, solve, column):
     j, start, _ = functional("Himmelblau")
     scale = np.array([100.0, 0.1])
     moved = from_callables(
@@ -271,11 +275,11 @@ def test_a_change_of_variables_changes_nothing_if_the_norm_changes_along(dense):
         lambda y: j.linearize(y / scale).derivative / scale,
         lambda y, v: j.linearize(y / scale).hessian(v / scale) / scale,
     )
-    plain = trust_region(j, start, dense=dense)
-    other = trust_region(moved, start * scale, dense=dense, norm=Weighted(Coordinates(2), scale**-2.0))
+    plain = solve(j, start, dense=dense)
+    other = solve(moved, start * scale, dense=dense, norm=Weighted(Coordinates(2), scale**-2.0))
     assert len(plain.steps) == len(other.steps)
     assert other.x / scale == pytest.approx(plain.x, rel=1e-9)
-    assert other.steps.column("radius") == pytest.approx(plain.steps.column("radius"), rel=1e-6)
+    assert other.steps.column(column) == pytest.approx(plain.steps.column(column), rel=1e-6)
 
 
 def test_both_solvers_agree_on_a_convex_problem(vector_problem):
@@ -565,7 +569,7 @@ def test_a_linear_least_squares_problem_takes_one_long_enough_step():
 
 # Stopping
 
-ALL = [trust_region, gauss_newton, newton, nleq_err, nlscon]
+ALL = [trust_region, cubic, gauss_newton, newton, nleq_err, nlscon]
 """Solvers that end the same ways; the minimum, or the root, is at (1, 1)."""
 
 
@@ -573,7 +577,7 @@ def far(solve):
     """Return a functional that suits a solver, and a start that is some steps away."""
     if solve in (nleq_err, nlscon):
         return arctangents(), np.array([30.0, -20.0])
-    j = functional("Rosenbrock")[0] if solve in (trust_region, newton) else rosenbrock()
+    j = functional("Rosenbrock")[0] if solve in (trust_region, cubic, newton) else rosenbrock()
     return j, np.array([-1.2, 1.0])
 
 
@@ -624,8 +628,9 @@ def test_without_a_tolerance_rounding_ends_the_iteration():
 
 def test_steps_that_never_decrease_are_stagnation():
     wrong = from_callables(2, lambda x: float(x @ x), lambda x: -2 * x, lambda x, v: 2 * v)
-    result = trust_region(wrong, np.array([1.0, 1.0]))
-    assert result.status is Status.STAGNATED and not result.status.converged
+    for solve in (trust_region, cubic):
+        result = solve(wrong, np.array([1.0, 1.0]))
+        assert result.status is Status.STAGNATED and not result.status.converged
     backwards = from_callables(1, residual=lambda x: x, jacobian=lambda x: -np.eye(1))
     assert gauss_newton(backwards, np.array([1.0])).status is Status.STAGNATED
 
@@ -634,17 +639,18 @@ def test_steps_that_never_decrease_are_stagnation():
 def test_a_start_that_is_not_finite_is_a_status(bad):
     value = from_callables(1, lambda x: bad, lambda x: x, lambda x, v: v)
     square = from_callables(1, residual=lambda x: np.array([bad]), jacobian=lambda x: np.eye(1))
-    for result in (trust_region(value, np.ones(1)), gauss_newton(square, np.ones(1))):
+    for result in (trust_region(value, np.ones(1)), cubic(value, np.ones(1)), gauss_newton(square, np.ones(1))):
         assert result.status is Status.NOT_FINITE and result.x.tolist() == [1.0] and result.status.final
 
 
 def test_a_derivative_that_is_not_finite_is_no_convergence():
     broken = from_callables(1, lambda x: float(x @ x), lambda x: x * np.nan, lambda x, v: v)
     for dense in (True, False):
-        assert not trust_region(broken, np.ones(1), dense=dense).status.converged
+        for solve in (trust_region, cubic):
+            assert not solve(broken, np.ones(1), dense=dense).status.converged
 
 
-@pytest.mark.parametrize("solve", [trust_region, gauss_newton, newton, nlscon])
+@pytest.mark.parametrize("solve", [trust_region, cubic, gauss_newton, newton, nlscon])
 def test_trial_points_that_are_not_finite_are_rejected(solve):
     def barrier(x):
         return np.array([x[0], np.nan if x[0] < 0.5 else np.log(x[0] - 0.4)])
@@ -705,6 +711,8 @@ def solves(problem, space):
         ),
         "nleq_err": lambda **more: nleq_err(*far(nleq_err), 0.0, **{"max_steps": 6, **more}),
         "nlscon": lambda **more: nlscon(j, space.initial(0), 0.0, **{"max_steps": 6, **more}),
+        "dense cubic": lambda **more: cubic(whole, space.initial(0), 0.0, **{"max_steps": 6, **more}),
+        "krylov cubic": lambda **more: cubic(whole, space.initial(0), 0.0, dense=False, **{"max_steps": 6, **more}),
     }
 
 
@@ -718,6 +726,8 @@ NAMES = (
     "krylov newton",
     "nleq_err",
     "nlscon",
+    "dense cubic",
+    "krylov cubic",
 )
 
 

@@ -9,6 +9,7 @@ from dnnfem.functionals.horizon import TimeHorizon
 from dnnfem.functionals.integral import Integral
 from dnnfem.functionals.penalty import Tikhonov
 from dnnfem.functionals.protocols import Functional, LeastSquaresSystem, Linearization, Metric, Norm
+from dnnfem.functionals.work import gradient_work
 
 __all__ = [
     "Composed",
@@ -28,4 +29,5 @@ __all__ = [
     "as_scipy",
     "condense",
     "from_callables",
+    "gradient_work",
 ]

@@ -158,6 +158,11 @@ class Program:
         return int(self.embedding.shape[1])
 
     @cached_property
+    def applied(self) -> int:
+        """Number of weights that all stages together apply to a sample: the work of a sweep."""
+        return sum(block.stop - block.start for block in (self.blocks[stage.block] for stage in self.stages))
+
+    @cached_property
     def is_opaque(self) -> bool:
         """Whether some map is opaque, so that only the backend for devices can run it."""
         return any(block.map is not None for block in self.blocks)

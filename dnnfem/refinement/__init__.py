@@ -6,7 +6,7 @@ from dnnfem.refinement.candidates import RidgeCandidates, ridge_candidates
 from dnnfem.refinement.coarsening import coarsen
 from dnnfem.refinement.depth import insert_layer
 from dnnfem.refinement.points import refine_quadrature
-from dnnfem.refinement.time import bisect, refine_states, remove_step
+from dnnfem.refinement.time import bisect, prolongation, refine_states, remove_step
 from dnnfem.refinement.width import widen
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "bisect",
     "coarsen",
     "insert_layer",
+    "prolongation",
     "refine_quadrature",
     "refine_states",
     "remove_step",

@@ -13,7 +13,7 @@ from dnnfem.records import Array
 from dnnfem.spaces import FlowSpace, Transfer
 from dnnfem.spaces.fields import standing, vanishing
 from dnnfem.spaces.flow import check_flow
-from dnnfem.spaces.meshes import Nodes, check_cells, parents, with_middles, with_nodes
+from dnnfem.spaces.meshes import SAME, Nodes, aligned, check_cells, parents, with_middles, with_nodes
 from dnnfem.spaces.schemes import SCHEMES
 
 
@@ -200,7 +200,24 @@ def bisection_costs(space: FlowSpace) -> Array:
 
 
 def prolongation(coarse: FlowSpace, fine: FlowSpace) -> Transfer:
-    """Return the transfer between two spaces of which one has a refined weight mesh: theta stays the same function."""
+    """Return the transfer between two flows of which one has a refined weight mesh: theta stays the same function.
+
+    It does not depend on the state meshes: coarse levels may have coarse ones, as for `dnnfem.multilevel`.
+
+    Parameters
+    ----------
+    coarse, fine : FlowSpace
+
+    Raises
+    ------
+    ValueError
+        If the spaces differ in more than their meshes, or the weight mesh of `fine` lacks nodes of that of `coarse`.
+    """
+    other = replace(check_flow(coarse), weight_mesh=check_flow(fine).weight_mesh, state_mesh=fine.state_mesh)
+    if other != fine:
+        raise ValueError(f"fine: got {fine}, expected {coarse} with other meshes")
+    if abs(fine.end - coarse.end) > SAME * fine.end or aligned(coarse.weight_mesh, fine.weight_mesh) is None:
+        raise ValueError(f"fine: got {fine.cells} cells, expected a refinement of the {coarse.cells} cells of coarse")
     values = sp.kron(_interpolation(coarse.weight_mesh, fine.weight_mesh, coarse.degree), sp.eye_array(coarse.size))
     ends = [sp.eye_array(fine.theta_start), sp.eye_array(fine.dim - fine.theta_stop)]
     matrix = sp.csr_array(sp.block_diag((ends[0], values, ends[1])))

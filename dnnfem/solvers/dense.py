@@ -6,15 +6,12 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import scipy.linalg
 from scipy.linalg import lapack
 
 from dnnfem.functionals import Norm
 from dnnfem.records import Array
 from dnnfem.solvers.krylov import InnerStep
-
-FLAT = 100.0
-"""Parts of the derivative along flat directions that are smaller than this multiple of rounding are rounding."""
+from dnnfem.solvers.secular import Ball, Spectrum
 
 LIMIT = 20
 """Factorizations for one step."""
@@ -177,41 +174,4 @@ def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -
     ----------
     Moré and Sorensen, SIAM J. Sci. Stat. Comput. 4 (1983) 553-572.
     """
-    white = norm.whiten(norm.whiten(0.5 * (matrix + matrix.T)).T)
-    curvatures, basis = scipy.linalg.eigh(0.5 * (white + white.T), driver="evd")
-    load = basis.T @ norm.whiten(derivative[None])[0]
-    lowest = float(curvatures[0])
-    rounding = 4.0 * len(load) * np.finfo(float).eps
-    tiny = rounding * max(float(np.abs(curvatures).max()), np.finfo(float).tiny)
-    # Shifted by the lowest eigenvalue if that is negative: the multiplier is then found to full relative accuracy even
-    # where the derivative has next to no part along the lowest eigenvectors.
-    gaps = curvatures + max(0.0, -lowest)
-    flat = gaps <= tiny
-    hard = float(np.abs(load[flat]).max(initial=0.0)) <= FLAT * rounding * float(np.abs(load).max())
-    d = np.where(flat, 0.0, -load / np.where(flat, 1.0, gaps))
-    # A singular matrix with a consistent derivative has an interior minimizer; its flat directions are left alone.
-    interior = bool(lowest >= -tiny and (hard or lowest > tiny) and np.linalg.norm(d) <= radius)
-    if not interior:
-        if hard and flat[0] and np.linalg.norm(d) <= radius:
-            d[0] += np.sqrt(max(radius**2 - float(d @ d), 0.0))
-        else:
-            d = -load / (gaps + _secular(gaps, load, radius))
-    decrease = -float(np.sum(d * (load + 0.5 * curvatures * d)))
-    return InnerStep(norm.unwhiten(basis @ d), decrease, not interior, bool(lowest < -tiny), 0)
-
-
-def _secular(gaps: Array, load: Array, radius: float) -> float:
-    """Solve ``|load / (gaps + shift)| = radius`` for ``shift > 0``: safeguarded Newton on the reciprocal."""
-    lower, upper = 0.0, float(np.linalg.norm(load)) / radius
-    shift = upper
-    for _ in range(200):
-        shifted = gaps + shift
-        d = load / shifted
-        length = float(np.linalg.norm(d))
-        if abs(length - radius) <= 1e-10 * radius or upper - lower <= 1e-15 * upper:
-            break
-        lower, upper = (shift, upper) if length > radius else (lower, shift)
-        slope = float(np.sum(d * d / shifted)) / length
-        step = shift + (length - radius) / radius * length / slope
-        shift = step if lower < step < upper else max(np.sqrt(lower * upper), 1e-3 * upper)
-    return float(shift)
+    return Spectrum.of(matrix, derivative, norm).minimize(Ball(radius))

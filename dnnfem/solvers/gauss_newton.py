@@ -25,17 +25,21 @@ FACTOR = 4.0
 GROWTHS = 2
 """Times that a radius is enlarged in one step: neurons that saturate keep what is promised at all radii."""
 
-FIRST = 0.1
-"""First radius, relative to the length of the starting point."""
+FIRST = {True: 0.1, False: 10.0}
+"""First radius, relative to the length of the starting point, of a condensed functional and of any other.  Features are
+not to change by more than a tenth; what is known of other coefficients is less, and a radius soon reduced."""
 
 TRIALS = 40
 """Radii tried per step; the last one is then below rounding."""
 
 BEND = 0.75
-"""A geodesic correction is used if it is not longer than this part of the step."""
+"""A geodesic correction is tried if it is not longer than this part of the step."""
 
-PROBE = 0.1
-"""Part of the step over which the second derivative along it is taken by differences."""
+GOOD = 0.75
+"""A step that keeps this part of its promise needs no correction."""
+
+WORTH = 0.5
+"""A longer step is worth a try if one keeps this part of its promise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +54,14 @@ class GaussNewtonIterate(Iterate):
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A trial point."""
+    """A trial point, and how many values it took to find it."""
 
     linearization: Linearization
     radius: float
     ratio: float
     length: float
     multiplier: float
+    values: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +95,10 @@ class GaussNewton:
             step = replace(step, dual_norm=math.nan)
             return GaussNewtonIterate(linearization, step, functional, norm, system, None, memory=memory)
         family = system.steps(norm)
-        radius = step.radius if math.isfinite(step.radius) else FIRST * norm.norm(linearization.x) or 1.0
+        radius = step.radius
+        if not math.isfinite(radius):
+            condensed = isinstance(linearization, CondensedLinearization)
+            radius = FIRST[condensed] * norm.norm(linearization.x) or 1.0
         model = family(radius)
         step = replace(
             step,
@@ -106,38 +114,48 @@ class GaussNewton:
         return min(float(steps[-1].algebraic), extrapolated(steps))
 
     def _try(self, here: GaussNewtonIterate, model: ModelStep, radius: float) -> Trial:
-        """Evaluate the functional at the end of a step, bent by its geodesic correction."""
-        assert here.family is not None
-        at, x, step = here.linearization, here.linearization.x, model.step
-        plus, minus = (here.functional.linearize(x + h * step).residual() for h in (PROBE, -PROBE))
-        centre = at.residual()
-        assert plus is not None and minus is not None and centre is not None
-        second = here.system.pull((plus - 2.0 * centre + minus) / PROBE**2)
-        if np.isfinite(second).all():
-            bend = here.family.solve(model.multiplier, 0.5 * second)
-            if here.norm.norm(bend) <= BEND * model.length:
-                step = step + bend
-        there = here.functional.linearize(x + step)
-        finite = math.isfinite(there.value)
-        ratio = (at.value - there.value) / model.decrease if finite else -math.inf
-        return Trial(there, radius, ratio, here.norm.norm(step), model.multiplier)
+        """Evaluate the functional at the end of a step, and where the latter is too straight of a bent one.
+
+        What the residual at the end differs from its linearization by is half the second derivative along the step: no
+        other values are needed for the geodesic correction.
+        """
+        plain = self._landed(here, model, radius, model.step, 1)
+        residuals = here.linearization.residual(), plain.linearization.residual()
+        assert here.family is not None and residuals[0] is not None and residuals[1] is not None
+        if plain.ratio >= GOOD:
+            return plain
+        with np.errstate(invalid="ignore", over="ignore"):
+            second = here.system.pull(residuals[1] - residuals[0]) - here.system.curvature(model.step)
+        if not np.isfinite(second).all():
+            return plain
+        bend = here.family.solve(model.multiplier, second)
+        if here.norm.norm(bend) > BEND * model.length:
+            return plain
+        bent = self._landed(here, model, radius, model.step + bend, 2)
+        return bent if bent.ratio > plain.ratio else replace(plain, values=2)
+
+    def _landed(self, here: GaussNewtonIterate, model: ModelStep, radius: float, step: Array, values: int) -> Trial:
+        there = here.functional.linearize(here.linearization.x + step)
+        fallen = here.linearization.value - there.value
+        ratio = fallen / model.decrease if math.isfinite(there.value) else -math.inf
+        return Trial(there, radius, ratio, here.norm.norm(step), model.multiplier, values)
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Take the largest step of a geometric family of radii that keeps its promise."""
         assert isinstance(iterate, GaussNewtonIterate) and iterate.family is not None
         value, last = iterate.linearization.value, iterate.step
-        radius, found, trials = last.radius, None, 0
+        radius, found, trials, values = last.radius, None, 0, 0
         promised = iterate.family(radius).decrease
         while trials < TRIALS:
             model = iterate.family(radius)
             if model.decrease <= ROUNDING * value:
                 return Status.EXHAUSTED if promised <= NOISE * value else Status.STAGNATED
             trial = self._try(iterate, model, radius)
-            trials += 1
+            trials, values = trials + 1, values + trial.values
             if trial.ratio >= ACCEPT:
                 grown = found is not None or trials == 1
                 found = trial
-                if model.interior or not grown or trials > GROWTHS:
+                if model.interior or not grown or trials > GROWTHS or trial.ratio < WORTH:
                     break
                 radius *= FACTOR
             elif found is None:
@@ -154,7 +172,7 @@ class GaussNewton:
             ratio=found.ratio,
             multiplier=found.multiplier,
             inner=trials,
-            work=last.work + 3.0 * VALUE_WORK * trials,
+            work=last.work + VALUE_WORK * values,
         )
         return self.assess(found.linearization, step, iterate.memory)
 

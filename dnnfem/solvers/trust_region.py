@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.linalg import lapack
@@ -12,11 +13,12 @@ from scipy.linalg import lapack
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms.jacobi import jacobi, of_diagonal
 from dnnfem.records import Array, Result, State, Status, Step, Steps
-from dnnfem.solvers.dense import definite, faithful, more_sorensen
+from dnnfem.solvers.dense import NEAR, definite, faithful, more_sorensen
 from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
-from dnnfem.solvers.krylov import InnerStep, steihaug
+from dnnfem.solvers.krylov import InnerStep
+from dnnfem.solvers.lanczos import Lanczos, truncated
 
-DENSE_LIMIT = {"hessian": 300, "curvature": 2000}
+DENSE_LIMIT = {"hessian": 30, "curvature": 2000}
 """Up to this dimension steps come from a dense matrix; that of the curvature costs no more than few products."""
 
 ACCEPT, GOOD = 0.1, 0.75
@@ -27,6 +29,9 @@ SINGLE = float(np.finfo(np.float32).eps)
 
 NOISE = 1e-8
 """A promise above this part of the value that is kept at no radius is stagnation, below it may be rounding."""
+
+ROUGH = 0.5
+"""Accuracy of steps in Krylov spaces whose length is bounded: they need not be as accurate as Newton's."""
 
 BEND = 0.75
 """A geodesic correction is used if it is not longer than this part of the step."""
@@ -51,19 +56,33 @@ class NewtonIterate(Iterate):
     """An iterate with its norm, the model of dense steps, the step within the radius, and the memory for the next."""
 
     norm: Norm
-    model: Model | None
+    model: Model | Lanczos
     trial: InnerStep
     following: Mapping[str, Array]
 
 
 @dataclass(frozen=True, eq=False)
+class Ball:
+    """Where iterates have to stay: ``|x - centre| <= radius``."""
+
+    centre: Array
+    radius: float
+
+
+@dataclass(frozen=True, eq=False)
 class TrustRegion:
-    """Steps of the quadratic model with the full Hessian or the curvature; see `trust_region`."""
+    """Steps of the quadratic model with the full Hessian or the curvature; see `trust_region`.
+
+    Iterates stay in a `ball`, if there is one.  `accuracy` is the relative energy error of conjugate gradients; default
+    one that makes the convergence superlinear.
+    """
 
     functional: Functional
     metric: Metric | None
     dense: bool
     curvature: bool
+    ball: Ball | None = None
+    accuracy: float | None = None
 
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> NewtonIterate:
         """Compute the dual norm and the step of the model, whose decrease is the algebraic estimate.
@@ -73,7 +92,8 @@ class TrustRegion:
         """
         own = self.metric is jacobi and self.dense and self.curvature
         norm = None if own else norm_at(self.metric, self.functional, linearization)
-        model, dim, work = None, len(linearization.x), step.work + 1.0
+        model: Model | Lanczos | None = None
+        dim, work = len(linearization.x), step.work + 1.0
         if self.dense and self.curvature:
             # Whether single precision is enough is seen when the step is there; where it was not, it rarely is next.
             single = "double" not in memory
@@ -83,17 +103,26 @@ class TrustRegion:
             model, work = Model(linearization.hessian(np.eye(dim))), work + 2.0 * dim
         if norm is None:
             # The diagonal of the matrix that is there: another one would be computed for that alone.
-            assert model is not None
+            assert isinstance(model, Model)
             norm = of_diagonal(self.functional.space, np.diagonal(model.matrix))
         dual_norm = norm.dual_norm(linearization.derivative)
-        radius = step.radius if math.isfinite(step.radius) else self._first_radius(linearization, norm, dual_norm)
+        if model is None:
+            model = Lanczos(partial(self._product, linearization), linearization.derivative, norm)
+        radius = step.radius if math.isfinite(step.radius) else _first_radius(linearization, norm, model, dual_norm)
+        if self.ball is not None:
+            room = self.ball.radius - norm.norm(linearization.x - self.ball.centre)
+            # Dense steps may be longer than the radius by that much.
+            radius = min(radius, max(room, 0.0) / (1.0 + NEAR if self.dense else 1.0))
         expected = _expected(step.multiplier, step.length, radius)
         trial, model = self._inner(linearization, norm, model, radius, expected)
+        if isinstance(model, Lanczos):
+            # With the product that the first radius took, which a resumed solve takes here.
+            trial = replace(trial, iterations=model.products)
         algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
         work += 2.0 * trial.iterations
         step = replace(step, dual_norm=dual_norm, radius=radius, algebraic=algebraic, work=work)
         following: Mapping[str, Array] = NOTHING
-        if self.curvature and model is not None and model.rounding == 0.0:
+        if self.curvature and isinstance(model, Model) and model.rounding == 0.0:
             enough = faithful(model.matrix, linearization.derivative, trial, SINGLE)
             following = NOTHING if enough else {"double": np.array(1.0)}
         # What is resumed here has to begin as this did.
@@ -106,20 +135,12 @@ class TrustRegion:
     def _product(self, linearization: Linearization, v: Array) -> Array:
         return linearization.curvature(v) if self.curvature else linearization.hessian(v)
 
-    def _first_radius(self, linearization: Linearization, norm: Norm, dual_norm: float) -> float:
-        """Length of the minimizer along steepest descent."""
-        if dual_norm == 0.0:
-            return 1.0
-        descent = norm.riesz(linearization.derivative)
-        bend = float(descent @ self._product(linearization, descent))
-        return dual_norm**3 / bend if bend > 0.0 else max(1.0, norm.norm(linearization.x))
-
     def _inner(
-        self, linearization: Linearization, norm: Norm, model: Model | None, radius: float, multiplier: float
-    ) -> tuple[InnerStep, Model | None]:
+        self, linearization: Linearization, norm: Norm, model: Model | Lanczos, radius: float, multiplier: float
+    ) -> tuple[InnerStep, Model | Lanczos]:
         """Return the step within the radius, and the model that it comes from: a better one if need be."""
         derivative = linearization.derivative
-        if model is not None:
+        if isinstance(model, Model):
             step: InnerStep | None = None
             if self.curvature:
                 step = definite(model.matrix, derivative, norm, radius, multiplier, model.rounding)
@@ -127,13 +148,8 @@ class TrustRegion:
                     model = Model(linearization.gram())
                     step = definite(model.matrix, derivative, norm, radius, multiplier)
             return step or more_sorensen(model.matrix, derivative, norm, radius), model
-        dual_norm = norm.dual_norm(derivative)
-        accuracy = min(0.1, math.sqrt(dual_norm / (1.0 + abs(linearization.value))))
-
-        def product(v: Array) -> Array:
-            return self._product(linearization, v)
-
-        return steihaug(product, derivative, norm, radius, accuracy, 2 * len(derivative) + 10), None
+        accuracy = self.accuracy or inner_accuracy(model.size, linearization.value)
+        return truncated(model, radius, accuracy, max(accuracy, ROUGH), 2 * len(derivative) + 10), model
 
     def _bend(self, iterate: NewtonIterate, trial: InnerStep) -> Array | None:
         """Return the geodesic correction ``-(H + s M)^-1 A^T r''(d, d) / 2`` of a step ``d``; None if there is none.
@@ -155,10 +171,14 @@ class TrustRegion:
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Reduce the radius until a step is accepted."""
         assert isinstance(iterate, NewtonIterate)
+        moved = self.moved(iterate)
+        return moved if isinstance(moved, Status) else self.assess(*moved, iterate.following)
+
+    def moved(self, iterate: NewtonIterate) -> tuple[Linearization, Step] | Status:
+        """Return the next point, and its row of the table as far as it is known without a model there."""
         here, last, norm = iterate.linearization, iterate.step, iterate.norm
         trial, model = iterate.trial, iterate.model
         work, inner, radius = last.work, max(trial.iterations, 1), last.radius
-        rounding = ROUNDING * abs(here.value)
         exhausted = Status.EXHAUSTED if trial.decrease <= NOISE * abs(here.value) else Status.STAGNATED
         while True:
             if not trial.decrease > 0.0:
@@ -168,16 +188,11 @@ class TrustRegion:
             step = trial.step if bend is None or norm.norm(bend) > BEND * norm.norm(trial.step) else trial.step + bend
             length = norm.norm(step)
             there = self.functional.linearize(here.x + step)
-            ratio = -math.inf
-            if max(abs(here.value - there.value), trial.decrease) <= rounding:
-                # The difference of the values is rounding: the derivative decides.
-                if not norm.dual_norm(there.derivative) < last.dual_norm:
-                    return exhausted
-                ratio = 1.0
-            elif math.isfinite(there.value):
-                ratio = (here.value - there.value) / trial.decrease
+            ratio = _ratio(iterate, trial, step, there)
             if ratio >= ACCEPT:
                 break
+            if max(abs(here.value - there.value), trial.decrease) <= ROUNDING * abs(here.value):
+                return exhausted
             radius = SHRINK * min(radius, length)
             if radius <= np.finfo(float).eps * max(norm.norm(here.x), np.finfo(float).tiny):
                 return Status.STAGNATED
@@ -188,7 +203,41 @@ class TrustRegion:
         if ratio > GOOD and trial.boundary:
             radius = GROW * max(radius, length)
         row = Step(last.number + 1, there.value, math.nan, length, radius, ratio, trial.multiplier)
-        return self.assess(there, replace(row, inner=inner, work=work), iterate.following)
+        return there, replace(row, inner=inner, work=work)
+
+
+def _first_radius(linearization: Linearization, norm: Norm, model: Model | Lanczos, dual_norm: float) -> float:
+    """Length of the minimizer along steepest descent."""
+    if dual_norm == 0.0:
+        return 1.0
+    if isinstance(model, Model):
+        descent = norm.riesz(linearization.derivative)
+        bend = float(descent @ model.matrix @ descent) / dual_norm**2
+    else:
+        bend = model.steepest()
+    return dual_norm / bend if bend > 0.0 else max(1.0, norm.norm(linearization.x))
+
+
+def _ratio(iterate: NewtonIterate, trial: InnerStep, step: Array, there: Linearization) -> float:
+    """Return actual over predicted decrease; derivatives decide where the difference of the values may be rounding."""
+    here = iterate.linearization
+    if not math.isfinite(there.value):
+        return -math.inf
+    fallen = here.value - there.value
+    ratio, size = fallen / trial.decrease, max(abs(fallen), trial.decrease)
+    rounding = size <= ROUNDING * abs(here.value)
+    if size > NOISE * abs(here.value) or (ratio >= ACCEPT and not rounding):
+        return ratio
+    if not iterate.norm.dual_norm(there.derivative) < iterate.step.dual_norm:
+        return -math.inf if rounding else ratio
+    # What a trapezoidal rule makes of both derivatives.
+    slopes = -0.5 * float((here.derivative + there.derivative) @ step) / trial.decrease
+    return 1.0 if rounding else slopes
+
+
+def inner_accuracy(dual_norm: float, value: float) -> float:
+    """Return the accuracy of steps in Krylov spaces, so that convergence is faster than linear."""
+    return min(0.1, math.sqrt(dual_norm / (1.0 + abs(value))))
 
 
 def _expected(multiplier: float, length: float, radius: float) -> float:
@@ -215,8 +264,8 @@ def trust_region(
 ) -> Result:
     """Minimize any functional by a trust-region Newton method.
 
-    Negative curvature is followed to the boundary of the trust region, from a saddle as well if the dense Hessian is
-    used; conjugate gradients cannot see it where the derivative vanishes.
+    Negative curvature is used, from a saddle as well if the dense Hessian is there; Krylov spaces cannot see it where
+    the derivative vanishes.
 
     Parameters
     ----------
@@ -236,8 +285,8 @@ def trust_region(
     max_steps, max_seconds : optional
         Limits; reaching one is a status, not an error.
     dense : bool, optional
-        Steps from the dense Hessian (Moré and Sorensen) instead of conjugate gradients (Steihaug); default for at most
-        300 coefficients, with `curvature` 2000.
+        Steps from the dense Hessian (Moré and Sorensen) instead of steps in Krylov spaces (`dnnfem.solvers.gltr`);
+        default for at most 30 coefficients, with `curvature` 2000.
     curvature : bool
         Use the positive semidefinite part of the Hessian only: for sums of squares the method of Levenberg and
         Marquardt, with normal equations and, if dense, geodesic correction.  The fastest choice for penalized problems
@@ -257,6 +306,8 @@ def trust_region(
     References
     ----------
     Conn, Gould and Toint, Trust-Region Methods (2000), ch. 6 and 7.
+
+    Gould, Lucidi, Roma and Toint, SIAM J. Optim. 9 (1999) 504-525.
 
     Transtrum and Sethna, arXiv:1201.5885 (geodesic correction).
     """

@@ -1,0 +1,579 @@
+"""Multilevel trust regions: coherent coarse models, exactness on quadratics, containment, and what all solvers keep."""
+
+import dataclasses
+from itertools import pairwise
+
+import numba
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import dnnfem as fem
+from dnnfem.functionals import Composed, Sum, Tikhonov, from_callables, gradient_work
+from dnnfem.functionals.protocols import MatrixNorm
+from dnnfem.norms import Euclidean, Pullback, Weighted, jacobi
+from dnnfem.norms.galerkin import galerkin
+from dnnfem.records import Status
+from dnnfem.solvers.levels import levels_of, norms_of
+from dnnfem.solvers.recursion import BOUND, FAILED, RADIUS, REST, Recursion
+from dnnfem.solvers.trust_region import VALUE_WORK
+from dnnfem.spaces import Transfer
+from dnnfem.spaces.feedforward import Neuron
+from dnnfem.testing import check_norm, convergence_order
+
+ALPHA = 1e-2
+
+
+def regression(backend="compiled"):
+    """Return a smooth problem with two inputs."""
+    points = np.random.default_rng(3).uniform(-1.0, 1.0, (60, 2))
+    return fem.Regression(points, np.sin(2.0 * points[:, 0]) * points[:, 1], backend=backend)
+
+
+def flows(cells=(2, 4, 8), degree=0, rule=fem.L2, problem=None, alpha=ALPHA):
+    """Return functionals on flows with as many steps as cells, transfers, and a start on the coarsest."""
+    spaces = [fem.FlowSpace.uniform(2, 2, 1, n, degree=degree, scheme="heun") for n in cells]
+    transfers = [fem.prolongation(*pair) for pair in pairwise(spaces)]
+    problem = problem or regression()
+    functionals = [Sum(problem.on(space), Tikhonov(space, rule, alpha)) for space in spaces]
+    return functionals, transfers, spaces[0].initial(0)
+
+
+def networks(problem=None):
+    """Return functionals on networks with one, two and four neurons in both layers, transfers, and a start."""
+    random, problem = np.random.default_rng(5), problem or regression()
+    spaces, transfers = [fem.FeedforwardSpace(2, (1, 1), 1)], []
+    for width in (2, 4):
+        new = [Neuron(0, random.standard_normal(2), 0.1) for _ in range(width // 2)]
+        new += [Neuron(1, random.standard_normal(spaces[-1].hidden[0]), 0.1) for _ in range(width // 2)]
+        space, P = fem.widen(spaces[-1], new)
+        spaces.append(space)
+        transfers.append(P)
+    functionals = [Sum(problem.on(space), Tikhonov(space, Euclidean, 0.1 * ALPHA)) for space in spaces]
+    return functionals, transfers, spaces[0].initial(0)
+
+
+def prolonged(transfers, x):
+    """Return an iterate of the coarsest space on the finest."""
+    for transfer in transfers:
+        x = transfer(x)
+    return x
+
+
+def quadratic(matrix, load):
+    """Return ``<A x, x>/2 - <b, x>``."""
+    return from_callables(
+        len(load),
+        lambda x: float(0.5 * x @ matrix @ x - load @ x),
+        lambda x: matrix @ x - load,
+        lambda x, v: matrix @ v,
+    )
+
+
+def recursion(functionals, transfers, norm, curvature=True, dense=False, smoothing=1):
+    """Return the recursion, the norms of its levels, and a memory with large radii."""
+    levels = levels_of(functionals, transfers, None, np.inf if dense else 0)
+    found = Recursion(levels, curvature, smoothing)
+    return found, norms_of(levels, norm), found.unknown(1e3)
+
+
+# Coarse models
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """Return the list of ``(level, model, start, bound, end)`` of all coarse models that follow."""
+    seen, minimized = [], Recursion._minimized
+
+    def recorded(self, k, model, here, norms, bound, memory, cycle):
+        row = [k, model, here, bound, None]
+        seen.append(row)
+        row[-1], work = minimized(self, k, model, here, norms, bound, memory, cycle)
+        return row[-1], work
+
+    monkeypatch.setattr(Recursion, "_minimized", recorded)
+    return seen
+
+
+@pytest.mark.parametrize(("degree", "rule"), [(0, fem.L2), (1, fem.L2), (1, fem.H1)])
+def test_coarse_models_agree_with_the_fine_functional_to_first_order(degree, rule, models):
+    functionals, transfers, start = flows(degree=degree, rule=rule)
+    x = prolonged(transfers, start) + 0.1 * np.random.default_rng(0).standard_normal(functionals[-1].space.dim)
+    here = functionals[-1].linearize(x)
+    found, norms, memory = recursion(functionals, transfers, rule(functionals[-1].space))
+    found.corrected(2, functionals[-1], here, norms, np.inf, memory, "V")
+    (_, model, begin, *_), (_, lowest, below, *_) = models
+    assert begin.derivative == pytest.approx(transfers[1].T @ here.derivative, rel=1e-10, abs=1e-13)
+    # The model is not a functional on a subspace: curvatures differ, as steps do.
+    direction = np.random.default_rng(1).standard_normal(len(begin.x))
+    sizes = 0.1 * 0.5 ** np.arange(5)
+    errors = [
+        abs(
+            (functionals[-1].value(x + transfers[1] @ (h * direction)) - here.value)
+            - (model.value(begin.x + h * direction) - begin.value)
+        )
+        for h in sizes
+    ]
+    assert convergence_order(sizes, errors)[-1] == pytest.approx(2.0, abs=0.2)
+    # The same again one level down, where the model is what is corrected.
+    assert below.derivative == pytest.approx(transfers[0].T @ begin.derivative, rel=1e-10, abs=1e-13)
+    assert lowest.value(below.x) == pytest.approx(below.value, rel=1e-12)
+
+
+def test_the_coarse_iterate_is_the_best_approximation_of_the_fine_one(models):
+    functionals, transfers, start = flows()
+    x = prolonged(transfers, start) + 0.1 * np.random.default_rng(0).standard_normal(functionals[-1].space.dim)
+    norm = fem.L2(functionals[-1].space)
+    found, norms, memory = recursion(functionals, transfers, norm)
+    found.corrected(2, functionals[-1], functionals[-1].linearize(x), norms, np.inf, memory, "V")
+    assert models[0][2].x == pytest.approx(transfers[1].project(x, norm), rel=1e-10)
+
+
+def test_on_a_common_state_mesh_the_model_is_the_fine_functional(models):
+    spaces = [fem.FlowSpace.uniform(2, 2, 1, n, 8) for n in (4, 8)]
+    J = [Sum(regression().on(space), Tikhonov(space, fem.L2, ALPHA)) for space in spaces]
+    P = fem.prolongation(*spaces)
+    coarse = spaces[0].initial(0)
+    found, norms, memory = recursion(J, [P], fem.L2(spaces[1]))
+    found.corrected(1, J[1], J[1].linearize(P(coarse)), norms, np.inf, memory, "V")
+    _, model, begin, *_ = models[0]
+    s = 0.3 * np.random.default_rng(2).standard_normal(spaces[0].dim)
+    assert begin.x == pytest.approx(coarse, rel=1e-12)
+    assert model.value(coarse + s) - begin.value == pytest.approx(J[1].value(P(coarse + s)) - J[1].value(P(coarse)))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_on_quadratics_a_correction_removes_all_that_the_coarse_space_can_see(dense):
+    random = np.random.default_rng(4)
+    root = random.standard_normal((12, 12))
+    matrix, P = root @ root.T + np.eye(12), Transfer(sp.csr_array(random.standard_normal((12, 4))), np.zeros(12))
+    # The load of the coarse functional is another one: the shift makes up for that.
+    functionals = [quadratic(P.T @ (P.T @ matrix).T, random.standard_normal(4)), quadratic(matrix, np.ones(12))]
+    norm = Weighted(functionals[1].space, np.geomspace(0.1, 10.0, 12))
+    found, norms, memory = recursion(functionals, [P], norm, curvature=False, dense=dense, smoothing=10)
+    here = functionals[1].linearize(random.standard_normal(12))
+    for _ in range(1 if dense else 20):
+        correction = found.corrected(1, functionals[1], here, norms, np.inf, memory, "V")
+        assert correction.ratio == pytest.approx(1.0, rel=1e-3)
+        seen = norms[0].dual_norm(P.T @ correction.point.derivative)
+        if seen <= 1e-6 * norm.dual_norm(here.derivative):
+            break
+        assert seen <= 0.2 * norms[0].dual_norm(P.T @ here.derivative)
+        here = correction.point
+    assert seen <= (1e-12 if dense else 1e-6) * norm.dual_norm(here.derivative)
+    # Of the rest, which the coarse space does not see, nothing is asked for again.
+    assert not found.seen(1, correction.point.derivative, norms, memory)
+
+
+@pytest.mark.parametrize("cycle", ["V", "F"])
+def test_coarse_iterates_stay_in_the_ball_of_their_correction(cycle, models):
+    functionals, transfers, start = flows((1, 2, 4, 8), alpha=1e-4)
+    x, norm = prolonged(transfers, start), fem.L2(functionals[-1].space)
+    points = [[] for _ in functionals]
+    watched = [Watched(J, list_.append) for J, list_ in zip(functionals, points, strict=True)]
+    found, norms, memory = recursion(watched, transfers, norm, smoothing=3)
+    for bound in (1e-3, 0.1, 1.0):
+        for list_ in (models, *points):
+            list_.clear()
+        memory[BOUND], memory[RADIUS], memory[REST], memory[FAILED] = bound, 10.0, 0.0, 0.0
+        here = watched[-1].linearize(x)
+        correction = found.corrected(3, watched[-1], here, norms, np.inf, memory, cycle)
+        assert models[0][3] == bound
+        for k, _, begin, radius, end in models:
+            assert norms[k].norm(end.x - begin.x) <= radius * (1 + 1e-9) and radius <= bound * (1 + 1e-9)
+        # Trial points too, and what is measured on the coarse level is the length on the fine one.
+        begin = models[0][2].x
+        lengths = [norm.norm(transfers[2] @ (y - begin)) for y in points[2]]
+        assert 0.5 * bound < max(lengths) <= bound * (1 + 1e-9)
+        assert correction.point is None or correction.length <= bound * (1 + 1e-9)
+
+
+def test_an_f_cycle_corrects_coarse_iterates_twice(models):
+    # On quadratics with Galerkin matrices corrections keep their promises; one step leaves something for a second one.
+    random, dims = np.random.default_rng(6), (2, 4, 8, 16)
+    transfers = [Transfer(sp.csr_array(random.standard_normal((n, m))), np.zeros(n)) for m, n in pairwise(dims)]
+    matrices = [np.diag(np.geomspace(1.0, 1e4, dims[-1]))]
+    for P in transfers[::-1]:
+        matrices.insert(0, P.T @ (P.T @ matrices[0]).T)
+    functionals = [quadratic(matrix, np.ones(len(matrix))) for matrix in matrices]
+    for cycle, twice in (("V", False), ("F", True)):
+        models.clear()
+        found, norms, memory = recursion(functionals, transfers, Euclidean(functionals[-1].space), curvature=False)
+        here = functionals[-1].linearize(random.standard_normal(dims[-1]))
+        found.corrected(3, functionals[-1], here, norms, np.inf, memory, cycle)
+        visits = [sum(level == k for level, *_ in models) for k in range(3)]
+        assert visits[1:] == [1 + twice, 1] and (visits[0] > 1) == twice
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Watched:
+    """A functional that reports where it is linearized."""
+
+    functional: object
+    report: object
+
+    @property
+    def space(self):
+        return self.functional.space
+
+    def value(self, x):
+        return self.functional.value(x)
+
+    def linearize(self, x):
+        self.report(np.array(x))
+        return self.functional.linearize(x)
+
+
+def flawed(factor, scale=1.0):
+    """Return a fine quadratic and a coarse one with another curvature: it promises `factor` times too much."""
+    P = Transfer(sp.csr_array(np.kron(np.eye(3), np.ones((2, 1)))), np.zeros(6))
+    matrix = scale * np.diag([1.0, 1.0, 2.0, 2.0, 3.0, 3.0])
+    coarse = P.T @ (P.T @ matrix).T / factor
+    return [quadratic(coarse, np.zeros(3)), quadratic(matrix, np.ones(6))], P
+
+
+def test_a_correction_that_breaks_its_promise_is_rejected_and_rests_for_longer_and_longer():
+    functionals, P = flawed(20.0)
+    found, norms, memory = recursion(functionals, [P], Euclidean(functionals[1].space), curvature=False, dense=True)
+    here = functionals[1].linearize(np.zeros(6))
+    for number in (1, 2, 3):
+        correction = found.corrected(1, functionals[1], here, norms, np.inf, memory, "V")
+        assert correction.point is None and memory[FAILED, 1] == number
+        assert memory[REST, 1] == 2**number - 1 and not found.seen(1, here.derivative, norms, memory)
+        memory[REST, 1] = 0.0
+    # Short corrections are fine: the models agree to first order.
+    while correction.point is None:
+        assert memory[FAILED, 1] < 10
+        correction = found.corrected(1, functionals[1], here, norms, np.inf, memory, "V")
+    assert memory[FAILED, 1] == 0.0 and correction.point.value < here.value
+
+
+def test_bounds_halve_and_double():
+    # The ratio of a full correction is 2 - factor.
+    for factor, change in ((20.0, 0.5), (1.5, 1.0), (1.0, 2.0)):
+        functionals, P = flawed(factor)
+        found, norms, memory = recursion(functionals, [P], Euclidean(functionals[1].space), curvature=False, dense=True)
+        here = functionals[1].linearize(np.zeros(6))
+        length = norms[0].norm(factor * np.array([1.0, 0.5, 1.0 / 3.0]))
+        memory[BOUND, 1] = 1.5 * length
+        correction = found.corrected(1, functionals[1], here, norms, np.inf, memory, "V")
+        expected = {0.5: 0.5 * length, 1.0: 1.5 * length, 2.0: 2.0 * length}[change]
+        assert memory[BOUND, 1] == pytest.approx(expected, rel=1e-9)
+        assert correction.point is None or correction.ratio == pytest.approx(2.0 - factor, rel=1e-9)
+
+
+# The method
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counted:
+    """A functional that counts values, derivatives and products, in gradients."""
+
+    functional: object
+    units: list
+
+    @property
+    def space(self):
+        return self.functional.space
+
+    def value(self, x):
+        return self.linearize(x).value
+
+    def linearize(self, x):
+        return CountedLinearization(self.functional.linearize(x), self.units, {})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CountedLinearization:
+    """Its linearizations."""
+
+    part: object
+    units: list
+    read: dict
+
+    @property
+    def x(self):
+        return self.part.x
+
+    @property
+    def value(self):
+        if not self.read:
+            self.units.append(VALUE_WORK)
+        self.read["value"] = True
+        return self.part.value
+
+    @property
+    def derivative(self):
+        assert self.value is not None
+        if "derivative" not in self.read:
+            self.units.append(1.0 - VALUE_WORK)
+        self.read["derivative"] = True
+        return self.part.derivative
+
+    def hessian(self, v):
+        self.units.append(2.0)
+        return self.part.hessian(v)
+
+
+@pytest.mark.parametrize("cycle", ["V", "F"])
+def test_the_work_is_that_of_all_levels_in_gradients_of_the_finest(cycle):
+    functionals, transfers, start = flows((2, 4, 8, 16))
+    counted = [Counted(J, []) for J in functionals]
+    costs = [gradient_work(J) for J in functionals]
+    options = {"nested": True, "cycle": cycle, "costs": costs, "dense": False}
+    result = fem.multilevel(counted, transfers, start, 1e-6, **options)
+    assert result.status is Status.CONVERGED
+    actual = sum(sum(J.units) * cost / costs[-1] for J, cost in zip(counted, costs, strict=True))
+    # At ends of coarse solves a derivative is counted that nobody asks for.
+    assert actual <= result.steps[-1].work <= 1.1 * actual
+    assert all(J.units for J in counted)
+
+
+def test_a_gradient_costs_samples_times_steps_times_weights_of_a_step():
+    problem = regression()
+
+    def cost(cells, width, scheme):
+        space = fem.FlowSpace.uniform(2, width, 1, cells, scheme=scheme)
+        return gradient_work(Sum(problem.on(space), Tikhonov(space, fem.L2, 1.0)))
+
+    slope = cost(9, 3, "rk4") - cost(8, 3, "rk4")
+    assert slope == 60 * 4 * (3 * 3 + 3)
+    assert cost(9, 3, "euler") - cost(8, 3, "euler") == slope / 4
+    # Penalties are free, and what is composed costs what it is composed from.
+    J = problem.on(fem.FeedforwardSpace(2, (5,), 1))
+    assert gradient_work(J) == gradient_work(Composed(J, Transfer.identity(21))) == 60 * 21
+    assert gradient_work(quadratic(np.eye(3), np.ones(3))) == 3.0
+
+
+FAMILIES = {"flows": flows, "networks": networks}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cycle", ["V", "F"])
+def test_values_fall_to_the_minimum_that_the_single_level_finds(family, cycle):
+    functionals, transfers, start = FAMILIES[family]()
+    x = prolonged(transfers, start)
+    result = fem.multilevel(functionals, transfers, x, 1e-8, cycle=cycle)
+    assert result.status is Status.CONVERGED
+    assert (np.diff(result.steps.column("value")) <= 0.0).all()
+    alone = fem.trust_region(functionals[-1], result.x, 1e-10, curvature=False)
+    assert alone.value == pytest.approx(result.value, rel=1e-9) and alone.x == pytest.approx(result.x, abs=1e-4)
+    corrections = [row for row in result.steps[1:] if row.inner == 0]
+    assert len(corrections) >= 2 and all(row.ratio >= 0.1 and np.isnan(row.multiplier) for row in corrections)
+
+
+def test_the_same_minimizer_from_the_same_start():
+    functionals, transfers, start = flows(alpha=0.1)
+    x = prolonged(transfers, start)
+    norm = fem.L2(functionals[-1].space)
+    found = [
+        fem.multilevel(functionals, transfers, x, 1e-9, norm=norm, dense=False),
+        fem.multilevel(functionals, transfers, x, 1e-9, norm=norm, curvature=True),
+        fem.multilevel(functionals, transfers, start, 1e-9, nested=True, smoothing=2),
+        fem.trust_region(functionals[-1], x, 1e-9),
+    ]
+    for result in found:
+        assert result.status is Status.CONVERGED and result.value == pytest.approx(found[-1].value, rel=1e-10)
+        assert result.x == pytest.approx(found[-1].x, abs=1e-6)
+
+
+def test_corrections_do_the_work_where_all_levels_see_the_solution():
+    functionals, transfers, start = flows((4, 8, 16, 32), degree=1, rule=fem.H1, alpha=1e-3)
+    x, norm = prolonged(transfers, start), fem.H1(functionals[-1].space)
+    options = {"norm": norm, "dense": False, "curvature": True}
+    alone = fem.trust_region(functionals[-1], x, fem.relative(1e-4), **options)
+    multilevel = fem.multilevel(functionals, transfers, start, alone.algebraic, nested=True, **options)
+    assert alone.status.converged and multilevel.status.converged
+    assert multilevel.value <= alone.value * (1 + 1e-6)
+    assert multilevel.steps[-1].work < 0.5 * alone.steps[-1].work
+
+
+def test_nested_iteration_counts_the_coarse_work_and_shows_the_finest_level():
+    functionals, transfers, start = flows()
+    shown = []
+    result = fem.multilevel(functionals, transfers, start, 1e-6, nested=True, observer=shown.append)
+    assert result.steps[0].work > 1.0 and all(len(s.x) == functionals[-1].space.dim for s in shown)
+    assert result.steps[0].value < functionals[-1].value(prolonged(transfers, start))
+    limited = fem.multilevel(functionals, transfers, start, 1e-6, nested=True, max_seconds=0.0)
+    assert limited.status is Status.TIME_LIMIT and len(limited.x) == functionals[-1].space.dim
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_solve_goes_on_bit_for_bit_from_any_snapshot(family, dense, nested):
+    functionals, transfers, start = FAMILIES[family]()
+    x = start if nested else prolonged(transfers, start)
+
+    def solve(**more):
+        options = {"nested": nested, "curvature": True, "dense": dense, "max_steps": 12}
+        return fem.multilevel(functionals, transfers, x, 0.0, **options, **more)
+
+    shown = []
+    whole = solve(observer=shown.append)
+    assert {row.inner == 0 for row in whole.steps[1:]} == {True, False}
+    for snapshot in shown:
+        again = solve(state=snapshot.state)
+        assert np.array_equal(again.x, whole.x)
+        assert [dataclasses.replace(row, seconds=0.0) for row in again.steps].__repr__() == [
+            dataclasses.replace(row, seconds=0.0) for row in whole.steps
+        ].__repr__()
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    functionals, transfers, start = flows()
+    threads, found = numba.get_num_threads(), []
+    try:
+        for count in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+            numba.set_num_threads(count)
+            found.append(fem.multilevel(functionals, transfers, start, 0.0, nested=True, max_steps=6).x)
+    finally:
+        numba.set_num_threads(threads)
+    assert np.array_equal(*found)
+
+
+def test_where_the_coarse_functional_is_wrong_the_fine_steps_find_the_minimum():
+    functionals, P = flawed(1e3)
+    result = fem.multilevel(functionals, [P], np.zeros(6), 1e-10)
+    assert result.status.converged and result.x == pytest.approx(1.0 / np.array([1.0, 1.0, 2.0, 2.0, 3.0, 3.0]))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_coarse_functional_that_is_not_finite_is_left_alone(bad):
+    functionals, P = flawed(1.0)
+    broken = from_callables(3, lambda x: bad, lambda x: x, lambda x, v: v)
+    result = fem.multilevel([broken, functionals[1]], [P], np.zeros(6), 1e-10)
+    assert result.status.converged
+    fine = from_callables(6, lambda x: bad, lambda x: x, lambda x, v: v)
+    assert fem.multilevel([functionals[0], fine], [P], np.zeros(6)).status is Status.NOT_FINITE
+
+
+def test_statuses_and_limits():
+    functionals, transfers, start = flows()
+    x = prolonged(transfers, start)
+
+    def solve(tolerance=1e-8, **more):
+        return fem.multilevel(functionals, transfers, x, tolerance, **more)
+
+    assert solve(max_steps=0).status is Status.STEP_LIMIT
+    assert solve(max_seconds=0.0).status is Status.TIME_LIMIT
+    result = solve(max_steps=3)
+    assert result.status is Status.STEP_LIMIT and [row.number for row in result.steps] == [0, 1, 2, 3]
+    relative = solve(fem.relative(1e-2))
+    norms = relative.steps.column("dual_norm")
+    assert (
+        relative.status is Status.STATIONARY and norms[-1] <= 1e-2 * norms[0] and (norms[1:-1] > 1e-2 * norms[0]).all()
+    )
+    assert solve(0.0, max_steps=200).status.final
+    # The metric may depend on the point.
+    assert solve(norm=jacobi, dense=False).status is Status.CONVERGED
+    assert solve(norm=lambda space, here: Pullback(space, here, delta=1e-2), dense=False).status is Status.CONVERGED
+
+
+def test_an_interrupt_while_a_coarse_level_is_solved_returns_a_fine_iterate():
+    functionals, transfers, start = flows()
+    calls = []
+
+    def stop(x):
+        calls.append(x)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    watched = [functionals[0], Watched(functionals[1], stop), functionals[2]]
+    with pytest.raises(fem.Interrupted) as caught:
+        fem.multilevel(watched, transfers, start, 1e-8, nested=True, costs=[1.0, 2.0, 4.0])
+    result = caught.value.result
+    assert result.status is Status.INTERRUPTED and result.value == functionals[2].value(result.x)
+    assert result.value < functionals[2].value(prolonged(transfers, start))
+
+
+# Norms and transfers
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        fem.L2,
+        lambda space: fem.H1(space) if space.degree else fem.L2(space),
+        Euclidean,
+        lambda space: Weighted(space, np.geomspace(0.1, 10.0, space.dim)),
+        lambda space: MatrixNorm(np.diag(np.arange(1.0, space.dim + 1.0)) + 0.1),
+    ],
+)
+@pytest.mark.parametrize("degree", [0, 1])
+def test_coarse_norms_are_lengths_of_prolongations(norm, degree):
+    coarse = fem.FlowSpace(2, 2, 1, (0.0, 0.1, 0.5, 1.0), degree=degree)
+    fine, P = fem.bisect(coarse, [0, 2])
+    found = galerkin(norm(fine), P, coarse)
+    check_norm(found)
+    dense = P.matrix.toarray()
+    assert found.dense() == pytest.approx(dense.T @ norm(fine).dense() @ dense, rel=1e-12, abs=1e-14)
+
+
+def test_norms_stay_cheap_where_they_nest():
+    coarse = fem.FlowSpace.uniform(2, 2, 1, 3)
+    fine, P = fem.bisect(coarse, [0, 2])
+    assert isinstance(galerkin(fem.L2(fine), P, coarse), type(fem.L2(coarse)))
+    assert isinstance(galerkin(Euclidean(fine), P, coarse), Weighted)
+    # With another transfer the norm of the coarse space would be wrong.
+    doubled = Transfer(2.0 * P.matrix, P.offset)
+    v = np.ones(coarse.dim)
+    assert galerkin(fem.L2(fine), doubled, coarse).norm(v) == pytest.approx(2.0 * fem.L2(coarse).norm(v))
+    with pytest.raises(ValueError, match=r"^transfer: got shape"):
+        galerkin(fem.L2(coarse), P, coarse)
+
+
+def test_prolongations_are_between_flows_that_differ_in_their_meshes_only():
+    coarse, fine = (fem.FlowSpace.uniform(2, 2, 1, n, 4 * n) for n in (2, 4))
+    x = coarse.initial(0)
+    assert fine.theta(fem.prolongation(coarse, fine)(x)) == pytest.approx(np.repeat(coarse.theta(x), 2, axis=0))
+    with pytest.raises(ValueError, match="^fine: got 3 cells, expected a refinement of the 2"):
+        fem.prolongation(coarse, fem.FlowSpace.uniform(2, 2, 1, 3))
+    with pytest.raises(ValueError, match="^fine: got .* with other meshes"):
+        fem.prolongation(coarse, fem.FlowSpace.uniform(2, 3, 1, 4))
+    with pytest.raises(ValueError, match="^fine: got 4 cells"):
+        fem.prolongation(coarse, fem.FlowSpace.uniform(2, 2, 1, 4, T=2.0))
+
+
+# Wrong arguments
+
+
+def test_levels_that_do_not_fit_are_refused():
+    functionals, transfers, start = flows()
+    x = prolonged(transfers, start)
+    with pytest.raises(ValueError, match="^functionals: got 1, expected at least two.*trust_region"):
+        fem.multilevel(functionals[-1:], [], x)
+    with pytest.raises(ValueError, match="^transfers: got 1 for 3 functionals, expected one less"):
+        fem.multilevel(functionals, transfers[:1], x)
+    for wrong in ((functionals, transfers[::-1]), (functionals[::-1], transfers), (functionals[::-1], transfers[::-1])):
+        with pytest.raises(ValueError, match="^transfers: number 0 has shape .*from coarse to fine"):
+            fem.multilevel(*wrong, x)
+    # Only the state mesh is refined, so that the order cannot be seen from dimensions.
+    fine, P = fem.refine_states(functionals[0].space, [0, 1])
+    pair = [functionals[0], functionals[0].on(space=fine)]
+    with pytest.raises(ValueError, match="^functionals: got gradients that cost .*coarse to fine"):
+        fem.multilevel(pair[::-1], [P], start)
+    assert fem.multilevel(pair, [P], start, 1e-6).status.converged
+
+
+def test_other_arguments_that_do_not_fit_are_refused():
+    functionals, transfers, start = flows()
+    x = prolonged(transfers, start)
+    bad = {
+        "cycle": ["W", None],
+        "smoothing": [0, 1.5, True],
+        "costs": [[1.0, 2.0], [1.0, -1.0, 2.0], [1.0, np.nan, 2.0], "abc", 1.0],
+        "max_steps": [-1],
+        "tolerance": [-1.0, None],
+        "norm": [Euclidean(functionals[0].space)],
+    }
+    for name, values in bad.items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"^{name}: got"):
+                fem.multilevel(functionals, transfers, x, **{name: value})
+    with pytest.raises(ValueError, match="^functionals: got gradients that cost"):
+        fem.multilevel(functionals, transfers, x, costs=[3.0, 2.0, 1.0])
+    with pytest.raises(ValueError, match="^x: got shape"):
+        fem.multilevel(functionals, transfers, start)
+    with pytest.raises(ValueError, match="^x: got shape"):
+        fem.multilevel(functionals, transfers, x, nested=True)
