@@ -8,6 +8,7 @@ from scipy import optimize
 import dnnfem as fem
 from dnnfem.archive import Archive, ArchiveError
 from dnnfem.functionals import Composed
+from dnnfem.functionals.protocols import MatrixNorm
 from dnnfem.norms import kronecker, weight_decay
 from dnnfem.spaces import Transfer
 from dnnfem.testing import check_functional, check_norm
@@ -263,6 +264,12 @@ def test_the_kronecker_norm_refuses(problem):
         kronecker(fem.Sum(problem.on(SPACE), problem.on(SPACE)))
     with pytest.raises(ValueError, match="^functional: got Shifted"):
         kronecker(fem.Shifted(J, np.zeros(SPACE.dim)))
+    full = MatrixNorm(np.eye(SPACE.dim) + 0.1)
+    with pytest.raises(ValueError, match="^functional: got a penalty in the norm MatrixNorm, expected a diagonal one"):
+        kronecker(fem.Sum(problem.on(SPACE), fem.Tikhonov(SPACE, lambda space: full, 1e-2)))
+    # What a penalty of no weight is measured in does not matter, nor who wrote a diagonal norm.
+    kronecker(fem.Sum(problem.on(SPACE), fem.Tikhonov(SPACE, lambda space: full, 0.0)))
+    kronecker(fem.Sum(problem.on(SPACE), fem.Tikhonov(SPACE, lambda space: MatrixNorm(2.0 * np.eye(space.dim)), 1.0)))
     assert kronecker(fem.Scaled(J, 2.0))(SPACE, J.linearize(SPACE.initial(0))).inner(
         np.ones(SPACE.dim), np.ones(SPACE.dim)
     ) == pytest.approx(

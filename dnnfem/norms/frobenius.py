@@ -29,7 +29,7 @@ Rule = Callable[[Space, Linearization], Norm]
 
 
 @dataclass(frozen=True, eq=False)
-class Factor:
+class KroneckerFactor:
     """A small matrix, symmetric and positive definite, and what is computed from it once."""
 
     matrix: Array
@@ -58,15 +58,15 @@ class Product:
     ----------
     block : Block
         Where they are.
-    inner : Factor
+    inner : KroneckerFactor
         Of size columns + 1, or columns if the block has no bias.
-    outer : Factor
+    outer : KroneckerFactor
         Of size rows.
     """
 
     block: Block
-    inner: Factor
-    outer: Factor
+    inner: KroneckerFactor
+    outer: KroneckerFactor
 
     def mapped(self, vectors: Array, left: Array, right: Array) -> Array:
         """Return ``left V right^T`` for coefficients of the block, shape (k, coefficients), as such."""
@@ -191,7 +191,7 @@ def frobenius(
     blocks = [(number, block) for number, block in enumerate(program.blocks) if block.start < program.dim]
     sources = {number: {stage.input for stage in program.stages if stage.block == number} for number, _ in blocks}
     first = {
-        number: Factor(_damped(_moments(still[min(sources[number])], shares, block.bias), damping))
+        number: KroneckerFactor(_damped(_moments(still[min(sources[number])], shares, block.bias), damping))
         for number, block in blocks
         if len(sources[number]) == 1 and sources[number] <= program.fixed
     }
@@ -206,12 +206,12 @@ def frobenius(
                 inner = first[number]
             else:
                 read = [_moments(registers[program.stages[place].input], weights, block.bias) for place in places]
-                inner = Factor(_damped(sum(read[1:], read[0]) / len(read), damping))
+                inner = KroneckerFactor(_damped(sum(read[1:], read[0]) / len(read), damping))
             if cotangents is None:
-                outer = Factor(np.eye(block.rows))
+                outer = KroneckerFactor(np.eye(block.rows))
             else:
                 given = [_moments(cotangents[place], weights, False) for place in places]
-                outer = Factor(_damped(sum(given[1:], given[0]), damping))
+                outer = KroneckerFactor(_damped(sum(given[1:], given[0]), damping))
             products.append(Product(block, inner, outer))
         return Frobenius(space, tuple(products))
 

@@ -109,7 +109,8 @@ def kronecker(functional: Functional) -> Rule:
     Raises
     ------
     ValueError
-        If the functional is no sum of one integral and penalties, or its layers share coefficients.
+        If the functional is no sum of one integral and penalties, its layers share coefficients, or the norm of a
+        penalty is not diagonal.
 
     References
     ----------
@@ -177,6 +178,19 @@ def _columns(diagonal: Array, blocks: Sequence[Block]) -> list[Array]:
     return means
 
 
+def _diagonal(norm: Norm) -> Array:
+    """Return the diagonal of a norm that has nothing else."""
+    diagonal = norm.apply(np.ones(norm.dim))
+    # Any other matrix would have to map two vectors without a pattern alike.
+    probe = np.random.default_rng(0).standard_normal(norm.dim)
+    if not np.allclose(norm.apply(probe), diagonal * probe, rtol=1e-10, atol=0.0):
+        raise ValueError(
+            f"functional: got a penalty in the norm {type(norm).__name__}, expected a diagonal one, such as Euclidean "
+            "or Weighted"
+        )
+    return diagonal
+
+
 def _parts(functional: Functional, factor: float) -> tuple[list[tuple[float, Integral]], Array | None]:
     """Return the integrals in a functional with their factors, and the diagonal of its penalties, None without any."""
     if isinstance(functional, Integral):
@@ -185,8 +199,7 @@ def _parts(functional: Functional, factor: float) -> tuple[list[tuple[float, Int
         return _parts(functional.functional, factor * functional.factor)
     if isinstance(functional, Tikhonov):
         weight = factor * functional.alpha
-        # Of a diagonal matrix; of another one these are the sums of its rows.
-        return [], None if weight == 0.0 else weight * functional.norm.apply(np.ones(functional.space.dim))
+        return [], None if weight == 0.0 else weight * _diagonal(functional.norm)
     if not isinstance(functional, Sum):
         raise ValueError(f"functional: got {functional!r}, expected an integral, or its sum with penalties")
     integrals: list[tuple[float, Integral]] = []
