@@ -116,6 +116,7 @@ FORMATS = {
     "length": ".2e",
     "radius": ".2e",
     "ratio": ".2f",
+    "multiplier": ".2e",
     "damping": ".2g",
     "omega": ".2e",
     "contraction": ".2g",

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from dnnfem.records import (
+    FORMATS,
     STEP_FIELDS,
+    TITLES,
     Estimate,
     Progress,
     Relative,
@@ -30,6 +32,13 @@ def test_steps_are_a_table():
     lines = str(STEPS).splitlines()
     assert len(lines) == 3 and lines[0].split()[:2] == ["step", "value"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_the_table_has_every_column_that_has_a_number():
+    row = Step(**{name: 1 if name in ("number", "inner") else 1.0 for name in STEP_FIELDS})
+    assert set(FORMATS) == set(STEP_FIELDS)
+    assert str(Steps((row,))).splitlines()[0].split() == " ".join(TITLES.get(name, name) for name in FORMATS).split()
+    assert "multiplier" not in str(STEPS) and "2.50e-01" in str(Steps((Step(0, 1.0, multiplier=0.25),)))
 
 
 def test_columns_have_names():
