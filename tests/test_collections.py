@@ -186,3 +186,20 @@ def test_the_report_has_all_keys(monkeypatch, capsys):
     ours, theirs = (run(solver, few["Gaussian"], few["Gaussian"].start) for solver in ("gauss_newton", "least_squares"))
     assert f"{ours.evaluations}/{ours.first}" in out and f"{theirs.evaluations}/{theirs.first}" in out
     assert "not solved by trust_region: trigonometric" in out and line["solved_ten"] == 2
+
+
+@pytest.mark.parametrize("solve", [fem.trust_region, fem.cubic])
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("name", COLLECTION)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid:RuntimeWarning")
+def test_a_solution_is_known_as_one_without_a_step(name, dense, solve):
+    problem = COLLECTION[name]
+    functional = Counted(problem).functional()
+    for tolerance in (1e-8, 1e-10):
+        result = solve(functional, problem.start, tolerance, dense=dense, max_steps=2000)
+        again = solve(functional, result.x, tolerance, dense=dense)
+        assert result.status.converged and again.status.converged and len(again.steps) == 1
+        # Not that anything would do: somewhat away from the solution there are steps to be taken.
+        if tolerance == 1e-8:
+            away = solve(functional, result.x + 1e-3 * (1.0 + np.abs(result.x)), tolerance, dense=dense, max_steps=1)
+            assert len(away.steps) == 2

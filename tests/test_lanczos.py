@@ -174,6 +174,25 @@ def test_models_without_derivative_and_products_that_are_not_finite_have_no_step
     assert gltr(lambda v: np.diag([1.0, 10.0, 100.0]) @ v, np.ones(3), norm, np.inf, 1e-12, 2).iterations == 2
 
 
+@pytest.mark.parametrize("radius", [0.0, -1.0, np.nan])
+def test_a_trust_radius_is_positive_and_a_derivative_finite(radius):
+    norm, matrix = Euclidean(Coordinates(3)), np.diag([1.0, 2.0, 3.0])
+    for solve in (steihaug, gltr):
+        with pytest.raises(ValueError, match="^radius: got .*expected a positive number"):
+            solve(lambda v: matrix @ v, np.ones(3), norm, radius, 0.1, 10)
+        with pytest.raises(ValueError, match="^derivative: got 2 of 3 numbers that are not finite"):
+            solve(lambda v: matrix @ v, np.array([np.nan, 1.0, np.inf]), norm, 1.0, 0.1, 10)
+        assert solve(lambda v: matrix @ v, np.ones(3), norm, np.inf, 0.1, 10).step.any()
+    with pytest.raises(ValueError, match="^radius: got .*expected a positive number"):
+        more_sorensen(matrix, np.ones(3), norm, radius)
+    with pytest.raises(ValueError, match="^radius: got infinity, expected a finite number"):
+        more_sorensen(matrix, np.ones(3), norm, np.inf)
+    with pytest.raises(ValueError, match="^derivative: got 1 of 3"):
+        more_sorensen(matrix, np.array([0.0, 0.0, np.nan]), norm, 1.0)
+    with pytest.raises(ValueError, match="^matrix: got numbers that are not finite"):
+        more_sorensen(np.diag([1.0, np.nan, 1.0]), np.ones(3), norm, 1.0)
+
+
 # Cubic terms
 
 

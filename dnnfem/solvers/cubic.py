@@ -10,9 +10,21 @@ from functools import partial
 import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
+from dnnfem.norms import Euclidean
 from dnnfem.norms.jacobi import jacobi, of_diagonal
-from dnnfem.records import Array, Result, State, Status, Step, Steps
-from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
+from dnnfem.records import Array, Relative, Result, State, Status, Step, Steps
+from dnnfem.solvers.dense import is_dense
+from dnnfem.solvers.iteration import (
+    NOTHING,
+    Iterate,
+    Limits,
+    Observer,
+    Tolerance,
+    check_tolerance,
+    extrapolated,
+    iterate,
+    norm_at,
+)
 from dnnfem.solvers.krylov import InnerStep
 from dnnfem.solvers.lanczos import SLIGHT, Lanczos, within
 from dnnfem.solvers.secular import Cubic, Spectrum
@@ -71,6 +83,7 @@ class CubicNewton:
     metric: Metric | None
     dense: bool
     curvature: bool
+    tolerance: float = 0.0
 
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> CubicIterate:
         """Compute the dual norm and the step; omega too, at the start.
@@ -83,13 +96,13 @@ class CubicNewton:
             dim = len(linearization.x)
             matrix = linearization.gram() if self.curvature else linearization.hessian(np.eye(dim))
             work += 2.0 if self.curvature else 2.0 * dim
+        if not np.isfinite(derivative).all() or not (matrix is None or np.isfinite(matrix).all()):
+            return self._lost(linearization, replace(step, work=work), memory)
         if self.metric is jacobi and self.curvature and matrix is not None:
             norm: Norm = of_diagonal(self.functional.space, np.diagonal(matrix))
         else:
             norm = norm_at(self.metric, self.functional, linearization)
         dual_norm = norm.dual_norm(derivative)
-        if not math.isfinite(dual_norm) or not (matrix is None or np.isfinite(matrix).all()):
-            return CubicIterate(linearization, replace(step, dual_norm=math.nan), norm, None, None, memory=memory)
         model: Spectrum | Lanczos
         if matrix is None:
             model = Lanczos(partial(self._product, linearization), derivative, norm)
@@ -97,16 +110,23 @@ class CubicNewton:
             model = Spectrum.of(matrix, derivative, norm)
         omega = step.omega
         if not math.isfinite(omega):
-            omega = _carried(step) or _first(model, dual_norm, norm.norm(linearization.x))
+            omega = _carried(step) or _first(model, dual_norm, norm.norm(linearization.x), self.tolerance)
         trial = _solved(model, norm, omega, inner_accuracy(dual_norm, linearization.value))
         if isinstance(model, Lanczos):
             # With the product that the first omega took, which a resumed solve takes here.
             trial = replace(trial, inner=replace(trial.inner, iterations=model.products))
-        algebraic = math.sqrt(2.0 * trial.promise) if trial.slight else math.inf
         work += 2.0 * trial.inner.iterations
+        if isinstance(model, Lanczos) and not model.finite:
+            return self._lost(linearization, replace(step, work=work), memory)
+        algebraic = math.sqrt(2.0 * trial.promise) if trial.slight else math.inf
         radius = _radius(omega, linearization.value)
         step = replace(step, dual_norm=dual_norm, omega=omega, radius=radius, algebraic=algebraic, work=work)
         return CubicIterate(linearization, step, norm, model, trial, memory=memory)
+
+    def _lost(self, linearization: Linearization, step: Step, memory: Mapping[str, Array]) -> CubicIterate:
+        """Return an iterate whose derivative or model is not finite: no norm of it means anything."""
+        step = replace(step, dual_norm=math.nan, algebraic=math.nan)
+        return CubicIterate(linearization, step, Euclidean(self.functional.space), None, None, memory=memory)
 
     def estimate(self, steps: Steps) -> float:
         """Return the smaller of Newton's and the extrapolated estimate."""
@@ -137,6 +157,8 @@ class CubicNewton:
             trial = _solved(iterate.model, norm, omega, accuracy)
             inner += max(trial.inner.iterations, 1)
             work += 2.0 * trial.inner.iterations + VALUE_WORK
+        if isinstance(iterate.model, Lanczos) and not iterate.model.finite:
+            return Status.NOT_FINITE
         return exhausted if inner > 1 else Status.EXHAUSTED
 
 
@@ -178,10 +200,15 @@ def _solved(model: Spectrum | Lanczos, norm: Norm, omega: float, accuracy: float
     return CubicStep(inner, norm.norm(inner.step), promise)
 
 
-def _first(model: Spectrum | Lanczos, dual_norm: float, length: float) -> float:
-    """Return the first omega, from the curvature along steepest descent; the latter may be negative, but not zero."""
+def _first(model: Spectrum | Lanczos, dual_norm: float, length: float, tolerance: float) -> float:
+    """Return the first omega, from the curvature along steepest descent; the latter may be negative, but not zero.
+
+    Where steepest descent promises less than the tolerance the point may be a solution.  Whether it is, only a step of
+    Newton's method can say, which an omega of that size would cut.
+    """
     curvature = model.steepest()
-    if dual_norm > 0.0 and math.isfinite(curvature) and curvature != 0.0:
+    known = math.isfinite(curvature) and curvature != 0.0
+    if dual_norm > 0.0 and known and not 0.0 < dual_norm**2 < curvature * tolerance**2:
         return FIRST * curvature * curvature / dual_norm
     return 2.0 * (dual_norm or 1.0) / max(1.0, length) ** 2
 
@@ -249,7 +276,7 @@ def cubic(
     Raises
     ------
     ValueError
-        If `x`, `tolerance`, `norm`, `state` or a limit do not fit.
+        If `x`, `tolerance`, `norm`, `state`, `dense` or a limit do not fit.
     Interrupted
         On Ctrl-C, after the observer has seen the last iterate; the exception carries the result.
 
@@ -260,9 +287,10 @@ def cubic(
 
     Cartis, Gould and Toint, Math. Program. 127 (2011) 245-295.
     """
-    if dense is None:
-        dense = functional.space.dim <= DENSE_LIMIT["curvature" if curvature else "hessian"]
+    dense = is_dense(dense, functional.space.dim, DENSE_LIMIT["curvature" if curvature else "hessian"])
     if norm is None and curvature and dense:
         norm = jacobi
-    method = CubicNewton(functional, norm, dense, curvature)
+    tolerance = check_tolerance(tolerance)
+    aim = 0.0 if isinstance(tolerance, Relative) else tolerance
+    method = CubicNewton(functional, norm, dense, curvature, aim)
     return iterate(functional, x, method, tolerance, state, observer, Limits(max_steps, max_seconds))

@@ -10,7 +10,7 @@ from scipy.linalg import lapack
 
 from dnnfem.functionals import Norm
 from dnnfem.records import Array
-from dnnfem.solvers.krylov import InnerStep
+from dnnfem.solvers.krylov import InnerStep, check_derivative, check_radius
 from dnnfem.solvers.secular import Ball, Spectrum
 
 LIMIT = 20
@@ -35,6 +35,21 @@ SMALLER = 1e-4
 DEFECT = 0.005
 """Largest error of a step, in the energy norm and relative to it, that the rounding of its matrix may cause.  The
 geodesic correction gets ten times as much, about what it has from the difference quotient that it is."""
+
+
+def is_dense(dense: bool | None, dim: int, limit: int) -> bool:
+    """Return whether steps come from a dense matrix: up to `limit` coefficients if the user leaves it open.
+
+    Raises
+    ------
+    ValueError
+        If `dense` is neither a bool nor None.
+    """
+    if dense is None:
+        return dim <= limit
+    if not isinstance(dense, bool | np.bool_):
+        raise ValueError(f"dense: got {dense!r}, expected True, False, or None for at most {limit} coefficients")
+    return bool(dense)
 
 
 def definite(
@@ -170,8 +185,19 @@ def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -
     radius : float
         Positive and finite.
 
+    Raises
+    ------
+    ValueError
+        If `matrix` or `derivative` are not finite, or `radius` is not positive and finite.
+
     References
     ----------
     Moré and Sorensen, SIAM J. Sci. Stat. Comput. 4 (1983) 553-572.
     """
+    check_derivative(derivative)
+    check_radius(radius)
+    if not np.isfinite(matrix).all():
+        raise ValueError("matrix: got numbers that are not finite, expected none")
+    if radius == math.inf:
+        raise ValueError("radius: got infinity, expected a finite number")
     return Spectrum.of(matrix, derivative, norm).minimize(Ball(radius))

@@ -46,6 +46,19 @@ class InnerStep:
     image: Array | None = None
 
 
+def check_derivative(derivative: Array) -> None:
+    """Raise a `ValueError` unless the derivative of a model is finite."""
+    if not np.isfinite(derivative).all():
+        count = np.count_nonzero(~np.isfinite(derivative))
+        raise ValueError(f"derivative: got {count} of {derivative.size} numbers that are not finite, expected none")
+
+
+def check_radius(radius: float) -> None:
+    """Raise a `ValueError` unless a trust radius, which may be infinite, is positive."""
+    if not radius > 0.0:
+        raise ValueError(f"radius: got {radius!r}, expected a positive number")
+
+
 def steihaug(
     hessian: Callable[[Array], Array],
     derivative: Array,
@@ -74,10 +87,17 @@ def steihaug(
     max_iterations : int
         At most this many products.
 
+    Raises
+    ------
+    ValueError
+        If `derivative` is not finite, or `radius` not positive.
+
     References
     ----------
     Steihaug, SIAM J. Numer. Anal. 20 (1983) 626-637; Toint (1981).
     """
+    check_derivative(derivative)
+    check_radius(radius)
     step = np.zeros_like(derivative)
     residual = derivative
     preconditioned = norm.riesz(residual)

@@ -11,7 +11,7 @@ import scipy.linalg
 
 from dnnfem.functionals import Norm
 from dnnfem.records import Array
-from dnnfem.solvers.krylov import InnerStep
+from dnnfem.solvers.krylov import InnerStep, check_derivative, check_radius
 from dnnfem.solvers.secular import Ball, Bound, Diagonal, Minimizer
 
 MEMORY = 2**27
@@ -57,6 +57,8 @@ class Lanczos:
         """Products with ``H`` so far."""
         self.closed = not 0.0 < self.size < math.inf
         """Whether the space cannot grow."""
+        self.finite = math.isfinite(self.size)
+        """Whether the derivative and all products were finite; steps are zero otherwise."""
         self._scale = 0.0
         # Where the Riesz map is the identity, dual vectors are primal ones.
         self._same = primal is derivative
@@ -108,6 +110,7 @@ class Lanczos:
         beta = math.sqrt(max(float(image @ primal), 0.0)) if np.isfinite(image).all() else math.nan
         self.alpha.append(alpha)
         self.beta.append(beta)
+        self.finite = math.isfinite(alpha) and math.isfinite(beta)
         self._scale = max(self._scale, abs(alpha), beta)
         if not beta > CLOSED * self._scale:
             self.closed = True
@@ -175,27 +178,25 @@ def within(
     -------
     InnerStep
     float
-        Decrease that a step of Newton's method promises in the space; infinite if the model has no minimizer there.
+        Decrease that a step of Newton's method promises in the space; infinite if the model has no minimizer there, or
+        is not finite.
     """
     before = lanczos.products
     if lanczos.dim == 0 and not lanczos.closed:
         lanczos.grow()
-    if lanczos.dim == 0 or not np.isfinite(lanczos.alpha + lanczos.beta).all():
-        nothing = InnerStep(np.zeros(lanczos.norm.dim), 0.0, False, False, lanczos.products - before, 0.0)
-        return nothing, 0.0 if lanczos.size == 0.0 else math.inf
-    while True:
+    while lanczos.finite and lanczos.dim > 0:
         y, left, promise = lanczos.minimize(bound)
         slight = y.multiplier * y.length**2 <= SLIGHT * y.decrease
         goal = (accuracy if slight else rough) * max(lanczos.size, y.multiplier * y.length)
         if left <= goal or lanczos.closed or lanczos.dim >= max_iterations:
-            break
+            step = lanczos.combine(y.coordinates)
+            used = lanczos.products - before
+            return InnerStep(step, y.decrease, y.boundary, y.negative, used, y.multiplier), promise
         for _ in range(max(1, lanczos.dim // SELDOM)):
             if not lanczos.closed and lanczos.dim < max_iterations:
                 lanczos.grow()
-        if not np.isfinite(lanczos.alpha[-1]):
-            break
-    step = lanczos.combine(y.coordinates)
-    return InnerStep(step, y.decrease, y.boundary, y.negative, lanczos.products - before, y.multiplier), promise
+    nothing = InnerStep(np.zeros(lanczos.norm.dim), 0.0, False, False, lanczos.products - before, 0.0)
+    return nothing, 0.0 if lanczos.size == 0.0 else math.inf
 
 
 def _interior(lanczos: Lanczos, radius: float, accuracy: float, max_iterations: int) -> InnerStep | None:
@@ -266,10 +267,17 @@ def gltr(
         At most this many products, unless the memory for Lanczos vectors (`MEMORY`) does not suffice: those that are
         left out then cost another one each.
 
+    Raises
+    ------
+    ValueError
+        If `derivative` is not finite, or `radius` not positive.
+
     References
     ----------
     Gould, Lucidi, Roma and Toint, SIAM J. Optim. 9 (1999) 504-525.
     """
+    check_derivative(derivative)
+    check_radius(radius)
     return truncated(Lanczos(hessian, derivative, norm), radius, accuracy, accuracy, max_iterations)
 
 

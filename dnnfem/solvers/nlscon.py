@@ -77,7 +77,7 @@ class GaussNewtonPath:
         norm = norm_at(self.metric, self.functional, linearization)
         step = replace(step, work=step.work + MATRIX_WORK)
         if not (np.isfinite(system.matrix).all() and np.isfinite(system.residual).all()):
-            return Iterate(linearization, replace(step, dual_norm=math.nan), memory=memory)
+            return Iterate(linearization, replace(step, dual_norm=math.nan, algebraic=math.nan), memory=memory)
         if not system.residual.any():
             # Solved, even where the matrix is singular.
             return Iterate(linearization, replace(step, dual_norm=0.0, algebraic=0.0), memory=memory)

@@ -11,10 +11,21 @@ import numpy as np
 from scipy.linalg import lapack
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
+from dnnfem.norms import Euclidean
 from dnnfem.norms.jacobi import jacobi, of_diagonal
-from dnnfem.records import Array, Result, State, Status, Step, Steps
-from dnnfem.solvers.dense import NEAR, definite, faithful, more_sorensen
-from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
+from dnnfem.records import Array, Relative, Result, State, Status, Step, Steps
+from dnnfem.solvers.dense import NEAR, definite, faithful, is_dense, more_sorensen
+from dnnfem.solvers.iteration import (
+    NOTHING,
+    Iterate,
+    Limits,
+    Observer,
+    Tolerance,
+    check_tolerance,
+    extrapolated,
+    iterate,
+    norm_at,
+)
 from dnnfem.solvers.krylov import InnerStep
 from dnnfem.solvers.lanczos import Lanczos, truncated
 
@@ -50,14 +61,22 @@ class Model:
     matrix: Array
     rounding: float = 0.0
 
+    @property
+    def finite(self) -> bool:
+        """Whether all entries are."""
+        return bool(np.isfinite(self.matrix).all())
+
 
 @dataclass(frozen=True, eq=False)
 class NewtonIterate(Iterate):
-    """An iterate with its norm, the model of dense steps, the step within the radius, and the memory for the next."""
+    """An iterate with its norm, its model, the step within the radius, and the memory for the next.
+
+    There is no step, and perhaps no model, where that is not finite.
+    """
 
     norm: Norm
-    model: Model | Lanczos
-    trial: InnerStep
+    model: Model | Lanczos | None
+    trial: InnerStep | None
     following: Mapping[str, Array]
 
 
@@ -74,7 +93,7 @@ class TrustRegion:
     """Steps of the quadratic model with the full Hessian or the curvature; see `trust_region`.
 
     Iterates stay in a `ball`, if there is one.  `accuracy` is the relative energy error of conjugate gradients; default
-    one that makes the convergence superlinear.
+    one that makes the convergence superlinear.  `tolerance` is what the estimate is compared with, if it is.
     """
 
     functional: Functional
@@ -83,6 +102,7 @@ class TrustRegion:
     curvature: bool
     ball: Ball | None = None
     accuracy: float | None = None
+    tolerance: float = 0.0
 
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> NewtonIterate:
         """Compute the dual norm and the step of the model, whose decrease is the algebraic estimate.
@@ -92,23 +112,22 @@ class TrustRegion:
         """
         own = self.metric is jacobi and self.dense and self.curvature
         norm = None if own else norm_at(self.metric, self.functional, linearization)
-        model: Model | Lanczos | None = None
-        dim, work = len(linearization.x), step.work + 1.0
-        if self.dense and self.curvature:
-            # Whether single precision is enough is seen when the step is there; where it was not, it rarely is next.
-            single = "double" not in memory
-            model = Model(linearization.gram(single=True), SINGLE) if single else Model(linearization.gram())
-            work += 2.0
-        elif self.dense:
-            model, work = Model(linearization.hessian(np.eye(dim))), work + 2.0 * dim
+        derivative, work = linearization.derivative, step.work + 1.0
+        model: Model | Lanczos | None = self._matrix(linearization, memory) if self.dense else None
+        if self.dense:
+            work += 2.0 if self.curvature else 2.0 * len(derivative)
+        if not np.isfinite(derivative).all() or not (model is None or model.finite):
+            return self._lost(linearization, replace(step, work=work), memory)
         if norm is None:
             # The diagonal of the matrix that is there: another one would be computed for that alone.
             assert isinstance(model, Model)
             norm = of_diagonal(self.functional.space, np.diagonal(model.matrix))
-        dual_norm = norm.dual_norm(linearization.derivative)
+        dual_norm = norm.dual_norm(derivative)
         if model is None:
-            model = Lanczos(partial(self._product, linearization), linearization.derivative, norm)
-        radius = step.radius if math.isfinite(step.radius) else _first_radius(linearization, norm, model, dual_norm)
+            model = Lanczos(partial(self._product, linearization), derivative, norm)
+        radius = step.radius
+        if not math.isfinite(radius):
+            radius = _first_radius(linearization, norm, model, dual_norm, self.tolerance)
         if self.ball is not None:
             room = self.ball.radius - norm.norm(linearization.x - self.ball.centre)
             # Dense steps may be longer than the radius by that much.
@@ -118,15 +137,33 @@ class TrustRegion:
         if isinstance(model, Lanczos):
             # With the product that the first radius took, which a resumed solve takes here.
             trial = replace(trial, iterations=model.products)
-        algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
         work += 2.0 * trial.iterations
+        if not model.finite:
+            return self._lost(linearization, replace(step, work=work), memory)
+        algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
         step = replace(step, dual_norm=dual_norm, radius=radius, algebraic=algebraic, work=work)
         following: Mapping[str, Array] = NOTHING
         if self.curvature and isinstance(model, Model) and model.rounding == 0.0:
-            enough = faithful(model.matrix, linearization.derivative, trial, SINGLE)
+            enough = faithful(model.matrix, derivative, trial, SINGLE)
             following = NOTHING if enough else {"double": np.array(1.0)}
         # What is resumed here has to begin as this did.
         return NewtonIterate(linearization, step, norm, model, trial, following, memory=memory)
+
+    def _matrix(self, linearization: Linearization, memory: Mapping[str, Array]) -> Model:
+        """Return the model of dense steps."""
+        if not self.curvature:
+            return Model(linearization.hessian(np.eye(len(linearization.x))))
+        # Whether single precision is enough is seen when the step is there; where it was not, it rarely is next.
+        if "double" not in memory:
+            model = Model(linearization.gram(single=True), SINGLE)
+            if model.finite:
+                return model
+        return Model(linearization.gram())
+
+    def _lost(self, linearization: Linearization, step: Step, memory: Mapping[str, Array]) -> NewtonIterate:
+        """Return an iterate whose derivative or model is not finite: no norm of it means anything."""
+        step = replace(step, dual_norm=math.nan, algebraic=math.nan)
+        return NewtonIterate(linearization, step, Euclidean(self.functional.space), None, None, NOTHING, memory=memory)
 
     def estimate(self, steps: Steps) -> float:
         """Return the smaller of the model's promise and the extrapolated estimate."""
@@ -178,11 +215,13 @@ class TrustRegion:
         """Return the next point, and its row of the table as far as it is known without a model there."""
         here, last, norm = iterate.linearization, iterate.step, iterate.norm
         trial, model = iterate.trial, iterate.model
+        if trial is None or model is None:
+            return Status.NOT_FINITE
         work, inner, radius = last.work, max(trial.iterations, 1), last.radius
         exhausted = Status.EXHAUSTED if trial.decrease <= NOISE * abs(here.value) else Status.STAGNATED
         while True:
             if not trial.decrease > 0.0:
-                return Status.EXHAUSTED
+                return Status.EXHAUSTED if model.finite else Status.NOT_FINITE
             bend = self._bend(iterate, trial)
             work += 0.0 if bend is None else 1.0
             step = trial.step if bend is None or norm.norm(bend) > BEND * norm.norm(trial.step) else trial.step + bend
@@ -206,8 +245,14 @@ class TrustRegion:
         return there, replace(row, inner=inner, work=work)
 
 
-def _first_radius(linearization: Linearization, norm: Norm, model: Model | Lanczos, dual_norm: float) -> float:
-    """Length of the minimizer along steepest descent."""
+def _first_radius(
+    linearization: Linearization, norm: Norm, model: Model | Lanczos, dual_norm: float, tolerance: float
+) -> float:
+    """Length of the minimizer along steepest descent.
+
+    Where that promises less than the tolerance the point may be a solution.  Whether it is, only a step of Newton's
+    method can say, which a radius of that size would not admit.
+    """
     if dual_norm == 0.0:
         return 1.0
     if isinstance(model, Model):
@@ -215,7 +260,8 @@ def _first_radius(linearization: Linearization, norm: Norm, model: Model | Lancz
         bend = float(descent @ model.matrix @ descent) / dual_norm**2
     else:
         bend = model.steepest()
-    return dual_norm / bend if bend > 0.0 else max(1.0, norm.norm(linearization.x))
+    radius, size = dual_norm / bend if bend > 0.0 else 0.0, max(1.0, norm.norm(linearization.x))
+    return radius if bend > 0.0 and dual_norm * radius >= tolerance**2 else max(radius, size)
 
 
 def _ratio(iterate: NewtonIterate, trial: InnerStep, step: Array, there: Linearization) -> float:
@@ -299,7 +345,7 @@ def trust_region(
     Raises
     ------
     ValueError
-        If `x`, `tolerance`, `norm`, `state` or a limit do not fit.
+        If `x`, `tolerance`, `norm`, `state`, `dense` or a limit do not fit.
     Interrupted
         On Ctrl-C, after the observer has seen the last iterate; the exception carries the result.
 
@@ -311,9 +357,10 @@ def trust_region(
 
     Transtrum and Sethna, arXiv:1201.5885 (geodesic correction).
     """
-    if dense is None:
-        dense = functional.space.dim <= DENSE_LIMIT["curvature" if curvature else "hessian"]
+    dense = is_dense(dense, functional.space.dim, DENSE_LIMIT["curvature" if curvature else "hessian"])
     if norm is None and curvature and dense:
         norm = jacobi
-    method = TrustRegion(functional, norm, dense, curvature)
+    tolerance = check_tolerance(tolerance)
+    aim = 0.0 if isinstance(tolerance, Relative) else tolerance
+    method = TrustRegion(functional, norm, dense, curvature, tolerance=aim)
     return iterate(functional, x, method, tolerance, state, observer, Limits(max_steps, max_seconds))
