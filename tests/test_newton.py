@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,16 @@ from dnnfem.functionals.protocols import MatrixNorm
 from dnnfem.kernels.compiled import rows
 from dnnfem.norms import H1, L2, Euclidean, Weighted
 from dnnfem.records import Progress, State, Status, relative
-from dnnfem.solvers import conjugate_gradients, newton, nleq_err, nlscon, steihaug
+from dnnfem.solvers import (
+    conjugate_gradients,
+    cubic,
+    gauss_newton,
+    newton,
+    nleq_err,
+    nlscon,
+    steihaug,
+    trust_region,
+)
 from dnnfem.solvers.conjugate_gradients import known
 from dnnfem.solvers.newton import penalized, penalty_norm
 from dnnfem.solvers.nleq import Triangular
@@ -584,10 +594,10 @@ SPECTRA = {
 }
 
 
-def linear_problem(spectrum, n, low, weighted, seed):
+def linear_problem(spectrum, n, low, weighted, seed, diagonal=False):
     """Return a positive definite matrix with lower bound `low` in a norm, the norm, a right-hand side, its solution."""
     random = np.random.default_rng(seed)
-    basis = orthogonal(n, random)
+    basis = np.eye(n) if diagonal else orthogonal(n, random)
     matrix = (basis * SPECTRA[spectrum](n, low, random)) @ basis.T
     roots = np.geomspace(1.0, 30.0, n) if weighted else np.ones(n)
     matrix = roots[:, None] * (0.5 * (matrix + matrix.T)) * roots
@@ -603,7 +613,8 @@ problems = st.tuples(
 @given(problems)
 def test_bounds_enclose_the_error_of_every_iterate(problem):
     spectrum, n, exponent, weighted, seed = problem
-    matrix, norm, derivative, solution = linear_problem(spectrum, n, 10.0**exponent, weighted, seed)
+    # Diagonal matrices, whose solutions have all digits: dense ones would hide the last decades of the bounds.
+    matrix, norm, derivative, solution = linear_problem(spectrum, n, 10.0**exponent, weighted, seed, diagonal=True)
 
     def run(accuracy, count):
         return conjugate_gradients(lambda v: matrix @ v, derivative, norm, accuracy, count, 10.0**exponent)
@@ -615,9 +626,9 @@ def test_bounds_enclose_the_error_of_every_iterate(problem):
     assert len(whole.lower) == len(whole.upper) == whole.iterations + 1
     for count in range(whole.iterations + 1):
         error = energy(run(0.0, count).step - solution)
-        assert whole.lower[count] <= error * (1.0 + 1e-7) + 1e-6 * size
-        assert whole.upper[count] >= error * (1.0 - 1e-9) - 1e-6 * size
-    assert (np.diff(whole.upper) <= 0.0).all() and whole.lower[-1] == 0.0
+        assert whole.lower[count] <= error * (1.0 + 1e-7) + 1e-12 * size
+        assert whole.upper[count] >= error * (1.0 - 1e-9) - 1e-12 * size
+    assert (np.diff(whole.upper) <= 0.0).all() and whole.lower[-1] == 0.0 and not whole.refuted
 
 
 @given(problems, st.floats(-4.0, -0.5))
@@ -646,6 +657,84 @@ def test_adaptive_delay_keeps_its_promise_where_a_fixed_one_does_not():
     assert missed <= 0.03 * count and fixed >= 0.2 * count
 
 
+def test_nothing_is_known_until_the_gains_say_so_however_rough_the_accuracy():
+    # The first gain is a hundredth of what is to come.
+    h, g = np.array([1e-6, 1.0, 0.5]), np.array([1e-5, 1e-3, 0.0])
+    norm, truth = Euclidean(Coordinates(3)), math.sqrt(np.sum(g * g / h))
+    for count in (0, 1):
+        cut = conjugate_gradients(lambda v: h * v, g, norm, 1.5, count)
+        assert math.isinf(cut.error) and not cut.accurate and cut.delay == count
+    rough = conjugate_gradients(lambda v: h * v, g, norm, 1.5, 20)
+    left = math.sqrt(np.sum(h * (rough.step + g / h) ** 2))
+    assert rough.accurate and left <= rough.error <= 1.5 * truth
+    j = from_callables(3, lambda x: float(0.5 * x @ (h * x) + g @ x), lambda x: h * x + g, lambda x, v: h * v)
+    for tolerance in (0.1, 0.01, 1e-3):
+        result = newton(j, np.zeros(3), tolerance, dense=False)
+        error = math.sqrt(np.sum(h * (result.x + g / h) ** 2))
+        assert result.status.converged and error <= min(tolerance, 1.1 * result.algebraic + 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-5])
+def test_the_estimate_is_right_to_a_digit_for_crowded_spectra_whatever_the_tolerance(seed, tolerance):
+    random, n = np.random.default_rng(seed), 200
+    h = 1e-6 + random.uniform(0.0, 1.0, n) ** 6
+    g = 1e-2 * random.standard_normal(n) * h**0.4
+    j = from_callables(n, lambda x: float(0.5 * x @ (h * x) + g @ x), lambda x: h * x + g, lambda x, v: h * v)
+    result = newton(j, np.zeros(n), tolerance, dense=False)
+    error = math.sqrt(np.sum(h * (result.x + g / h) ** 2))
+    assert result.status is Status.CONVERGED and error <= tolerance
+    assert 0.5 * error <= result.algebraic <= 5.0 * error
+
+
+@given(problems, st.floats(1.5, 100.0))
+def test_a_lower_bound_that_is_false_is_noticed_and_not_used(problem, factor):
+    spectrum, n, exponent, weighted, seed = problem
+    low = 10.0**exponent
+    matrix, norm, derivative, _ = linear_problem(spectrum, n, low, weighted, seed, diagonal=True)
+    false = factor * np.sort(np.diagonal(matrix) / norm.weights)[0]
+    result = conjugate_gradients(lambda v: matrix @ v, derivative, norm, 1e-8, 10 * n, false)
+    plain = conjugate_gradients(lambda v: matrix @ v, derivative, norm, 1e-8, 10 * n)
+    assert result.refuted and np.isinf(result.upper[:-1]).all() and not plain.refuted
+    # From then on it is the adaptive delay that decides, as if nothing had been claimed.
+    assert np.array_equal(result.step, plain.step) and result.accurate
+    assert (result.error, result.delay, result.iterations) == (plain.error, plain.delay, plain.iterations)
+
+
+def test_a_bound_that_is_false_does_not_spoil_newton():
+    h = np.geomspace(0.01, 1.0, 20)
+    g = np.random.default_rng(0).standard_normal(20)
+    j = from_callables(20, lambda x: float(0.5 * x @ (h * x) + g @ x), lambda x: h * x + g, lambda x, v: h * v)
+    right, wrong = (newton(j, np.zeros(20), 1e-8, dense=False, lower_bound=bound) for bound in (0.01, 0.1))
+    assert right.status.converged and wrong.status.converged and wrong.x == pytest.approx(-g / h, rel=1e-7)
+    assert wrong.steps.column("inner").max() <= right.steps.column("inner").max() + 4
+
+
+@pytest.mark.parametrize("factor", [0.1, 1e-2, 1e-6])
+def test_a_relative_tolerance_asks_conjugate_gradients_for_no_more_than_it_needs(factor):
+    n = 200
+    h, g = np.linspace(0.01, 1.0, n), np.random.default_rng(0).standard_normal(n)
+    j = from_callables(n, lambda x: float(0.5 * x @ (h * x) + g @ x), lambda x: h * x + g, lambda x, v: h * v)
+    result = newton(j, np.ones(n), relative(factor), dense=False)
+    assert result.status is Status.STATIONARY
+    # What conjugate gradients alone need for a residual of that size.
+    needed = conjugate_gradients(
+        lambda v: h * v, h + g, Euclidean(j.space), 0.0, 10 * n, small=factor * np.linalg.norm(h + g)
+    )
+    assert needed.accurate and np.linalg.norm(needed.residual) <= factor * np.linalg.norm(h + g)
+    assert result.steps.column("inner").sum() <= 2.0 * needed.iterations + 15
+
+
+def test_rounding_of_conjugate_gradients_is_no_nonlinearity():
+    # They lose their orthogonality long before this condition lets them end.
+    n = 100
+    h, g = np.geomspace(1e-5, 1.0, n), np.random.default_rng(0).standard_normal(n)
+    j = from_callables(n, lambda x: float(0.5 * x @ (h * x) + g @ x), lambda x: h * x + g, lambda x, v: h * v)
+    result = newton(j, np.zeros(n), 1e-4, dense=False)
+    assert result.status.converged and len(result.steps) <= 4
+    assert result.steps[1].omega * math.sqrt(np.sum(g * g / h)) <= 1e-11
+
+
 def test_gains_on_a_plateau_wait_for_what_comes_after_them():
     steady = [0.1**k for k in range(12)]
     assert known(steady, 0) >= 10
@@ -666,11 +755,14 @@ def test_conjugate_gradients_stop_where_they_should():
     # Along an eigenvector one product is enough, and the bounds know it.
     exact = conjugate_gradients(lambda v: 2.0 * v, np.ones(3), norm, 1e-9, 10, lower_bound=2.0)
     assert exact.iterations == 1 and exact.error == 0.0 and exact.step == pytest.approx(-0.5)
-    for bad in (-1.0, np.nan, np.inf):
+    for bad in (-1.0, np.nan, np.inf, "1", True):
         with pytest.raises(ValueError, match="^lower_bound: got .*not negative"):
             conjugate_gradients(lambda v: v, np.ones(3), norm, 0.1, 10, lower_bound=bad)
         with pytest.raises(ValueError, match="^lower_bound: got .*or None"):
             newton(logistic(), np.zeros(12), lower_bound=bad)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="^derivative: got 1 of 3 numbers that are not finite"):
+            conjugate_gradients(lambda v: v, np.array([0.0, bad, 1.0]), norm, 0.1, 10)
 
 
 def test_penalties_bound_the_curvature_from_below(scalar_problem, space):
@@ -826,18 +918,72 @@ def test_wrong_jacobians_end_with_the_least_damping(solve):
     assert solve(backwards, np.zeros(1)).status is Status.LEAST_DAMPING
 
 
+EVERY = {
+    "nleq_err": nleq_err,
+    "nlscon": nlscon,
+    "gauss_newton": gauss_newton,
+} | {
+    f"{'dense' if dense else 'Krylov'} {solve.__name__}{' with the curvature' * curvature}": partial(
+        solve, dense=dense, curvature=curvature
+    )
+    for solve in (newton, trust_region, cubic)
+    for dense in (True, False)
+    for curvature in (True, False)
+}
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_is_a_status(bad):
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_not_finite_is_a_status(name, bad):
     square = from_callables(1, residual=lambda x: np.array([bad]), jacobian=lambda x: np.eye(1))
     slope = from_callables(1, residual=lambda x: x, jacobian=lambda x: np.full((1, 1), bad))
     value = from_callables(1, lambda x: bad, lambda x: x, lambda x, v: v)
     derivative = from_callables(1, lambda x: float(x @ x), lambda x: bad * x, lambda x, v: v)
-    hessian = from_callables(1, lambda x: float(x @ x), lambda x: 2.0 * x, lambda x, v: np.nan * v)
-    for solve in (nleq_err, nlscon):
-        assert all(solve(j, np.ones(1)).status is Status.NOT_FINITE for j in (square, slope))
-    for dense in (True, False):
-        for j in (value, derivative, hessian):
-            assert newton(j, np.ones(1), dense=dense).status is Status.NOT_FINITE
+    hessian = from_callables(1, lambda x: float(x @ x), lambda x: 2.0 * x, lambda x, v: bad * v)
+    squares = name in ("nleq_err", "nlscon", "gauss_newton")
+    for j in (square, slope) if squares else (value, derivative, hessian):
+        with np.errstate(invalid="ignore"):
+            result = EVERY[name](j, np.ones(1))
+        assert result.status is Status.NOT_FINITE and result.x.tolist() == [1.0] and math.isnan(result.algebraic)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_second_derivatives_that_are_lost_on_the_way_are_no_convergence(name):
+    start, shift = np.array([3.0, -2.0, 1.0]), np.array([0.3, -0.2, 0.1])
+
+    def broken(x):
+        return np.nan if np.linalg.norm(x - shift) < 1.0 else 1.0
+
+    if name in ("nleq_err", "nlscon", "gauss_newton"):
+        j = from_callables(
+            3,
+            residual=lambda x: np.arctan(x - shift),
+            jacobian=lambda x: broken(x) * np.diag(1.0 / (1.0 + (x - shift) ** 2)),
+        )
+    else:
+        j = from_callables(
+            3,
+            lambda x: float(np.sum(np.cosh(x - shift))),
+            lambda x: np.sinh(x - shift),
+            lambda x, v: broken(x) * np.cosh(x - shift) * v,
+        )
+    result = EVERY[name](j, start)
+    assert result.status is Status.NOT_FINITE and len(result.steps) > 1 and math.isnan(result.algebraic)
+    assert np.linalg.norm(result.x - shift) < 1.0
+
+
+@pytest.mark.parametrize("solve", [trust_region, cubic])
+@pytest.mark.parametrize("last", [2, 3, 5])
+def test_a_product_that_is_not_finite_spoils_the_krylov_space_wherever_it_comes(solve, last):
+    h, products = np.geomspace(1e-3, 1.0, 30), []
+
+    def hessian(x, v):
+        products.append(1)
+        return (np.nan if len(products) == last else 1.0) * h * v
+
+    j = from_callables(30, lambda x: float(0.5 * x @ (h * x)), lambda x: h * x, hessian)
+    result = solve(j, np.ones(30), dense=False, state=State(radius=1e3))
+    assert result.status is Status.NOT_FINITE and not result.status.converged
 
 
 def test_at_a_solution_nothing_is_done():
@@ -857,6 +1003,22 @@ def test_relative_tolerances_compare_with_the_start():
     for result in (nlscon(j, start, relative(1e-4)), newton(logistic(), np.ones(12), relative(1e-4))):
         norms = result.steps.column("dual_norm")
         assert result.status is Status.STATIONARY and norms[-1] <= 1e-4 * norms[0] < norms[-2]
+
+
+@pytest.mark.parametrize("solve", [newton, trust_region, cubic])
+@pytest.mark.parametrize("dense", ["no", 1, 0.0, "auto"])
+def test_whether_steps_are_dense_is_a_truth_value(solve, dense):
+    with pytest.raises(ValueError, match="^dense: got .*expected True, False, or None for at most 30 coefficients"):
+        solve(logistic(), np.zeros(12), dense=dense)
+    assert solve(logistic(), np.zeros(12), 1e-3, dense=np.bool_(True)).status.converged
+
+
+def test_up_to_thirty_coefficients_corrections_are_exact():
+    for n, exact in ((30, True), (31, False)):
+        h = np.linspace(1.0, 2.0, n)
+        j = from_callables(n, lambda x, h=h: float(0.5 * x @ (h * x)), lambda x, h=h: h * x, lambda x, v, h=h: h * v)
+        default, dense = newton(j, np.ones(n), 1e-2), newton(j, np.ones(n), 1e-2, dense=exact)
+        assert np.array_equal(default.x, dense.x) and default.steps[-1].work == dense.steps[-1].work
 
 
 def test_wrong_functionals_are_refused(vector_problem, vector_space, monkeypatch):

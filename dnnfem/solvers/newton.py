@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.linalg import lapack
@@ -12,8 +13,8 @@ from scipy.linalg import lapack
 from dnnfem.functionals import Functional, Linearization, Metric, Norm, Scaled, Shifted, Sum, Tikhonov
 from dnnfem.norms import Euclidean, Weighted
 from dnnfem.records import Array, Relative, Result, State, Status, Step, Steps
-from dnnfem.solvers.conjugate_gradients import conjugate_gradients
-from dnnfem.solvers.dense import signs
+from dnnfem.solvers.conjugate_gradients import check_bound, conjugate_gradients
+from dnnfem.solvers.dense import is_dense, signs
 from dnnfem.solvers.iteration import (
     NOTHING,
     Iterate,
@@ -30,10 +31,18 @@ INNER = 0.5
 """``rho``: share of the inner error in what the nonlinearity leaves anyway."""
 
 STANDARD = 0.25
-"""Relative inner accuracy as long as nothing is known of the nonlinearity."""
+"""Relative inner accuracy as long as nothing is known of the nonlinearity, and the least one for whatever tolerance:
+the energy of the correction, of which the estimate is made, would not be known to any digit."""
+
+FINEST = 1e-8
+"""Least relative inner accuracy: that is enough for quadratic convergence, and more is soon lost in rounding."""
 
 SHARE = 0.1
-"""Inner errors in the energy norm below this part of the tolerance are not worth another product."""
+"""Inner errors in the energy norm, or residuals, below this part of the tolerance are not worth another product."""
+
+LIMIT = 10
+"""Products for a correction, per coefficient: where rounding delays conjugate gradients, a new start delays them more.
+"""
 
 LEAST = 1e-10
 """Damping factors below this are not tried."""
@@ -43,29 +52,44 @@ LOCAL = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Energy(Iterate):
-    """An iterate with its correction.
+class Correction:
+    """An exact or inexact solution of ``H D = -J'(x)``.
 
     Attributes
     ----------
-    norm : Norm
-    correction : array, shape (dim,)
+    step : array, shape (dim,)
         ``D``, primal.
     energy : float
-        ``<D, H D> = -<J'(x), D>``.
-    factor : array, shape (dim, dim), or None
-        Cholesky factor of dense corrections.
+        ``-<J'(x), D>``.
+    bend : float
+        ``<D, H D>``: the same for a Galerkin solution, but for rounding, which conjugate gradients amplify.
+    error : float
+        Estimate of the error of ``D`` in the energy norm.
     inner : int
         Products for an inexact one.
-    omega : float
-        ``[omega]`` of the step before; zero if there is none.
+    work : float
+    factor : array, shape (dim, dim), or None
+        Cholesky factor of exact ones.
+    definite : bool
+        Whether ``H`` is positive definite, as far as that was seen; else ``D`` is of no use.
     """
 
-    norm: Norm
-    correction: Array
+    step: Array
     energy: float
-    factor: Array | None
+    bend: float
+    error: float
     inner: int
+    work: float
+    factor: Array | None = None
+    definite: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Energy(Iterate):
+    """An iterate with its norm, its correction, and ``[omega]`` of the step before; zero if there is none."""
+
+    norm: Norm
+    correction: Correction
     omega: float
 
 
@@ -78,63 +102,84 @@ class Conjugate:
     dense: bool
     curvature: bool
     lower_bound: float | None
-    tolerance: float
+    tolerance: Tolerance
 
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> Iterate:
         """Compute the correction and its energy, the estimate of the algebraic error."""
-        return self._at(linearization, step, float(memory.get("omega", 0.0)), math.nan)
+        return self._at(linearization, step, memory, math.nan)
 
-    def _at(self, linearization: Linearization, step: Step, omega: float, before: float) -> Iterate:
+    def _at(self, linearization: Linearization, step: Step, memory: Mapping[str, Array], before: float) -> Iterate:
         norm = norm_at(self.metric, self.functional, linearization)
-        derivative = linearization.derivative
-        dual_norm = norm.dual_norm(derivative)
-        memory = {"omega": np.array(omega)}
+        dual_norm = norm.dual_norm(linearization.derivative)
+        omega, first = float(memory.get("omega", 0.0)), float(memory.get("first", dual_norm))
+        memory = {"omega": np.array(omega), "first": np.array(first)}
         step = replace(step, dual_norm=dual_norm, work=step.work + 1.0)
         if not math.isfinite(dual_norm):
-            return Iterate(linearization, replace(step, dual_norm=math.nan), memory=memory)
-        if self.dense:
-            factor, correction = _factorized(linearization, self.curvature)
-            work, inner, rest = 2.0 if self.curvature else 2.0 * len(derivative), 0, 0.0
-        else:
-            factor = None
-            correction, inner, rest = self._conjugate(linearization, norm, omega)
-            work = 2.0 * inner
-        step = replace(step, work=step.work + work)
-        if correction is None:
-            finite = bool(np.isfinite(self._product(linearization, norm.riesz(derivative))).all())
+            return Iterate(linearization, replace(step, dual_norm=math.nan, algebraic=math.nan), memory=memory)
+        correction = self._exact(linearization) if self.dense else self._inexact(linearization, norm, omega, first)
+        step = replace(step, work=step.work + correction.work)
+        if not correction.definite:
+            finite = bool(np.isfinite(self._product(linearization, norm.riesz(linearization.derivative))).all())
             status = Status.INDEFINITE if finite else Status.NOT_FINITE
             return Iterate(linearization, step, memory=memory, status=status)
-        # Of a Galerkin solution this is <D, H D>, and consistent with the derivatives at trial points.
-        energy = max(0.0, -float(derivative @ correction))
-        whole = math.sqrt(energy + rest**2)
+        energy = correction.energy
+        whole = math.sqrt(energy + correction.error**2)
         contraction = math.sqrt(energy / before) if before > 0.0 else math.nan
         if energy > 0.0 and self.curvature:
             whole = whole / (1.0 - contraction) if contraction < 1.0 else math.inf
         elif energy > 0.0:
             whole = whole if 0.0 < omega * math.sqrt(energy) <= LOCAL else math.inf
         step = replace(step, algebraic=whole, contraction=contraction)
-        return Energy(linearization, step, norm, correction, energy, factor, inner, omega, memory=memory)
+        return Energy(linearization, step, norm, correction, omega, memory=memory)
 
     def _product(self, linearization: Linearization, v: Array) -> Array:
         return linearization.curvature(v) if self.curvature else linearization.hessian(v)
 
-    def _conjugate(self, linearization: Linearization, norm: Norm, omega: float) -> tuple[Array | None, int, float]:
-        """Return an inexact correction (None if the Hessian is indefinite), products, and the error that is left."""
+    def _exact(self, linearization: Linearization) -> Correction:
+        """Return the correction by Cholesky factorization."""
+        dim, derivative = len(linearization.x), linearization.derivative
+        work = 2.0 if self.curvature else 2.0 * dim
+        matrix = linearization.gram() if self.curvature else linearization.hessian(np.eye(dim))
+        factor, info = lapack.dpotrf(matrix, lower=1, clean=0)
+        if info != 0 or not np.isfinite(factor[-1, -1]):
+            return Correction(np.zeros(dim), 0.0, 0.0, math.inf, 0, work, definite=False)
+        correction, _ = lapack.dpotrs(factor, -derivative, lower=1)
+        energy = max(0.0, -float(derivative @ correction))
+        return Correction(np.asarray(correction), energy, energy, 0.0, 0, work, factor)
+
+    def _inexact(self, linearization: Linearization, norm: Norm, omega: float, first: float) -> Correction:
+        """Return a correction by conjugate gradients, `first` the dual norm at the start."""
+        derivative, tolerance = linearization.derivative, self.tolerance
+        least, small = (0.0, tolerance.factor * first) if isinstance(tolerance, Relative) else (tolerance, 0.0)
 
         def accuracy(size: float) -> float:
             h = omega * size
             relative = INNER * h / (h + math.sqrt(4.0 + h * h)) if omega > 0.0 else STANDARD
-            return max(relative, SHARE * self.tolerance / size)
-
-        def product(v: Array) -> Array:
-            return self._product(linearization, v)
+            return max(relative, FINEST, min(STANDARD, SHARE * least / size))
 
         bound = self.lower_bound
         if bound is None:
             bound = penalized(self.functional, norm) if self.curvature else 0.0
-        derivative = linearization.derivative
-        result = conjugate_gradients(product, derivative, norm, accuracy, 2 * len(derivative) + 10, bound)
-        return None if result.indefinite else result.step, result.iterations, result.error
+        found = conjugate_gradients(
+            partial(self._product, linearization),
+            derivative,
+            norm,
+            accuracy,
+            LIMIT * len(derivative),
+            bound,
+            SHARE * small,
+        )
+        energy = -float(derivative @ found.step)
+        bend = energy + float(found.residual @ found.step)
+        return Correction(
+            found.step,
+            max(0.0, energy),
+            bend,
+            found.error,
+            found.iterations,
+            2.0 * found.iterations,
+            definite=not found.indefinite,
+        )
 
     def estimate(self, steps: Steps) -> float:
         """Return the energy norm of the correction; infinite while that says little about what is left.
@@ -146,7 +191,8 @@ class Conjugate:
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Damp the correction until the value falls as it should."""
         assert isinstance(iterate, Energy)
-        here, energy, omega = iterate.linearization, iterate.energy, iterate.omega
+        here, omega, correction = iterate.linearization, iterate.omega, iterate.correction
+        energy = correction.energy
         if not energy > 0.0:
             return Status.EXHAUSTED
         damping = optimal(omega * math.sqrt(energy))
@@ -154,14 +200,14 @@ class Conjugate:
         lost, doubtful = energy <= ROUNDING * abs(here.value), energy <= NOISE * abs(here.value)
         trials, slack = 0, ROUNDING * max(abs(here.value), energy)
         while damping >= LEAST:
-            there = self.functional.linearize(here.x + damping * iterate.correction)
+            there = self.functional.linearize(here.x + damping * correction.step)
             trials += 1
             if not math.isfinite(there.value):
                 damping *= 0.5
                 continue
             fall = here.value - there.value
             wanted = damping / 3.0 if self.curvature else damping * (damping + 2.0) / 6.0
-            h = _nonlinearity(there, iterate, damping)
+            h = _nonlinearity(there, correction, damping)
             accepted = fall >= wanted * energy - slack and not lost
             if accepted or (doubtful and _smaller(there, iterate)):
                 break
@@ -175,14 +221,14 @@ class Conjugate:
         row = Step(
             iterate.step.number + 1,
             there.value,
-            length=damping * iterate.norm.norm(iterate.correction),
+            length=damping * iterate.norm.norm(correction.step),
             ratio=math.nan if lost else fall / (damping * (1.0 - 0.5 * damping) * energy),
             damping=damping,
             omega=omega,
-            inner=trials if self.dense else iterate.inner,
+            inner=trials if self.dense else correction.inner,
             work=iterate.step.work + VALUE_WORK * trials,
         )
-        return self._at(there, row, omega, energy)
+        return self._at(there, row, {**iterate.memory, "omega": np.array(omega)}, energy)
 
 
 def optimal(h: float) -> float:
@@ -190,28 +236,20 @@ def optimal(h: float) -> float:
     return 2.0 / (1.0 + math.sqrt(1.0 + 2.0 * h))
 
 
-def _nonlinearity(there: Linearization, iterate: Energy, damping: float) -> float:
+def _nonlinearity(there: Linearization, correction: Correction, damping: float) -> float:
     """Return ``[h]``, from the derivative along the correction at a trial point."""
-    slope = float(there.derivative @ iterate.correction)
-    return 2.0 * abs(slope + (1.0 - damping) * iterate.energy) / (damping**2 * iterate.energy)
+    slope = float(there.derivative @ correction.step)
+    left = slope + correction.energy - damping * correction.bend
+    return 2.0 * abs(left) / (damping**2 * correction.energy)
 
 
 def _smaller(there: Linearization, iterate: Energy) -> bool:
     """Whether the derivative is smaller than before: in the energy norm if the matrix has a factor."""
-    if iterate.factor is None:
+    factor = iterate.correction.factor
+    if factor is None:
         return iterate.norm.dual_norm(there.derivative) < iterate.step.dual_norm
-    half, _ = lapack.dtrtrs(iterate.factor, there.derivative, lower=1)
-    return bool(float(half @ half) < iterate.energy)
-
-
-def _factorized(linearization: Linearization, curvature: bool) -> tuple[Array | None, Array | None]:
-    """Return the Cholesky factor and the correction; None twice if the matrix is not positive definite."""
-    matrix = linearization.gram() if curvature else linearization.hessian(np.eye(len(linearization.x)))
-    factor, info = lapack.dpotrf(matrix, lower=1, clean=0)
-    if info != 0 or not np.isfinite(factor[-1, -1]):
-        return None, None
-    correction, _ = lapack.dpotrs(factor, -linearization.derivative, lower=1)
-    return factor, np.asarray(correction)
+    half, _ = lapack.dtrtrs(factor, there.derivative, lower=1)
+    return bool(float(half @ half) < iterate.correction.energy)
 
 
 def penalized(functional: Functional, norm: Norm) -> float:
@@ -297,22 +335,24 @@ def newton(
     max_steps, max_seconds : optional
         Limits; reaching one is a status, not an error.
     dense : bool, optional
-        Exact corrections by Cholesky factorization; default for at most 300 coefficients, with `curvature` 2000.
+        Exact corrections by Cholesky factorization; default for at most 30 coefficients, with `curvature` 2000.
     curvature : bool
         Use the positive semidefinite part of the Hessian only.  Convergence is linear where the rest matters.
     lower_bound : float, optional
         ``alpha`` with ``alpha |v|^2 <= <H v, v>`` for all ``v``, in `norm`: it gives upper bounds of inner errors.
-        Default with `curvature` what the penalties of the functional guarantee, else none.
+        Default with `curvature` what the penalties of the functional guarantee, else none.  One that proves to be false
+        is not used in the step where it does.
 
     Returns
     -------
     Result
-        That the Hessian is not positive definite is a status.  Conjugate gradients need not notice it.
+        That the Hessian is not positive definite is a status.  Conjugate gradients need not notice it.  What they leave
+        at their limit of ``10 dim`` products is part of the estimate, and infinite if it is not known.
 
     Raises
     ------
     ValueError
-        If `x`, `tolerance`, `norm`, `state`, `lower_bound` or a limit do not fit.
+        If `x`, `tolerance`, `norm`, `state`, `dense`, `lower_bound` or a limit do not fit.
     Interrupted
         On Ctrl-C, after the observer has seen the last iterate; the exception carries the result.
 
@@ -321,11 +361,8 @@ def newton(
     Deuflhard, Newton Methods for Nonlinear Problems (2004), section 3.4.
     """
     tolerance = check_tolerance(tolerance)
-    if lower_bound is not None and not 0.0 <= lower_bound < math.inf:
-        raise ValueError(f"lower_bound: got {lower_bound!r}, expected a finite number that is not negative, or None")
-    if dense is None:
-        dense = functional.space.dim <= DENSE_LIMIT["curvature" if curvature else "hessian"]
+    lower_bound = None if lower_bound is None else check_bound(lower_bound, ", or None")
+    dense = is_dense(dense, functional.space.dim, DENSE_LIMIT["curvature" if curvature else "hessian"])
     metric = penalty_norm(functional) if norm is None else norm
-    aim = 0.0 if isinstance(tolerance, Relative) else tolerance
-    method = Conjugate(functional, metric, dense, curvature, lower_bound, aim)
+    method = Conjugate(functional, metric, dense, curvature, lower_bound, tolerance)
     return iterate(functional, x, method, tolerance, state, observer, Limits(max_steps, max_seconds))
