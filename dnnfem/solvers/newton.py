@@ -31,8 +31,8 @@ INNER = 0.5
 """``rho``: share of the inner error in what the nonlinearity leaves anyway."""
 
 STANDARD = 0.25
-"""Relative inner accuracy as long as nothing is known of the nonlinearity, and the least one for whatever tolerance:
-the energy of the correction, of which the estimate is made, would not be known to any digit."""
+"""Relative inner accuracy as long as nothing is known of the nonlinearity, and without upper bounds the least one for
+whatever tolerance: the energy of the correction, of which the estimate is made, would not be known to any digit."""
 
 FINEST = 1e-8
 """Least relative inner accuracy: that is enough for quadratic convergence, and more is soon lost in rounding."""
@@ -152,14 +152,17 @@ class Conjugate:
         derivative, tolerance = linearization.derivative, self.tolerance
         least, small = (0.0, tolerance.factor * first) if isinstance(tolerance, Relative) else (tolerance, 0.0)
 
-        def accuracy(size: float) -> float:
-            h = omega * size
-            relative = INNER * h / (h + math.sqrt(4.0 + h * h)) if omega > 0.0 else STANDARD
-            return max(relative, FINEST, min(STANDARD, SHARE * least / size))
-
         bound = self.lower_bound
         if bound is None:
             bound = penalized(self.functional, norm) if self.curvature else 0.0
+        # With an upper bound the estimate is right whatever part of it the error is.
+        roughest = math.inf if bound > 0.0 else STANDARD
+
+        def accuracy(size: float) -> float:
+            h = omega * size
+            relative = INNER * h / (h + math.sqrt(4.0 + h * h)) if omega > 0.0 else STANDARD
+            return max(relative, FINEST, min(roughest, SHARE * least / size))
+
         found = conjugate_gradients(
             partial(self._product, linearization),
             derivative,
