@@ -664,6 +664,15 @@ def test_quadratic_functionals_take_one_step():
     assert result.x == pytest.approx(np.linalg.solve(matrix, np.ones(6)), rel=1e-6)
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_no_nonlinearity_at_all_is_known_too(dense):
+    # All numbers are exact: [h] is zero, which is not the same as unknown.
+    h = 2.0 ** np.arange(-3, 5)
+    j = from_callables(8, lambda x: float(0.5 * x @ (h * x)), lambda x: h * x, lambda x, v: h * v)
+    result = newton(j, np.ones(8), 1e-3, dense=dense)
+    assert result.status.converged and math.isfinite(result.algebraic) and 0.0 < result.steps[1].omega <= 1e-12
+
+
 def test_the_curvature_alone_converges_linearly_and_knows_its_error(scalar_problem, space):
     j = Sum(scalar_problem.on(space), Tikhonov(space, Euclidean, 1e-3))
     best = fem.trust_region(j, space.initial(0), 1e-9, max_steps=300).value

@@ -240,10 +240,10 @@ def optimal(h: float) -> float:
 
 
 def _nonlinearity(there: Linearization, correction: Correction, damping: float) -> float:
-    """Return ``[h]``, from the derivative along the correction at a trial point."""
+    """Return ``[h]``, from the derivative along the correction at a trial point, and not less than rounding."""
     slope = float(there.derivative @ correction.step)
     left = slope + correction.energy - damping * correction.bend
-    return 2.0 * abs(left) / (damping**2 * correction.energy)
+    return max(2.0 * abs(left) / (damping**2 * correction.energy), ROUNDING)
 
 
 def _smaller(there: Linearization, iterate: Energy) -> bool:
