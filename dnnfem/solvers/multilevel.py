@@ -13,15 +13,18 @@ import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import Euclidean, jacobi
-from dnnfem.records import Array, Interrupted, Result, State, Status, Step, Steps, relative
+from dnnfem.records import Array, Interrupted, Progress, Result, State, Status, Step, Steps, relative
 from dnnfem.solvers.iteration import (
     NOTHING,
     Iterate,
     Limits,
     Observer,
     Tolerance,
+    View,
+    check_state,
     check_tolerance,
     extrapolated,
+    interrupted,
     iterate,
     norm_at,
 )
@@ -82,7 +85,7 @@ class Multilevel:
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> CycleIterate:
         """Compute the dual norm, and the Newton step unless a correction comes next: the estimate is infinite then."""
         if step.number == 0:
-            step = replace(step, work=self.spent)
+            step = replace(step, work=step.work + self.spent)
         levels = memory.get("levels")
         if levels is not None and memory["steps"] == 0.0:
             norms = self._norms(linearization)
@@ -172,7 +175,8 @@ def multilevel(
     nested : bool
         Begin on the coarsest space and solve on each of them: to a hundredth of the dual norm at the start on the
         coarsest, on the others to a tenth, but with one correction at most, and to the tolerance on the finest.  The
-        observer is shown the latter, whose table counts all work.
+        observer is shown the latter, whose table counts all work.  After an interrupt on a coarser level the result is
+        its iterate, prolonged: from there it goes on with ``nested=False``, or with the state ``result.resumable``.
     cycle : str
         ``"V"``: a coarse model is corrected once from the level below it; ``"F"``: twice, by an F- and a V-cycle.
     smoothing : int
@@ -213,14 +217,14 @@ def multilevel(
         raise ValueError(f"cycle: got {cycle!r}, expected 'V' or 'F'")
     if isinstance(smoothing, bool) or not isinstance(smoothing, int | np.integer) or smoothing < 1:
         raise ValueError(f"smoothing: got {smoothing!r}, expected a positive integer")
-    limits, tolerance = Limits(max_steps, max_seconds), check_tolerance(tolerance)
+    limits, tolerance, state = Limits(max_steps, max_seconds), check_tolerance(tolerance), check_state(state)
     usual = DENSE_LIMIT["curvature" if curvature else "hessian"]
     levels = levels_of(functionals, transfers, costs, usual if dense is None else math.inf if dense else 0)
     metric = jacobi if norm is None and curvature and levels[-1].dense else norm
     spent, began = 0.0, time.perf_counter()
-    if nested and (state is None or state.progress is None):
+    if nested and state.progress is None:
         start = check_coefficients(levels[0].functional.space, x, finite=True)
-        x, state, spent = _nested(levels, start, metric, cycle, smoothing, curvature, state, limits)
+        x, state, spent = _nested(levels, start, metric, cycle, smoothing, curvature, state, observer, limits)
     method = Multilevel(Recursion(levels, curvature, int(smoothing)), metric, cycle, spent)
     left = Limits(max_steps, max(max_seconds - (time.perf_counter() - began), 0.0))
     return iterate(levels[-1].functional, x, method, tolerance, state, observer, left)
@@ -233,9 +237,10 @@ def _nested(
     cycle: str,
     smoothing: int,
     curvature: bool,
-    state: State | None,
+    state: State,
+    observer: Observer | None,
     limits: Limits,
-) -> tuple[Array, State | None, float]:
+) -> tuple[Array, State, float]:
     """Solve on all levels but the finest; return the start there, what goes over to it, and the work."""
     norms: Sequence[Metric | None] = [metric] * len(levels)
     if isinstance(metric, Norm):
@@ -251,7 +256,8 @@ def _nested(
         try:
             result = iterate(level.functional, x, method, LATER if k else FIRST, state, None, left)
         except Interrupted as stop:
-            raise Interrupted(_prolonged(levels[k:], stop.result)) from None
+            progress = _prolonged(levels[k:], stop.result, spent)
+            raise interrupted(View.plain(levels[-1].functional), progress, observer) from None
         spent += result.steps[-1].work * level.work
         transfer = levels[k + 1].transfer
         assert transfer is not None
@@ -259,10 +265,12 @@ def _nested(
     return x, state, spent
 
 
-def _prolonged(levels: tuple[Level, ...], result: Result) -> Result:
-    """Return a result in the finest space."""
-    x = result.x
+def _prolonged(levels: tuple[Level, ...], result: Result, spent: float) -> Progress:
+    """Return the beginning of a solve on the finest level, from a result on a coarser one and the work before that."""
+    x, last = result.x, result.steps[-1]
     for level in levels[1:]:
         assert level.transfer is not None
         x = level.transfer(x)
-    return replace(result, x=x, steps=Steps((Step(0, levels[-1].functional.value(x)),)))
+    work = spent + last.work * levels[0].work
+    row = Step(0, levels[-1].functional.value(x), radius=last.radius, algebraic=math.inf, work=work)
+    return Progress(x, Steps((row,)))
