@@ -36,6 +36,7 @@ class Status(enum.Enum):
     INCOMPATIBLE = (
         "failed: the residual is too large for Gauss-Newton steps to contract; use gauss_newton or trust_region"
     )
+    INFEASIBLE = "failed: the constraints contradict each other near the iterate, or their derivative is singular there"
     NOT_FINITE = "failed: the value or its derivative is not finite at the iterate"
 
     @property
