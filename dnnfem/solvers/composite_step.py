@@ -31,6 +31,10 @@ CHANGE = 10.0
 PROBE = float(np.finfo(float).eps) ** (1.0 / 3.0)
 """Length of central differences of derivatives, relative to the point."""
 
+FULL = 0.9
+"""Steps with at least this damping factor are as good as full ones: the cubic term, which falls by `CHANGE` at most in
+a step, hardly matters."""
+
 ACCURACY = 0.1
 """Relative energy error of the first tangential steps."""
 
@@ -46,7 +50,7 @@ class Composite:
     damping : float
         The smaller one of ``nu`` and ``tau``.
     full : bool
-        Whether it is the whole step, which no radius has cut.
+        Whether it is nearly the whole step, which no radius has cut.
     quadratic : float
         At ``d``.
     cubic : tuple of float
@@ -136,7 +140,7 @@ class CompositeStep:
         quadratic = at_normal + tau * slope + 0.5 * tau * tau * bend
         cubic = [q + of_functional * r**3 / 6.0 for q, r in ((at_normal, nu * reach), (quadratic, length))]
         damping, gained = min(nu, tau), -slope - 0.5 * bend
-        full = damping == 1.0 and not inner.boundary
+        full = damping >= FULL and not inner.boundary
         products = inner.iterations + int(nu * reach > 0.0) + int(size > 0.0)
         return Composite(
             step, length, damping, full, quadratic, (cubic[0], cubic[1]), gained, inner.iterations, products

@@ -182,7 +182,8 @@ def multilevel(
     smoothing : int
         Steps on the finest level after a correction; on coarser levels as many as cost no more.
     norm : Norm or metric, optional
-        As of `trust_region`, on the finest space; coarse corrections ``s`` are measured by ``|P s|``.
+        As of `trust_region`, on the finest space; coarse corrections ``s`` are measured by ``|P s|``.  With `nested` a
+        metric is taken at the prolonged start of each level, but for the default.
     costs : sequence of float, optional
         Work of a gradient on each level, in any unit; default what `dnnfem.functionals.gradient_work` counts.
     state : State, optional
@@ -242,22 +243,32 @@ def _nested(
     limits: Limits,
 ) -> tuple[Array, State, float]:
     """Solve on all levels but the finest; return the start there, what goes over to it, and the work."""
+    finest = levels[-1].functional
     norms: Sequence[Metric | None] = [metric] * len(levels)
     if isinstance(metric, Norm):
         norms = norms_of(levels, metric)
     spent, began = 0.0, time.perf_counter()
     for k, level in enumerate(levels[:-1]):
-        method: TrustRegion | Multilevel = TrustRegion(level.functional, norms[0], level.dense, curvature)
-        if k > 0:
-            own = tuple(replace(other, work=other.work / level.work) for other in levels[: k + 1])
-            method = Multilevel(Recursion(own, curvature, smoothing), norms[k], cycle)
         rows = min(limits.steps, FEW) if k > 0 else limits.steps
         left = Limits(rows, max(limits.seconds - (time.perf_counter() - began), 0.0))
         try:
+            if metric is not None and metric is not jacobi and not isinstance(metric, Norm):
+                # A rule of the finest space, at the best that is known there.
+                norms = norms_of(levels, norm_at(metric, finest, finest.linearize(_prolonged(levels[k:], x))))
+                spent += 1.0
+            method: TrustRegion | Multilevel = TrustRegion(level.functional, norms[0], level.dense, curvature)
+            if k > 0:
+                own = tuple(replace(other, work=other.work / level.work) for other in levels[: k + 1])
+                method = Multilevel(Recursion(own, curvature, smoothing), norms[k], cycle)
             result = iterate(level.functional, x, method, LATER if k else FIRST, state, None, left)
-        except Interrupted as stop:
-            progress = _prolonged(levels[k:], stop.result, spent)
-            raise interrupted(View.plain(levels[-1].functional), progress, observer) from None
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Interrupted):
+                x, state = stop.result.x, stop.result.state
+                spent += stop.result.steps[-1].work * level.work
+            x = _prolonged(levels[k:], x)
+            radius = math.nan if state.radius is None else state.radius
+            row = Step(0, finest.value(x), radius=radius, algebraic=math.inf, work=spent)
+            raise interrupted(View.plain(finest), Progress(x, Steps((row,))), observer) from None
         spent += result.steps[-1].work * level.work
         transfer = levels[k + 1].transfer
         assert transfer is not None
@@ -265,12 +276,9 @@ def _nested(
     return x, state, spent
 
 
-def _prolonged(levels: tuple[Level, ...], result: Result, spent: float) -> Progress:
-    """Return the beginning of a solve on the finest level, from a result on a coarser one and the work before that."""
-    x, last = result.x, result.steps[-1]
+def _prolonged(levels: tuple[Level, ...], x: Array) -> Array:
+    """Return an iterate on the first of some levels in the finest space."""
     for level in levels[1:]:
         assert level.transfer is not None
         x = level.transfer(x)
-    work = spent + last.work * levels[0].work
-    row = Step(0, levels[-1].functional.value(x), radius=last.radius, algebraic=math.inf, work=work)
-    return Progress(x, Steps((row,)))
+    return x
