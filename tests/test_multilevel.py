@@ -575,6 +575,24 @@ def test_levels_that_do_not_fit_are_refused():
     assert fem.multilevel(pair, [P], start, 1e-6).status.converged
 
 
+def test_levels_of_another_kind_are_refused():
+    functionals, transfers, start = flows()
+    J, P, x = functionals[-1], transfers[-1], prolonged(transfers, start)
+    for wrong in (J, quadratic(np.eye(2), np.ones(2)), None):
+        with pytest.raises(ValueError, match=f"^functionals: got one {type(wrong).__name__}, expected a list"):
+            fem.multilevel(wrong, transfers, x)
+    with pytest.raises(ValueError, match="^functionals: number 1 is a FlowSpace, expected functionals$"):
+        fem.multilevel([functionals[0], functionals[1].terms[0].space, J], transfers, x)
+    for wrong in (P, P.matrix, P.matrix.toarray()):
+        with pytest.raises(ValueError, match=f"^transfers: got one {type(wrong).__name__}, expected a list"):
+            fem.multilevel(functionals[1:], wrong, x)
+    for wrong in (P.matrix, P.matrix.toarray(), lambda x: x):
+        with pytest.raises(
+            ValueError, match=rf"^transfers: number 0 is a {type(wrong).__name__}, expected transfers \("
+        ):
+            fem.multilevel(functionals[1:], [wrong], x)
+
+
 def test_other_arguments_that_do_not_fit_are_refused():
     functionals, transfers, start = flows()
     x = prolonged(transfers, start)
