@@ -36,6 +36,7 @@ class Status(enum.Enum):
     INCOMPATIBLE = (
         "failed: the residual is too large for Gauss-Newton steps to contract; use gauss_newton or trust_region"
     )
+    INFEASIBLE = "failed: the constraints contradict each other near the iterate, or their derivative is singular there"
     NOT_FINITE = "failed: the value or its derivative is not finite at the iterate"
 
     @property
@@ -189,8 +190,9 @@ class State:
     radius : float or None
         Trust radius, a length in the solver's norm, hence meaningful on a refined space as it is.
     progress : Progress or None
-        Set only if the state belongs to an unfinished solve of the *same* functional; a solver that gets such a state
-        goes on exactly there, or returns the finished result at once.
+        Set only if the state belongs to a solve of the *same* functional, as that of a `Snapshot` does, and
+        ``result.resumable``; a solver that gets such a state goes on exactly there, within limits that count from its
+        beginning, or returns the finished result at once.
     """
 
     radius: float | None = None
@@ -224,11 +226,14 @@ class Result:
     steps : Steps
         Table of the solve.
     state : State
-        To be handed to the solve on the next level.
+        To be handed to the next solve, on another level or with other points.
     algebraic : float
         Estimate of ``sqrt(2 (J(x) - min J))``, the energy-like distance to the discrete solution; NaN if unknown.
     remarks : tuple of str
         Sentences, e.g. at which step a flow is not finite.
+    resumable : State or None
+        What the same solve goes on with, bit for bit, after an interrupt or with larger limits; one that is finished is
+        returned as it is.
     """
 
     x: Array
@@ -237,6 +242,7 @@ class Result:
     state: State
     algebraic: float = math.nan
     remarks: tuple[str, ...] = ()
+    resumable: State | None = field(default=None, repr=False, compare=False)
 
     @property
     def value(self) -> float:
@@ -255,7 +261,8 @@ class Result:
 class Interrupted(KeyboardInterrupt):
     """The user has stopped a solve; `result` is where it stood, and what the observer was shown last.
 
-    It ends a script like any `KeyboardInterrupt`; who catches it has a usable `Result`.
+    It ends a script like any `KeyboardInterrupt`; who catches it has a usable `Result`, and goes on with its
+    `resumable`.  Where not even the start has been evaluated its value is NaN.
     """
 
     def __init__(self, result: Result) -> None:

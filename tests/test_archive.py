@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+from dataclasses import dataclass
 
 import h5py
 import numpy as np
@@ -13,9 +14,9 @@ from dnnfem import archive as archive_module
 from dnnfem.archive import Archive, ArchiveError, container, read, schema
 from dnnfem.problems import Regression
 from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints
-from dnnfem.records import Estimate, Status, Step, Steps
+from dnnfem.records import Estimate, Interrupted, Status, Step, Steps
 from dnnfem.refinement import coarsen, refine_quadrature, widen
-from dnnfem.solvers import gauss_newton
+from dnnfem.solvers import gauss_newton, nlscon
 from dnnfem.spaces import FeedforwardSpace, Transfer
 from dnnfem.spaces.feedforward import Neuron
 
@@ -293,6 +294,43 @@ def test_refinement_of_a_level_that_was_solved_further_asks_for_the_new_result(p
     level = archive.level
     assert np.array_equal(level.x, transfer(further.x)) and level.state.progress is None
     assert solve(problem, archive, 1).x.shape == (fine.dim,)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_level_that_was_stored_at_a_limit_goes_on_bit_for_bit(problem, path, watched):
+    # Damping factors and scales are what this solver remembers.
+    J = problem.on(SPACE)
+    whole = nlscon(J, START, 0.0, max_steps=6)
+    archive = Archive.open(path, problem, SPACE, START)
+    archive.solved(nlscon(J, START, 0.0, max_steps=3, observer=archive if watched else None), estimate(SPACE))
+    level = Archive.open(path, problem, SPACE, START).level
+    assert level.state.progress.status is Status.STEP_LIMIT
+    again = nlscon(J, level.x, 0.0, state=level.state, max_steps=6)
+    assert np.array_equal(again.x, whole.x) and np.array_equal(again.steps.column("value"), whole.steps.column("value"))
+
+
+def test_an_interrupt_before_the_first_row_can_be_stored(problem, path):
+    J, archive = problem.on(SPACE), Archive.open(path, problem, SPACE, START)
+
+    def stopped(snapshot):
+        archive(snapshot)
+        if snapshot.state.progress.status is None:
+            raise KeyboardInterrupt
+
+    @dataclass(frozen=True)
+    class Broken:
+        space = SPACE
+
+        def linearize(self, x):
+            raise KeyboardInterrupt
+
+    for solve, observer in ((Broken(), archive), (J, stopped)):
+        with pytest.raises(Interrupted):
+            nlscon(solve, START, 0.0, max_steps=3, observer=observer)
+        level = Archive.open(path, problem, SPACE, START).level
+        assert level.state.progress.status is Status.INTERRUPTED
+        again = nlscon(J, level.x * np.nan, 0.0, state=level.state, max_steps=3)
+        assert np.array_equal(again.x, nlscon(J, START, 0.0, max_steps=3).x)
 
 
 def test_a_level_begins_without_the_progress_of_the_one_before(problem, path):

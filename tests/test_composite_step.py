@@ -190,6 +190,145 @@ def test_what_is_not_finite_shortens_the_step():
     assert result.status.converged and result.x == pytest.approx([1.0], abs=1e-10)
 
 
+def bowl(centre=(0.0, 0.0)):
+    """Return ``|x - centre|^2``."""
+    return fem.from_callables(
+        2, lambda x: float((x - centre) @ (x - centre)), lambda x: 2.0 * (x - centre), lambda x, v: 2.0 * v
+    )
+
+
+def values(c, jacobian):
+    """Return constraints of two coefficients."""
+    return fem.from_callables(2, residual=lambda x: np.array(c(x)), jacobian=lambda x: np.array(jacobian(x)))
+
+
+CIRCLE = values(lambda x: [x @ x - 2.0], lambda x: [2.0 * x])
+NEVER = {
+    "contradictions": (values(lambda x: [x[0] - 1.0, x[0] - 2.0], lambda x: [[1.0, 0.0], [1.0, 0.0]]), (0.3, 0.2)),
+    "no root": (values(lambda x: [x @ x + 1.0], lambda x: [2.0 * x]), (1.0, 1.0)),
+    "a singular start": (CIRCLE, (0.0, 0.0)),
+    "almost a singular start": (CIRCLE, (1e-9, 0.0)),
+    "a curved contradiction": (
+        values(lambda x: [x[0] ** 2 - x[1], x[0] ** 2 - x[1] + 1e-3], lambda x: [[2.0 * x[0], -1.0]] * 2),
+        (3.0, -2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("tolerance", [1e-8, 1e3, 0.0, fem.relative(1e-6), fem.relative(0.9)], ids=str)
+@pytest.mark.parametrize("name", NEVER)
+def test_constraints_that_cannot_be_met_are_a_status(name, tolerance):
+    constraints, start = NEVER[name]
+    result = fem.composite_step(bowl(), constraints, np.array(start), tolerance)
+    missed = np.abs(constraints.linearize(result.x).residual()).max()
+    assert result.status is Status.INFEASIBLE and not result.status.converged and result.status.final
+    assert not result.algebraic < np.inf
+    assert missed > 1e-4 and result.steps[-1].number <= 60
+
+
+def test_a_network_cannot_take_two_values_at_a_point():
+    _, space, functional, held, few, _ = network()
+    twice = held.on(quadrature=Quadrature(few[[0, 0]], np.full(2, 0.5), np.array([[0.0], [0.5]])))
+    for tolerance in (1e-4, fem.relative(1e-3)):
+        result = fem.composite_step(functional, twice, space.initial(0), tolerance, max_steps=300)
+        assert result.status is Status.INFEASIBLE
+        # In between they are missed least.
+        assert twice.linearize(result.x).residual().sum() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_constraints_that_follow_from_others_can_be_met():
+    half = bowl((3.0, 0.5))
+    line = values(lambda x: [x[0] + x[1] - 1.0], lambda x: [[1.0, 1.0]])
+    for constraints in (
+        values(lambda x: [x[0] + x[1] - 1.0, 2.0 * (x[0] + x[1] - 1.0)], lambda x: [[1.0, 1.0], [2.0, 2.0]]),
+        # The second one is the square of the first one.
+        values(
+            lambda x: [x[0] + x[1] - 1.0, (x[0] + x[1] - 1.0) ** 2],
+            lambda x: [np.ones(2), 2.0 * (x[0] + x[1] - 1.0) * np.ones(2)],
+        ),
+        line,
+    ):
+        result = fem.composite_step(half, constraints, np.array([-2.0, 5.0]), 1e-6)
+        assert result.status.converged and result.x == pytest.approx([1.75, -0.75], abs=1e-6)
+    # A double root is a singular one, but can be come near to.
+    double = values(lambda x: [(x[0] - 1.0) ** 2], lambda x: [[2.0 * (x[0] - 1.0), 0.0]])
+    result = fem.composite_step(half, double, np.array([-2.0, 5.0]), 1e-6)
+    assert result.status is not Status.INFEASIBLE and result.x == pytest.approx([1.0, 0.5], abs=1e-6)
+    # So can a circle from almost its centre.
+    result = fem.composite_step(bowl((3.0, 0.0)), CIRCLE, np.array([1e-3, 0.0]), 1e-6)
+    assert result.status.converged and result.x == pytest.approx([np.sqrt(2.0), 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("radius", [np.inf, 2.0])
+@pytest.mark.parametrize("part", ["derivative", "hessian", "residual", "jacobian"])
+def test_what_is_not_finite_is_a_status(part, radius):
+    """Everywhere, or only where the iteration gets to."""
+    goal, calls = np.array([3.0, 0.0]), []
+
+    def broken(name, function):
+        def call(x, *more):
+            calls.append(name)
+            value = function(x, *more)
+            return value * np.nan if name == part and np.linalg.norm(x) <= radius else value
+
+        return call
+
+    functional = fem.from_callables(
+        2,
+        lambda x: float((x - goal) @ (x - goal)),
+        broken("derivative", lambda x: 2.0 * (x - goal)),
+        broken("hessian", lambda x, v: 2.0 * v),
+    )
+    constraints = fem.from_callables(
+        2,
+        residual=broken("residual", lambda x: np.array([x @ x - 2.0])),
+        jacobian=broken("jacobian", lambda x: 2.0 * x[None]),
+    )
+    result = fem.composite_step(functional, constraints, np.array([5.0, 1.0]), 1e-8, max_steps=100)
+    assert np.isfinite(result.x).all() and not result.status.converged
+    if part == "residual" and np.isfinite(radius):
+        # Points where constraints have no values are not gone to.
+        assert np.linalg.norm(result.x) > radius and result.status.final
+    else:
+        assert result.status is Status.NOT_FINITE
+    assert part in calls
+
+
+def test_the_work_is_that_of_all_products_and_of_the_constraints():
+    _, space, functional, held, *_ = network()
+    counts = {"products": 0, "points": 0, "values": 0, "derivatives": 0}
+
+    class Counted:
+        def __init__(self, part, name):
+            self.part, self.name = part, name
+
+        def __getattr__(self, name):
+            return getattr(self.part, name)
+
+        def linearize(self, x):
+            counts[self.name] += 1
+            return Counted(self.part.linearize(x), self.name)
+
+        def hessian(self, v):
+            counts["products"] += 1
+            return self.part.hessian(v)
+
+        def system(self):
+            counts["derivatives"] += 1
+            return self.part.system()
+
+    pairs = [(Counted(functional, "points"), Counted(held, "values")), (functional, held)]
+    counted, plain = (fem.composite_step(*pair, space.initial(0), 1e-4, max_steps=200) for pair in pairs)
+    assert counted.status.converged and np.array_equal(counted.x, plain.x)
+    accepted = len(counted.steps)
+    objective = 2.0 * counts["products"] + accepted + (counts["points"] - accepted) / 3.0
+    constraints = counts["derivatives"] + (counts["values"] - counts["derivatives"]) / 3.0
+    assert counts["products"] > 100 and counts["derivatives"] > 100
+    # Constraints have four points, the functional 150; of other functionals nothing is known but the coefficients.
+    for result, share in ((counted, 1.0), (plain, 4.0 / 150.0)):
+        assert result.steps[-1].work == pytest.approx(objective + share * constraints, rel=1e-9)
+
+
 def test_wrong_constraints_are_named():
     _, space, functional, held, *_ = network()
     x = space.initial(0)

@@ -470,21 +470,40 @@ def test_statuses_and_limits():
     assert solve(norm=lambda space, here: Pullback(space, here, delta=1e-2), dense=False).status is Status.CONVERGED
 
 
-def test_an_interrupt_while_a_coarse_level_is_solved_returns_a_fine_iterate():
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_an_interrupt_on_a_coarse_level_returns_a_fine_iterate_from_which_it_goes_on(after):
     functionals, transfers, start = flows()
-    calls = []
+    calls, shown = [], []
 
     def stop(x):
         calls.append(x)
-        if len(calls) == 5:
+        if len(calls) == after:
             raise KeyboardInterrupt
 
-    watched = [functionals[0], Watched(functionals[1], stop), functionals[2]]
-    with pytest.raises(fem.Interrupted) as caught:
-        fem.multilevel(watched, transfers, start, 1e-8, nested=True, costs=[1.0, 2.0, 4.0])
-    result = caught.value.result
-    assert result.status is Status.INTERRUPTED and result.value == functionals[2].value(result.x)
-    assert result.value < functionals[2].value(prolonged(transfers, start))
+    def solve(level, **more):
+        watched = [*functionals[:level], Watched(functionals[level], stop), *functionals[level + 1 :]]
+        return fem.multilevel(watched, transfers, start, 1e-8, costs=[1.0, 2.0, 4.0], **{"nested": True, **more})
+
+    for level in (0, 1):
+        calls.clear()
+        shown.clear()
+        with pytest.raises(fem.Interrupted) as caught:
+            solve(level, observer=shown.append)
+        result = caught.value.result
+        (snapshot,) = shown
+        assert snapshot.state.progress.status is result.status is Status.INTERRUPTED and snapshot.step.number == 0
+        assert np.array_equal(snapshot.x, result.x) and len(result.x) == functionals[-1].space.dim
+        assert result.value == functionals[2].value(result.x) and result.algebraic == np.inf
+        # The coarsest level is done, or has not seen anything.
+        done = level == 1 or after > 1
+        assert (result.value < functionals[2].value(prolonged(transfers, start))) == (level == 1 or after > 2)
+        assert (result.steps[0].work > 0.0) == done
+        resumed = solve(2, state=result.resumable)
+        anew = fem.multilevel(
+            functionals, transfers, result.x, 1e-8, costs=[1.0, 2.0, 4.0], state=result.state, nested=False
+        )
+        assert resumed.status is Status.CONVERGED and np.array_equal(resumed.x, anew.x)
+        assert resumed.steps[0].work == pytest.approx(anew.steps[0].work + result.steps[0].work)
 
 
 # Norms and transfers
@@ -554,6 +573,24 @@ def test_levels_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="^functionals: got gradients that cost .*coarse to fine"):
         fem.multilevel(pair[::-1], [P], start)
     assert fem.multilevel(pair, [P], start, 1e-6).status.converged
+
+
+def test_levels_of_another_kind_are_refused():
+    functionals, transfers, start = flows()
+    J, P, x = functionals[-1], transfers[-1], prolonged(transfers, start)
+    for wrong in (J, quadratic(np.eye(2), np.ones(2)), None):
+        with pytest.raises(ValueError, match=f"^functionals: got one {type(wrong).__name__}, expected a list"):
+            fem.multilevel(wrong, transfers, x)
+    with pytest.raises(ValueError, match="^functionals: number 1 is a FlowSpace, expected functionals$"):
+        fem.multilevel([functionals[0], functionals[1].terms[0].space, J], transfers, x)
+    for wrong in (P, P.matrix, P.matrix.toarray()):
+        with pytest.raises(ValueError, match=f"^transfers: got one {type(wrong).__name__}, expected a list"):
+            fem.multilevel(functionals[1:], wrong, x)
+    for wrong in (P.matrix, P.matrix.toarray(), lambda x: x):
+        with pytest.raises(
+            ValueError, match=rf"^transfers: number 0 is a {type(wrong).__name__}, expected transfers \("
+        ):
+            fem.multilevel(functionals[1:], [wrong], x)
 
 
 def test_other_arguments_that_do_not_fit_are_refused():

@@ -7,10 +7,24 @@ import pytest
 from hypothesis import given, strategies as st
 
 from dnnfem.functionals import Sum, Tikhonov, condense, from_callables
-from dnnfem.norms import Blocks, Euclidean, Norm, Pullback, Weighted, jacobi, pulled_back, weight_decay
+from dnnfem.norms import (
+    Blocks,
+    Euclidean,
+    Norm,
+    Pullback,
+    Weighted,
+    frobenius,
+    jacobi,
+    kronecker,
+    pulled_back,
+    weight_decay,
+)
 from dnnfem.problems import Box, Energy, Regression
-from dnnfem.solvers import gauss_newton, trust_region
+from dnnfem.quadrature import Quadrature
+from dnnfem.refinement import widen
+from dnnfem.solvers import composite_step, cubic, gauss_newton, multilevel, newton, nlscon, trust_region
 from dnnfem.spaces import Coordinates, FeedforwardSpace
+from dnnfem.spaces.feedforward import Neuron
 from dnnfem.testing import check_norm
 
 RANDOM = np.random.default_rng(4)
@@ -262,9 +276,120 @@ def test_the_seminorm_of_h1_is_pulled_back():
     assert result.status.converged
 
 
+def test_metrics_of_all_coefficients_are_restricted_where_some_are_eliminated():
+    J = Regression(INPUTS, TARGETS, backend="reference").on(SPACE)
+    reduced = condense(J)
+    here = reduced.linearize(SPACE.initial(0)[reduced.inner])
+    for metric in (frobenius(J), pulled_back(J, 1e-2)):
+        norm, whole = metric(reduced.space, here), metric(SPACE, J.linearize(reduced.expand_at(here)))
+        v = RANDOM.standard_normal(9)
+        check_norm(norm)
+        assert norm.norm(v) == pytest.approx(whole.norm(reduced.merge(np.zeros(reduced.outer.size), v)), rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", [frobenius, pulled_back])
+def test_a_metric_of_another_space_is_refused(rule):
+    metric = rule(Regression(INPUTS, TARGETS, backend="reference").on(FeedforwardSpace(2, (2,), 1)))
+    J = Regression(INPUTS, TARGETS, backend="reference").on(SPACE)
+    for call in (lambda: metric(SPACE, linearization()), lambda: gauss_newton(J, SPACE.initial(0), norm=metric)):
+        with pytest.raises(ValueError, match="^functional: got one of 9 coefficients for a space of 13, expected as"):
+            call()
+
+
 def test_what_is_pulled_back_has_to_fit():
     functional = Regression(INPUTS, TARGETS, backend="reference").on(FeedforwardSpace(2, (2,), 1))
     with pytest.raises(ValueError, match="^functional: got one of 9 coefficients for a space of 13, expected as many"):
         pulled_back(functional)(SPACE, linearization())
     with pytest.raises(ValueError, match="^delta: got 0.0, expected a positive number"):
         pulled_back(functional, 0.0)
+
+
+# ---- every norm in every solver
+
+COARSE = FeedforwardSpace(2, (2,), 1)
+FINE, PROLONGED = widen(COARSE, [Neuron(0, np.array([1.0, -0.5]), 0.2)])
+
+
+START = COARSE.initial(0)
+
+
+def penalized(space):
+    """Return a functional that is nearly convex: the penalty refers to a point."""
+    reference = START if space == COARSE else PROLONGED(START)
+    penalty = Tikhonov(space, Euclidean, 0.3, reference)
+    return Sum(Regression(INPUTS, TARGETS, backend="reference").on(space), penalty)
+
+
+def blocks(J):
+    """Return a product over the layers."""
+    parts = [np.arange(block.start, block.stop) for block in J.space.blocks]
+    kinds = [lambda n: Weighted(Coordinates(n), np.linspace(1.0, 2.0, n)), Chain]
+    return Blocks([(part, kind(len(part))) for part, kind in zip(parts, kinds, strict=True)])
+
+
+EVERY = {
+    "Euclidean": lambda J: Euclidean(J.space),
+    "weight decay": lambda J: weight_decay(J.space),
+    "a user's": lambda J: Chain(J.space.dim),
+    "blocks": blocks,
+    "diagonal of the curvature": lambda J: jacobi,
+    "pulled back": lambda J: lambda space, here: Pullback(space, here, 1e-2),
+    "pulled back from another functional": lambda J: pulled_back(
+        Regression(INPUTS[::2], np.zeros(15), backend="reference").on(J.space), 1e-2
+    ),
+    "Frobenius": frobenius,
+    "Frobenius, what layers read": lambda J: frobenius(J, outputs=False),
+    "Kronecker": kronecker,
+}
+
+
+def constrained(J, x, norm):
+    """Let the network take a value exactly."""
+    held = J.terms[0].on(quadrature=Quadrature(INPUTS[:1], np.ones(1), TARGETS[:1, None]))
+    return composite_step(J, held, x, 1e-5, norm=norm(J), max_steps=300)
+
+
+def on_levels(J, x, norm, **options):
+    """Begin on the coarse level, or at its start on the fine one."""
+    start = START if options.get("nested") else x
+    return multilevel([penalized(COARSE), J], [PROLONGED], start, 1e-7, norm=norm(J), **options)
+
+
+def condensed(J, x, norm):
+    """Hand norms of the inner coefficients over as such, and metrics as they are."""
+    found, inner = norm(J), condense(J).inner
+    return gauss_newton(J, x, 1e-7, norm=found.restricted(inner) if isinstance(found, Norm) else found)
+
+
+SOLVERS = {
+    "trust_region": lambda J, x, norm: trust_region(J, x, 1e-7, norm=norm(J)),
+    "trust_region, Krylov": lambda J, x, norm: trust_region(J, x, 1e-7, norm=norm(J), dense=False),
+    "trust_region, curvature": lambda J, x, norm: trust_region(J, x, 1e-7, norm=norm(J), curvature=True),
+    "cubic": lambda J, x, norm: cubic(J, x, 1e-7, norm=norm(J)),
+    "cubic, Krylov": lambda J, x, norm: cubic(J, x, 1e-7, norm=norm(J), dense=False),
+    "newton, exact": lambda J, x, norm: newton(J, x, 1e-7, norm=norm(J), curvature=True),
+    "newton, inexact": lambda J, x, norm: newton(J, x, 1e-7, norm=norm(J), curvature=True, dense=False),
+    "nlscon": lambda J, x, norm: nlscon(J, x, 1e-7, norm=norm(J)),
+    "gauss_newton": lambda J, x, norm: gauss_newton(J, x, 1e-7, norm=norm(J), condensed=False),
+    "gauss_newton, condensed": condensed,
+    "composite_step": constrained,
+    "multilevel": on_levels,
+    "multilevel, Krylov": lambda J, x, norm: on_levels(J, x, norm, dense=False, curvature=True),
+    "multilevel, nested": lambda J, x, norm: on_levels(J, x, norm, nested=True),
+    "multilevel, nested, Krylov": lambda J, x, norm: on_levels(
+        J, x, norm, nested=True, dense=False, curvature=True, cycle="F"
+    ),
+}
+
+
+PAIRS = [(s, n) for s in SOLVERS for n in EVERY if (s, n) != ("gauss_newton, condensed", "Kronecker")]
+
+
+@pytest.mark.parametrize(("solver", "norm"), PAIRS)
+def test_the_minimum_does_not_depend_on_the_norm(solver, norm):
+    J = penalized(FINE)
+    x = PROLONGED(START)
+    least, result = (SOLVERS[solver](J, x, EVERY[name]) for name in ("Euclidean", norm))
+    assert result.status.converged and least.status.converged
+    assert result.value == pytest.approx(least.value, rel=1e-8)
+    assert result.x == pytest.approx(least.x, abs=1e-4)

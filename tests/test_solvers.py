@@ -4,17 +4,29 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, strategies as st
 
-from dnnfem.functionals import Shifted, Sum, Tikhonov, condense, from_callables
+from dnnfem.functionals import Composed, Shifted, Sum, Tikhonov, condense, from_callables
 from dnnfem.functionals.algebra import CombinedLinearization
 from dnnfem.norms import Euclidean, Weighted
 from dnnfem.problems import Regression
-from dnnfem.records import Progress, State, Status, relative
-from dnnfem.solvers import cubic, gauss_newton, more_sorensen, newton, nleq_err, nlscon, steihaug, trust_region
+from dnnfem.records import Interrupted, State, Status, relative
+from dnnfem.solvers import (
+    composite_step,
+    cubic,
+    gauss_newton,
+    more_sorensen,
+    multilevel,
+    newton,
+    nleq_err,
+    nlscon,
+    steihaug,
+    trust_region,
+)
 from dnnfem.solvers.dense import DEFECT, _loss, definite
 from dnnfem.solvers.gauss_newton import FACTOR, GROWTHS
-from dnnfem.spaces import Coordinates, FeedforwardSpace
+from dnnfem.spaces import Coordinates, FeedforwardSpace, Transfer
 from dnnfem.testing import convergence_order
 
 NORMS = {
@@ -569,7 +581,27 @@ def test_a_linear_least_squares_problem_takes_one_long_enough_step():
 
 # Stopping
 
-ALL = [trust_region, cubic, gauss_newton, newton, nleq_err, nlscon]
+
+def constrained(functional, x, *tolerance, **more):
+    """Minimize where the product of the first two coefficients is one."""
+    dim = functional.space.dim
+    constraints = from_callables(
+        dim,
+        residual=lambda x: np.array([x[0] * x[1] - 1.0]),
+        jacobian=lambda x: np.array([[x[1], x[0], *np.zeros(dim - 2)]]),
+    )
+    return composite_step(functional, constraints, x, *tolerance, **more)
+
+
+def two_levels(functional, x, *tolerance, **more):
+    """Minimize with the help of a random subspace of half the dimension."""
+    dim = functional.space.dim
+    matrix = np.random.default_rng(0).standard_normal((dim, (dim + 1) // 2))
+    P = Transfer(sp.csr_array(matrix), np.zeros(dim))
+    return multilevel([Composed(functional, P), functional], [P], x, *tolerance, **more)
+
+
+ALL = [trust_region, cubic, gauss_newton, newton, nleq_err, nlscon, constrained, two_levels]
 """Solvers that end the same ways; the minimum, or the root, is at (1, 1)."""
 
 
@@ -577,8 +609,8 @@ def far(solve):
     """Return a functional that suits a solver, and a start that is some steps away."""
     if solve in (nleq_err, nlscon):
         return arctangents(), np.array([30.0, -20.0])
-    j = functional("Rosenbrock")[0] if solve in (trust_region, cubic, newton) else rosenbrock()
-    return j, np.array([-1.2, 1.0])
+    j = rosenbrock() if solve is gauss_newton else functional("Rosenbrock")[0]
+    return j, np.array([20.0, 0.1] if solve is constrained else [-1.2, 1.0])
 
 
 def arctangents():
@@ -713,6 +745,11 @@ def solves(problem, space):
         "nlscon": lambda **more: nlscon(j, space.initial(0), 0.0, **{"max_steps": 6, **more}),
         "dense cubic": lambda **more: cubic(whole, space.initial(0), 0.0, **{"max_steps": 6, **more}),
         "krylov cubic": lambda **more: cubic(whole, space.initial(0), 0.0, dense=False, **{"max_steps": 6, **more}),
+        "composite_step": lambda **more: constrained(whole, space.initial(0), 0.0, **{"max_steps": 6, **more}),
+        "dense multilevel": lambda **more: two_levels(whole, space.initial(0), 0.0, **{"max_steps": 6, **more}),
+        "krylov multilevel": lambda **more: two_levels(
+            whole, space.initial(0), 0.0, dense=False, curvature=True, **{"max_steps": 6, **more}
+        ),
     }
 
 
@@ -728,6 +765,9 @@ NAMES = (
     "nlscon",
     "dense cubic",
     "krylov cubic",
+    "composite_step",
+    "dense multilevel",
+    "krylov multilevel",
 )
 
 
@@ -747,6 +787,21 @@ def test_a_solve_goes_on_bit_for_bit_from_any_snapshot(name, vector_problem):
         assert np.array_equal(again.x, whole.x)
         assert repr(untimed(again.steps)) == repr(untimed(whole.steps))
         assert again.status is whole.status and again.state.radius == whole.state.radius
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_a_solve_that_a_limit_has_cut_goes_on_bit_for_bit(name, steps, vector_problem):
+    solve = solves(vector_problem, SMALL)[name]
+    whole, cut = solve(), solve(max_steps=steps)
+    assert cut.status is Status.STEP_LIMIT and len(cut.steps) == steps + 1
+    # Once more with the same limit nothing is done.
+    assert np.array_equal(solve(max_steps=steps, state=cut.resumable).x, cut.x)
+    again = solve(state=cut.resumable)
+    assert np.array_equal(again.x, whole.x) and again.status is whole.status
+    assert repr(untimed(again.steps)) == repr(untimed(whole.steps))
+    # To other functionals a length goes over, and nothing that belongs to the point.
+    assert cut.state == State(again.steps[steps].radius if np.isfinite(again.steps[steps].radius) else None)
 
 
 def test_the_penalty_of_condensation_only_falls_and_a_resumed_run_knows():
@@ -787,8 +842,8 @@ def test_a_finished_state_returns_without_an_evaluation():
         raise AssertionError("evaluated")
 
     first = gauss_newton(rosenbrock(), np.array([-1.2, 1.0]))
-    state = State(first.state.radius, Progress(first.x, first.steps, first.status))
-    again = gauss_newton(from_callables(2, residual=forbidden, jacobian=forbidden), np.zeros(2), state=state)
+    broken = from_callables(2, residual=forbidden, jacobian=forbidden)
+    again = gauss_newton(broken, np.zeros(2), state=first.resumable)
     assert np.array_equal(again.x, first.x)
     assert (again.status, again.steps, again.algebraic) == (first.status, first.steps, first.algebraic)
 
@@ -833,6 +888,51 @@ def test_an_interrupt_ends_the_run_with_the_last_iterate_from_which_it_can_go_on
     assert result.steps[-1].number > 0 and plain.value(result.x) == result.value
     whole = solve(plain, start)
     assert np.array_equal(solve(plain, start, state=snapshots[-1].state).x, whole.x)
+    assert np.array_equal(solve(plain, start, state=result.resumable).x, whole.x)
+
+
+@pytest.mark.parametrize("solve", ALL)
+def test_an_interrupt_of_the_first_evaluations_returns_the_start(solve):
+    plain, start = far(solve)
+    whole = solve(plain, start)
+    for name in (name for name, function in plain.functions.items() if function is not None):
+
+        def interrupted(*arguments):
+            raise KeyboardInterrupt
+
+        broken = dataclasses.replace(plain, functions={**plain.functions, name: interrupted})
+        snapshots = []
+        with pytest.raises(Interrupted) as stop:
+            solve(broken, start, observer=snapshots.append)
+        result = stop.value.result
+        assert result.status is Status.INTERRUPTED and np.array_equal(result.x, start)
+        assert snapshots[-1].state == result.resumable and len(result.steps) <= 2
+        assert np.array_equal(solve(plain, np.zeros(2), state=result.resumable).x, whole.x)
+        # Where it is interrupted again before anything is known it stands where it stood.
+        with pytest.raises(Interrupted) as stop:
+            solve(broken, np.zeros(2), state=result.resumable)
+        assert np.array_equal(stop.value.result.x, start)
+
+
+@pytest.mark.parametrize("solve", ALL)
+@pytest.mark.parametrize("after", [1, 2, 4])
+@pytest.mark.parametrize("patience", [1, 2])
+def test_an_interrupt_of_the_observer_ends_the_run_with_what_it_was_shown(solve, after, patience):
+    functional, start = far(solve)
+    shown = []
+
+    def observer(snapshot):
+        shown.append(snapshot)
+        if after <= len(shown) < after + patience:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as stop:
+        solve(functional, start, observer=observer)
+    result = stop.value.result
+    # It sees the end as well, whether it takes it or not.
+    assert len(shown) == after + 1 and shown[-1].state == result.resumable
+    assert result.steps[-1].number == after - 1 and result.status is Status.INTERRUPTED
+    assert np.array_equal(solve(functional, start, state=result.resumable).x, solve(functional, start).x)
 
 
 # Wrong arguments
@@ -850,6 +950,18 @@ def test_a_tolerance_is_a_number_that_is_not_negative(tolerance, scalar_problem,
     for solve in ALL:
         with pytest.raises(ValueError, match="^tolerance: got.*expected a non-negative number or relative"):
             solve(scalar_problem.on(space), space.initial(0), tolerance)
+
+
+@pytest.mark.parametrize("solve", ALL)
+def test_a_state_is_one(solve):
+    functional, start = far(solve)
+    result = solve(functional, start, max_steps=1)
+    with pytest.raises(ValueError, match="^state: got Result, expected a State or None: .*result.resumable"):
+        solve(functional, start, state=result)
+    with pytest.raises(ValueError, match="^state: got int, expected a State or None$"):
+        solve(functional, start, state=1)
+    with pytest.raises(ValueError, match="^state: got the radius -1.0, expected a positive number"):
+        solve(functional, start, state=State(-1.0))
 
 
 def test_gauss_newton_needs_a_sum_of_squares(scalar_problem, space):

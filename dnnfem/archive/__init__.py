@@ -235,7 +235,7 @@ class Archive:
             group = file[f"levels/{number:04d}"]
             schema.put(group, "coefficients", result.x)
             solver = group.require_group("solver")
-            schema.write_solve(solver, result.state, result.steps, result.status, result.algebraic)
+            schema.write_solve(solver, _to_go_on(result), result.steps, result.status, result.algebraic)
             if "estimate" in group:
                 del group["estimate"]
             schema.write_estimate(group.create_group("estimate"), estimate)
@@ -314,6 +314,14 @@ def _in_progress(file: h5py.File, number: int) -> h5py.Group | None:
     """Return the solve in progress if it is one of that level: where a later level has begun it says nothing."""
     current = file.get("current")
     return current if current is not None and current.attrs.get("level", -1) == number else None
+
+
+def _to_go_on(result: Result) -> State:
+    """Return the state of a solve that may have ended at a limit, with its memory if it ended at its last iterate."""
+    own = result.resumable
+    if own is None or own.progress is None or not np.array_equal(own.progress.x, result.x, equal_nan=True):
+        return result.state
+    return own
 
 
 def _check_shape(name: str, x: Array, file: h5py.File, number: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from dnnfem.functionals import Functional, Linearization, Norm
 from dnnfem.functionals.sampling import integral_of
 from dnnfem.kernels.activations import derivatives
 from dnnfem.kernels.program import Block, Program
+from dnnfem.norms.rules import MetricOn
 from dnnfem.records import Array
 from dnnfem.spaces import Purpose, Space, generator
 
@@ -24,8 +25,6 @@ POINTS = 512
 
 FIRST = 8192
 """Points for those of the first layer, which are computed once: an input that is seldom seen must be seen here."""
-
-Rule = Callable[[Space, Linearization], Norm]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +133,7 @@ class Frobenius(Norm):
 
 def frobenius(
     functional: Functional, *, outputs: bool = True, damping: float = DAMPING, count: int = POINTS, seed: int = 0
-) -> Rule:
+) -> MetricOn:
     """Return the metric ``|v|_x^2 = sum_l tr(B_l V_l A_l V_l^T)`` of a network.
 
     ``V_l = [W_l, b_l]`` are the coefficients of block ``l``, ``A_l = E[y y^T]`` the second moments of what it reads,
@@ -164,7 +163,7 @@ def frobenius(
     Raises
     ------
     ValueError
-        If `functional` is not as described, or `damping` or `count` is not positive.
+        If `functional` is not as described, or `damping` or `count` is not positive; at use, if it is on another space.
 
     References
     ----------
@@ -215,7 +214,7 @@ def frobenius(
             products.append(Product(block, inner, outer))
         return Frobenius(space, tuple(products))
 
-    return metric
+    return MetricOn(program.dim, metric)
 
 
 def _damped(matrix: Array, damping: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +52,12 @@ class Projected(Norm):
         values, vectors = scipy.linalg.eigh(0.5 * (schur + schur.T))
         chosen = values > DEPENDENT * values[-1]
         return values[chosen], vectors[:, chosen]
+
+    @property
+    def stretch(self) -> float:
+        """The largest length of ``C v`` for v of length one."""
+        values, _ = self._spectrum
+        return math.sqrt(values[-1]) if len(values) else 0.0
 
     def _solve(self, c: Array) -> Array:
         values, vectors = self._spectrum

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +10,7 @@ import scipy.linalg
 
 from dnnfem.functionals.protocols import Functional, Norm
 from dnnfem.kernels.protocol import Linearization
+from dnnfem.norms.rules import MetricOn
 from dnnfem.records import Array
 from dnnfem.spaces import Space
 
@@ -77,9 +77,7 @@ class Pullback(Norm):
         return np.asarray(scipy.linalg.cho_solve((self._cholesky, True), g))
 
 
-def pulled_back(
-    functional: Functional, delta: float = 1e-8, base: Norm | None = None
-) -> Callable[[Space, Linearization], Pullback]:
+def pulled_back(functional: Functional, delta: float = 1e-8, base: Norm | None = None) -> MetricOn:
     """Return the metric ``<C(x) v, v> + delta |v|_V^2`` with the curvature of any functional, not the minimized one's.
 
     It says which norm of functions is pulled back: a regression with the values zero at some points gives the mean
@@ -111,11 +109,6 @@ def pulled_back(
         raise ValueError(f"delta: got {delta!r}, expected a positive number, or the norm would not be definite")
 
     def metric(space: Space, linearization: Linearization) -> Pullback:
-        if functional.space.dim != space.dim:
-            raise ValueError(
-                f"functional: got one of {functional.space.dim} coefficients for a space of {space.dim}, "
-                "expected as many"
-            )
         return Pullback(space, functional.linearize(linearization.x), delta, base)
 
-    return metric
+    return MetricOn(functional.space.dim, metric)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import brentq
 
 from dnnfem.functionals import Functional, Linearization, Metric
-from dnnfem.norms.projected import Projected
+from dnnfem.functionals.work import gradient_work
 from dnnfem.records import Array, Result, State, Status, Step, Steps
-from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, iterate, norm_at
+from dnnfem.solvers.constraints import Point, point_at, values_of
+from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, iterate
 from dnnfem.solvers.krylov import steihaug
-from dnnfem.solvers.trust_region import ROUNDING
+from dnnfem.solvers.trust_region import ROUNDING, VALUE_WORK
 
 AIM, MOST, LEAST = 0.25, 0.75, 0.05
 """Contraction that normal steps are damped for, the largest one that is accepted, and the least part of the model's
@@ -26,42 +28,15 @@ TRIALS = 60
 CHANGE = 10.0
 """Factor by which an estimate of a Lipschitz constant changes at most, where there is one already."""
 
-FEASIBLE = 1e-8
-"""Length of the normal step, relative to the point, above which there is no estimate of what is left to be gained."""
-
 PROBE = float(np.finfo(float).eps) ** (1.0 / 3.0)
 """Length of central differences of derivatives, relative to the point."""
 
+FULL = 0.9
+"""Steps with at least this damping factor are as good as full ones: the cubic term, which falls by `CHANGE` at most in
+a step, hardly matters."""
+
 ACCURACY = 0.1
 """Relative energy error of the first tangential steps."""
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """A point with its constraints.
-
-    Attributes
-    ----------
-    linearization : Linearization
-        Of the functional.
-    values : array, shape (m,)
-        ``c(x)``.
-    kernel : Projected
-        The norm on the kernel of ``c'(x)``.
-    multiplier : array, shape (m,)
-        ``p``.
-    slope : array, shape (dim,)
-        ``L_x = J' + c'^T p``, dual.
-    normal : array, shape (dim,)
-        The shortest step that solves the linearized constraints, primal.
-    """
-
-    linearization: Linearization
-    values: Array
-    kernel: Projected
-    multiplier: Array
-    slope: Array
-    normal: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +50,7 @@ class Composite:
     damping : float
         The smaller one of ``nu`` and ``tau``.
     full : bool
-        Whether it is the whole step, which no radius has cut.
+        Whether it is nearly the whole step, which no radius has cut.
     quadratic : float
         At ``d``.
     cubic : tuple of float
@@ -84,6 +59,8 @@ class Composite:
         What the quadratic model gains from ``Dt``.
     iterations : int
         Of conjugate gradients.
+    products : int
+        With the second derivative of the Lagrangian.
     """
 
     step: Array
@@ -94,6 +71,7 @@ class Composite:
     cubic: tuple[float, float]
     decrease: float
     iterations: int
+    products: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,28 +91,10 @@ class CompositeStep:
     metric: Metric | None
     curvature: bool
 
-    def _values(self, x: Array) -> tuple[Linearization, Array]:
-        """Return the constraints at a point, and ``c(x)``."""
-        here = self.constraints.linearize(x)
-        values = here.residual()
-        if values is None:
-            raise ValueError("constraints: got no sum of squares, expected a functional whose residual is to vanish")
-        # From wherever it is.
-        return here, np.array(values.tolist(), dtype=np.float64)
-
-    def _point(self, linearization: Linearization) -> Point:
-        there, values = self._values(linearization.x)
-        system, dim = there.system(), len(linearization.x)
-        assert system is not None
-        if len(values) > dim:
-            raise ValueError(
-                f"constraints: got {len(values)} residuals for {dim} coefficients, expected no more, and no penalty"
-            )
-        rows = np.array([system.pull(unit) for unit in np.eye(len(values))]).reshape(len(values), -1)
-        kernel = Projected(norm_at(self.metric, self.functional, linearization), rows)
-        multiplier = kernel.multiplier(linearization.derivative)
-        slope = linearization.derivative + rows.T @ multiplier
-        return Point(linearization, values, kernel, multiplier, slope, kernel.least(-values))
+    @cached_property
+    def _share(self) -> float:
+        """Work of a derivative of the constraints, in gradients of the functional."""
+        return gradient_work(self.constraints) / gradient_work(self.functional)
 
     def _product(self, point: Point, v: Array) -> Array:
         """Return ``L_xx v``, dual; the part of the constraints by a difference of derivatives."""
@@ -151,11 +111,10 @@ class CompositeStep:
             ends.append(system.pull(point.multiplier))
         return np.asarray(own + (ends[0] - ends[1]) / (2.0 * h))
 
-    def _composed(self, point: Point, omegas: tuple[float, float], accuracy: float) -> Composite:
-        """Return the step for two Lipschitz constants, of ``c'`` and of ``L_xx``."""
+    def _composed(self, point: Point, omegas: tuple[float, float], accuracy: float) -> Composite | None:
+        """Return the step for two Lipschitz constants, of ``c'`` and of ``L_xx``; None if products are not finite."""
         of_constraints, of_functional = omegas
-        norm = point.kernel.base
-        reach = norm.norm(point.normal)
+        norm, reach = point.kernel.base, point.reach
         limit = 2.0 * AIM / of_constraints if of_constraints > 0.0 else math.inf
         nu = min(1.0, limit / (2.0 * reach)) if reach > 0.0 else 1.0
         normal = nu * point.normal
@@ -173,38 +132,46 @@ class CompositeStep:
         along, size = inner.step, norm.norm(inner.step)
         slope = float((point.slope + ahead) @ along)
         bend = float(self._product(point, along) @ along) if size > 0.0 else 0.0
+        if not math.isfinite(at_normal + slope + bend):
+            return None
         tau = _minimizer(slope, bend, of_functional, nu * reach, size)
         step = normal + tau * along
         length = math.hypot(nu * reach, tau * size)
         quadratic = at_normal + tau * slope + 0.5 * tau * tau * bend
         cubic = [q + of_functional * r**3 / 6.0 for q, r in ((at_normal, nu * reach), (quadratic, length))]
         damping, gained = min(nu, tau), -slope - 0.5 * bend
-        full = damping == 1.0 and not inner.boundary
-        return Composite(step, length, damping, full, quadratic, (cubic[0], cubic[1]), gained, inner.iterations)
+        full = damping >= FULL and not inner.boundary
+        products = inner.iterations + int(nu * reach > 0.0) + int(size > 0.0)
+        return Composite(
+            step, length, damping, full, quadratic, (cubic[0], cubic[1]), gained, inner.iterations, products
+        )
 
-    def assess(
-        self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING
-    ) -> CompositeIterate:
+    def _work(self, point: Point, trial: Composite) -> float:
+        """Return the work of the products for a step; those with constraints are two derivatives of these each."""
+        return trial.products * (2.0 + 2.0 * self._share * bool(point.multiplier.any()))
+
+    def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> Iterate:
         """Compute multiplier, normal and first tangential step.
 
         What is left to be gained is what the quadratic model promises along the constraints, and the change of the
-        value that the linearized constraints cost; there is no estimate where a step is damped or the constraints are
-        not met.
+        value that the linearized constraints cost.  The estimate is infinite where a step is damped or constraints are
+        missed that a step could meet; it is NaN, and no tolerance is met, where none could.
         """
-        point = self._point(linearization)
-        norm = point.kernel.base
-        along = math.sqrt(max(float(point.slope @ point.kernel.riesz(point.slope)), 0.0))
-        reach = norm.norm(point.normal)
-        accuracy = min(ACCURACY, math.sqrt(along / (1.0 + abs(linearization.value))))
-        trial = self._composed(point, _omegas(memory), accuracy)
-        missed = abs(float(point.multiplier @ point.values))
-        known = trial.full and reach <= FEASIBLE * max(1.0, norm.norm(linearization.x))
-        row = replace(
-            step,
-            dual_norm=math.hypot(along, reach),
-            algebraic=math.sqrt(2.0 * (max(trial.decrease, 0.0) + missed)) if known else math.inf,
-            work=step.work + 1.0 + 2.0 * trial.iterations,
-        )
+        step = replace(step, work=step.work + 1.0 + self._share)
+        point = point_at(linearization, self.functional, self.constraints, self.metric)
+        trial, along = None, math.nan
+        if point is not None:
+            along = math.sqrt(max(float(point.slope @ point.kernel.riesz(point.slope)), 0.0))
+            accuracy = min(ACCURACY, math.sqrt(along / (1.0 + abs(linearization.value))))
+            trial = self._composed(point, _omegas(memory), accuracy)
+        if point is None or trial is None:
+            return Iterate(linearization, replace(step, dual_norm=math.nan), memory=memory)
+        algebraic = math.nan if point.unattainable else math.inf
+        if trial.full and point.feasible:
+            missed = abs(float(point.multiplier @ point.values))
+            algebraic = math.sqrt(2.0 * (max(trial.decrease, 0.0) + missed))
+        work, dual_norm = step.work + self._work(point, trial), math.hypot(along, point.reach)
+        row = replace(step, dual_norm=dual_norm, algebraic=algebraic, work=work)
         return CompositeIterate(linearization, row, point, trial, memory=memory)
 
     def estimate(self, steps: Steps) -> float:
@@ -219,14 +186,17 @@ class CompositeStep:
         omegas, missed = _omegas(iterate.memory), float(point.multiplier @ point.values)
         rounding, value = ROUNDING * max(abs(here.value), abs(missed)), here.value + missed
         for _ in range(TRIALS):
+            if trial.length <= point.nowhere:
+                return Status.INFEASIBLE
             if trial.length <= np.finfo(float).eps * norm.norm(here.x):
                 return Status.EXHAUSTED
-            _, ahead = self._values(here.x + trial.step)
+            ahead = values_of(self.constraints.linearize(here.x + trial.step))
             expected = point.values + point.kernel.rows @ trial.step
             back = point.kernel.least(expected - ahead) if np.isfinite(ahead).all() else np.zeros_like(trial.step)
             there = self.functional.linearize(here.x + trial.step + back)
-            _, reached = self._values(here.x + trial.step + back)
-            work += 1.0
+            reached = values_of(self.constraints.linearize(here.x + trial.step + back))
+            # The value where a step is accepted is counted with the derivative there.
+            work += 2.0 * VALUE_WORK * self._share
             change = there.value + float(point.multiplier @ reached) - value
             contraction = norm.norm(back) / trial.length if np.isfinite(ahead).all() else math.inf
             promised, gained = trial.cubic[1] - trial.cubic[0], change - trial.cubic[0]
@@ -255,8 +225,11 @@ class CompositeStep:
                 omegas = omegas[0], max(omegas[1], 2.0 * before[1], 6.0 * abs(promised) / trial.length**3)
             else:
                 omegas = max(omegas[0], 2.0 * before[0], 4.0 * AIM / trial.length), omegas[1]
-            trial = self._composed(point, omegas, ACCURACY)
-            inner, work = inner + trial.iterations, work + 2.0 * trial.iterations
+            shorter = self._composed(point, omegas, ACCURACY)
+            if shorter is None:
+                return Status.NOT_FINITE
+            trial = shorter
+            inner, work = inner + trial.iterations, work + VALUE_WORK + self._work(point, trial)
         return Status.STAGNATED
 
 
@@ -313,8 +286,9 @@ def composite_step(
         Starting point; it need not meet the constraints.
     tolerance : float or relative(...)
         A float bounds the estimate of ``sqrt(2 (J(x) - min J))``, the minimum being that under the constraints; there
-        is none as long as they are missed by a step of more than 1e-8 of the length of `x`.  `dnnfem.relative` bounds
-        the root of the sum of squares of the dual norm of ``J' + c'^T p`` and of the length of the normal step.
+        is none as long as they are missed by a step of more than 1e-8, or 1e-8 of the length of `x` if that is longer
+        than one.  `dnnfem.relative` bounds the root of the sum of squares of the dual norm of ``J' + c'^T p`` and of
+        the length of the normal step.
     norm : Norm or metric, optional
         In which steps are measured and preconditioned; default Euclidean.
     state : State, optional
@@ -330,7 +304,8 @@ def composite_step(
     -------
     Result
         The table has the damping, the estimate `omega` for the Lagrangian, and the contraction of the simplified normal
-        step.
+        step; its work is that of the constraints too.  Constraints that contradict each other, or whose derivative is
+        singular where the iteration ends, are a status.
 
     Raises
     ------

@@ -204,7 +204,8 @@ def gauss_newton(
         A float bounds the estimate of ``sqrt(2 (J(x) - min J))``, `dnnfem.relative` the dual norm of the derivative.
     norm : Norm or metric, optional
         On the inner coefficients (on all of them if `condensed` is False, then Euclidean by default); default
-        `dnnfem.norms.feature_norm`: a step is as long as the features change.
+        `dnnfem.norms.feature_norm`: a step is as long as the features change.  Metrics of all coefficients, such as
+        `dnnfem.norms.frobenius`, are restricted to the inner ones.
     state : State, optional
         Of the solve before, or of the interrupted one.
     observer : callable, optional

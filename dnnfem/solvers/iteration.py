@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -184,27 +185,45 @@ def iterate(
     """
     view = view or View.plain(functional)
     tolerance = check_tolerance(tolerance)
-    state = state or State()
-    if state.radius is not None and not 0.0 < state.radius < math.inf:
-        raise ValueError(f"state: got the radius {state.radius!r}, expected a positive number or None")
-    progress = state.progress
-    name = "x" if progress is None else "state"
-    start = check_coefficients(view.functional.space, x if progress is None else progress.x, name, finite=True)
-    if progress is not None and progress.status is not None and progress.status.final:
-        return _result(view, start, progress.status, progress.steps)
-    linearization = functional.linearize(view.inner(start))
-    if not math.isfinite(linearization.value):
-        return _result(view, start, Status.NOT_FINITE, Steps((Step(0, linearization.value),)))
-    began = time.perf_counter()
-    if progress is None:
+    state = check_state(state)
+    if state.progress is None:
+        start = check_coefficients(view.functional.space, x, finite=True)
         radius = math.nan if state.radius is None else state.radius
-        current = method.assess(linearization, Step(0, linearization.value, radius=radius), NOTHING)
-        steps = Steps((current.step,))
-        _show(observer, view.full(linearization), steps, None, current.memory)
+        now = Progress(start, Steps((Step(0, math.nan, radius=radius),)))
     else:
-        steps = progress.steps
-        current = replace(method.assess(linearization, steps[-1], progress.memory), step=steps[-1])
-        began -= steps[-1].seconds
+        start = check_coefficients(view.functional.space, state.progress.x, "state", finite=True)
+        now = replace(state.progress, x=start)
+    if now.status is not None and now.status.final:
+        return result_of(view, now)
+    rows = _rows(functional, method, tolerance, limits, view, now)
+    try:
+        for now in rows:
+            _show(observer, now)
+    except KeyboardInterrupt:
+        raise interrupted(view, now, observer) from None
+    return result_of(view, now)
+
+
+def _rows(
+    functional: Functional, method: Method, tolerance: Tolerance, limits: Limits, view: View, begin: Progress
+) -> Iterator[Progress]:
+    """Go on from `begin`, row by row; the last one has a status."""
+    began = time.perf_counter()
+    linearization = functional.linearize(view.inner(begin.x))
+    steps, last = begin.steps, begin.steps[-1]
+    # Where a solve was interrupted before its first row was complete, it begins.
+    fresh = last.number == 0 and math.isnan(last.dual_norm)
+    if not math.isfinite(linearization.value):
+        steps = Steps((replace(last, value=linearization.value),)) if fresh else steps
+        yield replace(begin, steps=steps, status=Status.NOT_FINITE)
+        return
+    if fresh:
+        current = method.assess(linearization, replace(last, value=linearization.value), NOTHING)
+        steps = Steps((current.step,))
+        yield Progress(view.full(linearization), steps, None, current.memory)
+    else:
+        current = replace(method.assess(linearization, last, begin.memory), step=last)
+        began -= last.seconds
     status = current.status or met(tolerance, steps)
     while status is None:
         if steps[-1].number >= limits.steps:
@@ -212,32 +231,52 @@ def iterate(
         elif time.perf_counter() - began >= limits.seconds:
             status = Status.TIME_LIMIT
         else:
-            try:
-                following = method.advance(current)
-            except KeyboardInterrupt:
-                full = view.full(current.linearization)
-                _show(observer, full, steps, Status.INTERRUPTED, current.memory)
-                raise Interrupted(_result(view, full, Status.INTERRUPTED, steps)) from None
+            following = method.advance(current)
             if isinstance(following, Status):
                 status = following
-            else:
-                algebraic = method.estimate(steps + following.step)
-                step = replace(following.step, algebraic=algebraic, seconds=time.perf_counter() - began)
-                current = replace(following, step=step)
-                steps = steps + step
-                status = current.status or met(tolerance, steps)
-                if status is None:
-                    _show(observer, view.full(current.linearization), steps, None, current.memory)
-    full = view.full(current.linearization)
-    _show(observer, full, steps, status, current.memory)
-    return _result(view, full, status, steps)
+                break
+            algebraic = method.estimate(steps + following.step)
+            step = replace(following.step, algebraic=algebraic, seconds=time.perf_counter() - began)
+            current = replace(following, step=step)
+            steps = steps + step
+            status = current.status or met(tolerance, steps)
+            if status is None:
+                yield Progress(view.full(current.linearization), steps, None, current.memory)
+    yield Progress(view.full(current.linearization), steps, status, current.memory)
 
 
-def _show(
-    observer: Observer | None, x: Array, steps: Steps, status: Status | None, memory: Mapping[str, Array]
-) -> None:
+def check_state(state: State | None) -> State:
+    """Return the state to begin with.
+
+    Raises
+    ------
+    ValueError
+        If it is no `State`, or its radius is no positive number.
+    """
+    if state is None:
+        return State()
+    if not isinstance(state, State):
+        hint = ": state=result.state on the next level, state=result.resumable for the same solve"
+        raise ValueError(
+            f"state: got {type(state).__name__}, expected a State or None{hint if isinstance(state, Result) else ''}"
+        )
+    if state.radius is not None and not 0.0 < state.radius < math.inf:
+        raise ValueError(f"state: got the radius {state.radius!r}, expected a positive number or None")
+    return state
+
+
+def interrupted(view: View, progress: Progress, observer: Observer | None) -> Interrupted:
+    """Return what a solve that the user stops ends with, after the observer has seen where it stands."""
+    progress = replace(progress, status=Status.INTERRUPTED)
+    # A second interrupt does not wait for the observer.
+    with suppress(KeyboardInterrupt):
+        _show(observer, progress)
+    return Interrupted(result_of(view, progress))
+
+
+def _show(observer: Observer | None, progress: Progress) -> None:
     if observer is not None:
-        observer(Snapshot(steps[-1], State(_radius(steps), Progress(x, steps, status, memory))))
+        observer(Snapshot(progress.steps[-1], State(_radius(progress.steps), progress)))
 
 
 def _radius(steps: Steps) -> float | None:
@@ -245,6 +284,10 @@ def _radius(steps: Steps) -> float | None:
     return radius if math.isfinite(radius) else None
 
 
-def _result(view: View, x: Array, status: Status, steps: Steps) -> Result:
+def result_of(view: View, progress: Progress) -> Result:
+    """Return the result of a solve that has ended."""
+    x, steps, status = progress.x, progress.steps, progress.status
+    assert status is not None
     remarks = (why_not_finite(view.functional, x),) if status is Status.NOT_FINITE else ()
-    return Result(x, status, steps, State(_radius(steps)), steps[-1].algebraic, remarks)
+    radius = _radius(steps)
+    return Result(x, status, steps, State(radius), steps[-1].algebraic, remarks, State(radius, progress))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,8 @@ def levels_of(
     ValueError
         If there are less than two functionals, transfers do not fit, or costs are no positive numbers that increase.
     """
+    _check_kinds("functionals", functionals, "functionals", lambda item: callable(getattr(item, "linearize", None)))
+    _check_kinds("transfers", transfers, "transfers (dnnfem.Transfer)", lambda item: isinstance(item, Transfer))
     if len(functionals) < 2:
         raise ValueError(
             f"functionals: got {len(functionals)}, expected at least two, from coarse to fine; on one level there is "
@@ -66,6 +68,15 @@ def levels_of(
         Level(functional, transfer, float(cost), functional.space.dim <= dense_up_to)
         for functional, transfer, cost in zip(functionals, (None, *transfers), work / work[-1], strict=True)
     )
+
+
+def _check_kinds(name: str, items: Sequence[object], expected: str, right: Callable[[object], bool]) -> None:
+    """Raise a `ValueError` unless these are several items of the right kind."""
+    if not isinstance(items, Sequence):
+        raise ValueError(f"{name}: got one {type(items).__name__}, expected a list of {expected}, from coarse to fine")
+    for number, item in enumerate(items):
+        if not right(item):
+            raise ValueError(f"{name}: number {number} is a {type(item).__name__}, expected {expected}")
 
 
 def _costs(functionals: Sequence[Functional], costs: Sequence[float] | None) -> np.ndarray:

@@ -13,15 +13,18 @@ import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import Euclidean, jacobi
-from dnnfem.records import Array, Interrupted, Result, State, Status, Step, Steps, relative
+from dnnfem.records import Array, Interrupted, Progress, Result, State, Status, Step, Steps, relative
 from dnnfem.solvers.iteration import (
     NOTHING,
     Iterate,
     Limits,
     Observer,
     Tolerance,
+    View,
+    check_state,
     check_tolerance,
     extrapolated,
+    interrupted,
     iterate,
     norm_at,
 )
@@ -82,7 +85,7 @@ class Multilevel:
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> CycleIterate:
         """Compute the dual norm, and the Newton step unless a correction comes next: the estimate is infinite then."""
         if step.number == 0:
-            step = replace(step, work=self.spent)
+            step = replace(step, work=step.work + self.spent)
         levels = memory.get("levels")
         if levels is not None and memory["steps"] == 0.0:
             norms = self._norms(linearization)
@@ -172,13 +175,15 @@ def multilevel(
     nested : bool
         Begin on the coarsest space and solve on each of them: to a hundredth of the dual norm at the start on the
         coarsest, on the others to a tenth, but with one correction at most, and to the tolerance on the finest.  The
-        observer is shown the latter, whose table counts all work.
+        observer is shown the latter, whose table counts all work.  After an interrupt on a coarser level the result is
+        its iterate, prolonged: from there it goes on with ``nested=False``, or with the state ``result.resumable``.
     cycle : str
         ``"V"``: a coarse model is corrected once from the level below it; ``"F"``: twice, by an F- and a V-cycle.
     smoothing : int
         Steps on the finest level after a correction; on coarser levels as many as cost no more.
     norm : Norm or metric, optional
-        As of `trust_region`, on the finest space; coarse corrections ``s`` are measured by ``|P s|``.
+        As of `trust_region`, on the finest space; coarse corrections ``s`` are measured by ``|P s|``.  With `nested` a
+        metric is taken at the prolonged start of each level, but for the default.
     costs : sequence of float, optional
         Work of a gradient on each level, in any unit; default what `dnnfem.functionals.gradient_work` counts.
     state : State, optional
@@ -213,14 +218,14 @@ def multilevel(
         raise ValueError(f"cycle: got {cycle!r}, expected 'V' or 'F'")
     if isinstance(smoothing, bool) or not isinstance(smoothing, int | np.integer) or smoothing < 1:
         raise ValueError(f"smoothing: got {smoothing!r}, expected a positive integer")
-    limits, tolerance = Limits(max_steps, max_seconds), check_tolerance(tolerance)
+    limits, tolerance, state = Limits(max_steps, max_seconds), check_tolerance(tolerance), check_state(state)
     usual = DENSE_LIMIT["curvature" if curvature else "hessian"]
     levels = levels_of(functionals, transfers, costs, usual if dense is None else math.inf if dense else 0)
     metric = jacobi if norm is None and curvature and levels[-1].dense else norm
     spent, began = 0.0, time.perf_counter()
-    if nested and (state is None or state.progress is None):
+    if nested and state.progress is None:
         start = check_coefficients(levels[0].functional.space, x, finite=True)
-        x, state, spent = _nested(levels, start, metric, cycle, smoothing, curvature, state, limits)
+        x, state, spent = _nested(levels, start, metric, cycle, smoothing, curvature, state, observer, limits)
     method = Multilevel(Recursion(levels, curvature, int(smoothing)), metric, cycle, spent)
     left = Limits(max_steps, max(max_seconds - (time.perf_counter() - began), 0.0))
     return iterate(levels[-1].functional, x, method, tolerance, state, observer, left)
@@ -233,25 +238,37 @@ def _nested(
     cycle: str,
     smoothing: int,
     curvature: bool,
-    state: State | None,
+    state: State,
+    observer: Observer | None,
     limits: Limits,
-) -> tuple[Array, State | None, float]:
+) -> tuple[Array, State, float]:
     """Solve on all levels but the finest; return the start there, what goes over to it, and the work."""
+    finest = levels[-1].functional
     norms: Sequence[Metric | None] = [metric] * len(levels)
     if isinstance(metric, Norm):
         norms = norms_of(levels, metric)
     spent, began = 0.0, time.perf_counter()
     for k, level in enumerate(levels[:-1]):
-        method: TrustRegion | Multilevel = TrustRegion(level.functional, norms[0], level.dense, curvature)
-        if k > 0:
-            own = tuple(replace(other, work=other.work / level.work) for other in levels[: k + 1])
-            method = Multilevel(Recursion(own, curvature, smoothing), norms[k], cycle)
         rows = min(limits.steps, FEW) if k > 0 else limits.steps
         left = Limits(rows, max(limits.seconds - (time.perf_counter() - began), 0.0))
         try:
+            if metric is not None and metric is not jacobi and not isinstance(metric, Norm):
+                # A rule of the finest space, at the best that is known there.
+                norms = norms_of(levels, norm_at(metric, finest, finest.linearize(_prolonged(levels[k:], x))))
+                spent += 1.0
+            method: TrustRegion | Multilevel = TrustRegion(level.functional, norms[0], level.dense, curvature)
+            if k > 0:
+                own = tuple(replace(other, work=other.work / level.work) for other in levels[: k + 1])
+                method = Multilevel(Recursion(own, curvature, smoothing), norms[k], cycle)
             result = iterate(level.functional, x, method, LATER if k else FIRST, state, None, left)
-        except Interrupted as stop:
-            raise Interrupted(_prolonged(levels[k:], stop.result)) from None
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Interrupted):
+                x, state = stop.result.x, stop.result.state
+                spent += stop.result.steps[-1].work * level.work
+            x = _prolonged(levels[k:], x)
+            radius = math.nan if state.radius is None else state.radius
+            row = Step(0, finest.value(x), radius=radius, algebraic=math.inf, work=spent)
+            raise interrupted(View.plain(finest), Progress(x, Steps((row,))), observer) from None
         spent += result.steps[-1].work * level.work
         transfer = levels[k + 1].transfer
         assert transfer is not None
@@ -259,10 +276,9 @@ def _nested(
     return x, state, spent
 
 
-def _prolonged(levels: tuple[Level, ...], result: Result) -> Result:
-    """Return a result in the finest space."""
-    x = result.x
+def _prolonged(levels: tuple[Level, ...], x: Array) -> Array:
+    """Return an iterate on the first of some levels in the finest space."""
     for level in levels[1:]:
         assert level.transfer is not None
         x = level.transfer(x)
-    return replace(result, x=x, steps=Steps((Step(0, levels[-1].functional.value(x)),)))
+    return x

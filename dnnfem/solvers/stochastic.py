@@ -11,7 +11,7 @@ import numpy as np
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.functionals.sampling import integral_of
 from dnnfem.norms import Euclidean, frobenius
-from dnnfem.records import Array, Result, Snapshot, State, Status, Step, Steps
+from dnnfem.records import Array, Result, State, Status, Step, Steps
 from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, extrapolated, iterate, norm_at
 from dnnfem.solvers.minibatch import Batches, Means, first_step
 from dnnfem.solvers.trust_region import DENSE_LIMIT, NOISE, ROUNDING, VALUE_WORK, TrustRegion
@@ -272,15 +272,9 @@ def stochastic(
     metric = norm if norm is not None else _default_norm(functional)
     dense = functional.space.dim <= DENSE_LIMIT["curvature"]
     method = Stochastic(batches, metric, TrustRegion(functional, metric, dense, curvature=True), max_work)
-    shown: list[Snapshot] = []
-
-    def watch(snapshot: Snapshot) -> None:
-        shown[:] = [snapshot]
-        if observer is not None:
-            observer(snapshot)
-
-    result = iterate(functional, x, method, tolerance, state, watch, Limits(max_steps, max_seconds))
-    memory = shown[0].state.progress.memory if shown and shown[0].state.progress is not None else NOTHING
+    result = iterate(functional, x, method, tolerance, state, observer, Limits(max_steps, max_seconds))
+    assert result.resumable is not None and result.resumable.progress is not None
+    memory = result.resumable.progress.memory
     return method.finished(result, Means.of(memory)) if "momentum" in memory else result
 
 
