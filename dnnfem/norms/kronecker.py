@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dnnfem.functionals import Functional, Integral, Linearization, Norm, Scaled, Sum, Tikhonov
 from dnnfem.kernels.program import Block
+from dnnfem.norms.rules import MetricOn
 from dnnfem.records import Array
 from dnnfem.spaces import Space
 
@@ -21,8 +22,6 @@ SAMPLES = 2048
 
 LEAST = 1e-12
 """Least penalty on a column, relative to the largest one in its layer."""
-
-Rule = Callable[[Space, Linearization], Norm]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ class Kronecker(Norm):
         return out
 
 
-def kronecker(functional: Functional) -> Rule:
+def kronecker(functional: Functional) -> MetricOn:
     """Return the metric ``|v|_x^2 = sum_l tr(G_l V_l A_l V_l^T) + |v|_D^2`` of a functional.
 
     ``V_l = [W_l, b_l]`` are the coefficients of layer ``l``, ``A_l`` the second moments of what it reads, with a one
@@ -110,7 +109,7 @@ def kronecker(functional: Functional) -> Rule:
     ------
     ValueError
         If the functional is no sum of one integral and penalties, its layers share coefficients, or the norm of a
-        penalty is not diagonal.
+        penalty is not diagonal; at use, if it is on another space.
 
     References
     ----------
@@ -158,7 +157,7 @@ def kronecker(functional: Functional) -> Rule:
             layers.append(Layer(block, directions, primal, penalty[number][:, None] * primal, values))
         return Kronecker(space, tuple(layers))
 
-    return metric
+    return MetricOn(program.dim, metric)
 
 
 def _diagonalized(moments: Array, penalty: Array) -> tuple[Array, Array]:

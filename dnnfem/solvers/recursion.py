@@ -13,7 +13,7 @@ from dnnfem.functionals.algebra import CombinedLinearization
 from dnnfem.records import Array, Status, Step
 from dnnfem.solvers.iteration import NOTHING
 from dnnfem.solvers.levels import Level
-from dnnfem.solvers.trust_region import ROUNDING, VALUE_WORK, Ball, TrustRegion
+from dnnfem.solvers.trust_region import ROUNDING, VALUE_WORK, Enclosure, TrustRegion
 
 KAPPA = 0.1
 """A correction is asked for if the coarse space sees this part of the derivative's dual norm."""
@@ -141,7 +141,7 @@ class Recursion:
         cycle: str,
     ) -> tuple[Linearization, float]:
         """Minimize a coarse model approximately in a ball around its start; return the end and the work."""
-        ball, enough, work = Ball(here.x, bound), ENOUGH * norms[k].dual_norm(here.derivative), 0.0
+        ball, enough, work = Enclosure(here.x, bound), ENOUGH * norms[k].dual_norm(here.derivative), 0.0
         for visit in ("F", "V") if cycle == "F" and k > 0 else ("V",):
             room = bound - norms[k].norm(here.x - ball.centre)
             if room <= (1.0 - EDGE) * bound:
@@ -159,7 +159,7 @@ class Recursion:
         return here, work
 
     def _relaxed(
-        self, k: int, model: Functional, here: Linearization, norm: Norm, ball: Ball, enough: float, memory: Array
+        self, k: int, model: Functional, here: Linearization, norm: Norm, ball: Enclosure, enough: float, memory: Array
     ) -> tuple[Linearization, float]:
         """Take steps of the trust region, as many as cost no more than those on the finest level."""
         level = self.levels[k]

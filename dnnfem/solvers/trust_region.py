@@ -81,7 +81,7 @@ class NewtonIterate(Iterate):
 
 
 @dataclass(frozen=True, eq=False)
-class Ball:
+class Enclosure:
     """Where iterates have to stay: ``|x - centre| <= radius``."""
 
     centre: Array
@@ -100,7 +100,7 @@ class TrustRegion:
     metric: Metric | None
     dense: bool
     curvature: bool
-    ball: Ball | None = None
+    ball: Enclosure | None = None
     accuracy: float | None = None
     tolerance: float = 0.0
 
