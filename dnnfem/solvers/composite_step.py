@@ -119,6 +119,8 @@ class CompositeStep:
         nu = min(1.0, limit / (2.0 * reach)) if reach > 0.0 else 1.0
         normal = nu * point.normal
         ahead = self._product(point, normal) if nu * reach > 0.0 else np.zeros_like(normal)
+        if not np.isfinite(ahead).all():
+            return None
         at_normal = float(point.slope @ normal) + 0.5 * float(ahead @ normal)
         room = math.sqrt(max(limit**2 - (nu * reach) ** 2, 0.0)) if math.isfinite(limit) else 1e3 * (1.0 + reach)
         inner = steihaug(
