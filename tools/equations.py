@@ -225,7 +225,7 @@ CASES = {
     "allen_cahn": Case(
         allen_cahn,
         lambda p: references.allen_cahn()(p[:, 1], p[:, 0]),
-        (16, 16),
+        (10,) * 5,
         300.0,
         relative=1e-5,
         slabs=8,
