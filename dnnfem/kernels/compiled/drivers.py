@@ -57,9 +57,9 @@ from dnnfem.kernels.compiled.tables import (
 )
 from dnnfem.records import Array
 
-SMALL = 2**22
-"""Products of samples and weights up to which one thread does a sweep (about a millisecond): threads that wait for the
-next sweep keep the cores from the linear algebra in between, which costs more than they gain."""
+SMALL = 2**20
+"""Products of samples and weights up to which one thread does a sweep (about a third of a millisecond): handing some of
+it to others takes a third of that."""
 
 DERIVATIVE, RECORD, TANGENT, CURVATURE, HESSIAN = range(5)
 """What `differentiate` computes."""
