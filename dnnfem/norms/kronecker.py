@@ -63,15 +63,7 @@ class Layer:
     def write(self, coordinates: Array, basis: Array, out: Array) -> None:
         """Write ``outer coordinates basis^T`` to the places of the coefficients in `out`."""
         b = self.block
-        self._place(self.outer @ coordinates.reshape(b.rows, b.columns + 1) @ basis.T, out)
-
-    def write_direction(self, number: int, out: Array) -> None:
-        """Write an element of the basis to the places of the coefficients in `out`."""
-        i, j = divmod(number, self.block.columns + 1)
-        self._place(np.outer(self.outer[:, i], self.primal[:, j]), out)
-
-    def _place(self, full: Array, out: Array) -> None:
-        b = self.block
+        full = self.outer @ coordinates.reshape(b.rows, b.columns + 1) @ basis.T
         out[b.start : b.bias_start], out[b.bias_start : b.stop] = full[:, :-1].ravel(), full[:, -1]
 
 
@@ -154,7 +146,7 @@ def kronecker(functional: Functional) -> MetricOn:
     In large networks the directions of the basis with the largest values therefore span a coarse space, which has the
     curvature itself, across all layers: as the others keep their diagonal the norm is definite.  Where the law reads
     derivatives in the inputs, the factors are those of the values, and only there are derivatives seen.  A metric costs
-    a derivative at 2048 points and 128 curvature products at 512 points, at most.
+    little more than a derivative at 2048 points and one at 512 points for each row of the root.
 
     Parameters
     ----------
@@ -208,7 +200,7 @@ def kronecker(functional: Functional) -> MetricOn:
         system = here.system(biases)
         if system is None:
             raise ValueError("functional: got a law without a root of its curvature, expected one, or another norm")
-        moments, cotangents = here.moments(), system.curvature(np.eye(len(biases)))
+        moments, cotangents = here.moments, system.curvature(np.eye(len(biases)))
         layers, parts, traces = [], [], []
         for number, (stage, block) in enumerate(zip(stages, blocks, strict=True)):
             if program.stages[stage].input in program.fixed and number not in kept:
@@ -228,23 +220,29 @@ def kronecker(functional: Functional) -> MetricOn:
         lengths = [np.tile(np.sum(layer.primal**2, axis=0), layer.block.rows) for layer in layers]
         leading = np.argsort(-values / np.concatenate(lengths), kind="stable")[:count]
         bound = (0.0 if diagonal is None else 1.0) + floor
-        coupling = np.empty((0, 0))
+        coupling = np.zeros((0, 0))
         if count:
-            Z = _directions(layers, leading)
-            coupling = factor * (Z.T @ few.linearize(linearization.x).curvature(Z))
-            coupling = 0.5 * (coupling + coupling.T) + bound * np.eye(count)
+            leading, products = _directions(layers, stages, leading)
+            curvature = few.evaluator.linearize(linearization.x).curvature_along(products)
+            assert curvature is not None
+            coupling = factor * curvature + bound * np.eye(count)
         return Kronecker(space, tuple(layers), values + bound, leading, coupling)
 
     return MetricOn(program.dim, metric)
 
 
-def _directions(layers: Sequence[Layer], numbers: Index) -> Array:
-    """Return some elements of the basis as columns."""
-    starts = _starts(layers)
-    Z = np.zeros((starts[-1], len(numbers)))
-    for k, (number, owner) in enumerate(zip(numbers, np.searchsorted(starts, numbers, "right") - 1, strict=True)):
-        layers[owner].write_direction(int(number - starts[owner]), Z[:, k])
-    return Z
+def _directions(
+    layers: Sequence[Layer], stages: Sequence[int], numbers: Index
+) -> tuple[Index, dict[int, tuple[Array, Array]]]:
+    """Return some elements of the basis, sorted, and with their two factors for each stage."""
+    numbers, starts = np.sort(numbers), _starts(layers)
+    found = {}
+    for k, layer in enumerate(layers):
+        own = numbers[(starts[k] <= numbers) & (numbers < starts[k + 1])] - starts[k]
+        i, j = np.divmod(own, layer.block.columns + 1)
+        if own.size:
+            found[stages[k]] = layer.outer[:, i], layer.primal[:, j]
+    return numbers, found
 
 
 def _diagonalized(moments: Array, penalty: Array) -> tuple[Array, Array]:
