@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from dnnfem.functionals import Functional, Integral, Linearization, Norm, Scaled
 from dnnfem.kernels.program import Block
 from dnnfem.norms.rules import MetricOn
 from dnnfem.records import Array, Index
-from dnnfem.spaces import Space
+from dnnfem.spaces import Purpose, Space, generator
 
 FLOOR = 1e-2
 """Least eigenvalue, relative to the mean of all: where the factors see nothing, a step is bounded too."""
@@ -185,9 +184,12 @@ def kronecker(functional: Functional) -> MetricOn:
             f"functional: got one on {integral.space}, expected a space whose layers have biases and coefficients of "
             "their own"
         )
-    if m > SAMPLES:
-        integral = integral.on(quadrature=integral.quadrature.subset(slice(None, None, math.ceil(m / SAMPLES))))
-    few = integral.on(quadrature=integral.quadrature.subset(slice(None, None, math.ceil(min(m, SAMPLES) / POINTS))))
+    # Drawn: every other point of a grid would be a part of its lines.
+    drawn = generator(0, program.dim, Purpose.MOMENTS).permutation(m)
+    integral, few = (
+        integral if m <= most else integral.on(quadrature=integral.quadrature.subset(np.sort(drawn[:most])))
+        for most in (SAMPLES, POINTS)
+    )
     count = LEADING if program.dim > 2 * LEADING else 0
     penalty = _columns(diagonal, blocks) if diagonal is not None else [np.ones(block.columns + 1) for block in blocks]
     biases = np.concatenate([np.arange(block.bias_start, block.stop) for block in blocks])
