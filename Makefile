@@ -44,6 +44,7 @@ doc: install
 
 bench: install
 	set -e; for script in tools/bench_*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
+	$(BIN)/python tools/bench_solvers.py --preconditioning --quick
 
 peers: .venv-peers/.installed
 

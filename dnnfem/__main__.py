@@ -27,7 +27,9 @@ def precompile() -> int:
     linearization.hessian(x)
     linearization.curvature(x)
     linearization.gram()
-    functional.evaluator.linearize(x).moments()
+    here = functional.evaluator.linearize(x)
+    here.moments  # noqa: B018
+    here.curvature_along({0: (np.eye(3), np.eye(3))})
     many = Regression(points, np.sin(points[:, [0] * 17])).on(FeedforwardSpace(2, (3,), 17))
     many.linearize(many.space.initial()).hessian(many.space.initial())
     reduced = condense(functional)

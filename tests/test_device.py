@@ -200,7 +200,7 @@ def test_single_precision_of_jets():
 def results(evaluator, x, v):
     here, root = evaluator.linearize(x), 0.1 * np.eye(x.size)
     found = [here.value, here.derivative, here.hessian(v), here.curvature(v), here.hessian(v[:, 0]), here.gram()]
-    found += [evaluator.value(x), evaluator.cellwise(x), *here.moments(), evaluator.left_out(x, root, True).losses]
+    found += [evaluator.value(x), evaluator.cellwise(x), *here.moments, evaluator.left_out(x, root, True).losses]
     if (system := here.system()) is not None:
         found += [array(system.matrix), array(here.system(np.arange(4)).matrix)]
     return found if here.residual() is None else [*found, array(here.residual()), here.pull(here.residual())]

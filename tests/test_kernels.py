@@ -143,6 +143,21 @@ def close(a, b, tolerance=1e-12):
     agree(a, b, tolerance)
 
 
+def rank_one(program):
+    """Return directions of rank one of the stages with weights and biases of their own."""
+    random, found, used = np.random.default_rng(2), {}, [stage.block for stage in program.stages]
+    for number, stage in enumerate(program.stages):
+        block = program.blocks[stage.block]
+        own = program.is_inclusion and block.stop <= program.dim and block.bias and block.map is None
+        if own and used.count(stage.block) == 1:
+            count = number % 3 + 1
+            found[number] = (
+                random.standard_normal((block.rows, count)),
+                random.standard_normal((block.columns + 1, count)),
+            )
+    return found
+
+
 def check_parity(oracle, fast, x, v, tolerance=1e-12):
     """Compare every operation of two evaluators."""
     close = partial(agree, tolerance=tolerance)
@@ -163,8 +178,11 @@ def check_parity(oracle, fast, x, v, tolerance=1e-12):
     close(np.bincount(oracle.quadrature.cells, weights=fast.samplewise(x)), fast.cellwise(x))
     points = np.random.default_rng(5).uniform(-3, 3, (70, oracle.program.inputs))
     close(fast.jet(x, points, VALUES), oracle.jet(x, points, VALUES))
-    for fast_moments, moments in zip(b.moments(), a.moments(), strict=True):
+    for fast_moments, moments in zip(b.moments, a.moments, strict=True):
         close(fast_moments, moments)
+    if along := rank_one(oracle.program):
+        expected, found = a.curvature_along(along), b.curvature_along(along)
+        close(found, expected, tolerance=10 * tolerance)
     if oracle.law.kind == "loss":
         assert b.residual() is None and a.residual() is None
     else:

@@ -1,12 +1,14 @@
 """Norms: Riesz maps, roots, and what a pulled-back norm does not see."""
 
+import bisect
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from dnnfem.functionals import Sum, Tikhonov, condense, from_callables
+from dnnfem.functionals import Scaled, Sum, Tikhonov, condense, from_callables
 from dnnfem.norms import (
     Blocks,
     Euclidean,
@@ -19,10 +21,11 @@ from dnnfem.norms import (
     pulled_back,
     weight_decay,
 )
-from dnnfem.problems import Box, Energy, Regression
+from dnnfem.problems import Box, Collocation, Energy, Regression
 from dnnfem.quadrature import Quadrature
 from dnnfem.refinement import widen
 from dnnfem.solvers import composite_step, cubic, gauss_newton, multilevel, newton, nlscon, trust_region
+from dnnfem.solvers.krylov import steihaug
 from dnnfem.spaces import Coordinates, FeedforwardSpace
 from dnnfem.spaces.feedforward import Neuron
 from dnnfem.testing import check_norm
@@ -109,6 +112,81 @@ def test_the_jacobi_norm_is_the_diagonal_with_a_floor():
     assert (weights > diagonal).any() and (weights == diagonal).any()
     nothing = from_callables(2, residual=lambda x: np.zeros(3), jacobian=lambda x: np.zeros((3, 2)))
     check_norm(jacobi(nothing.space, nothing.linearize(np.zeros(2))))
+
+
+WIDE = FeedforwardSpace(2, (14, 14), 1)
+
+
+def bent(p, u):
+    return u.laplacian + u.value**2 - p.x[0]
+
+
+def wide_functionals():
+    """Return functionals whose Kronecker norms have leading directions."""
+    values, equation = Regression(INPUTS, TARGETS), Collocation(bent, Box([0.0, 0.0], [1.0, 1.0]), dirichlet=0.0)
+    few = equation.quadrature.subset(slice(200))
+    penalty = Tikhonov(WIDE, Euclidean, 1e-6)
+    return {
+        "fit": Sum(values.on(WIDE), penalty),
+        "three fits, weights that decay": Sum(Scaled(values.on(WIDE), 3.0), Tikhonov(WIDE, weight_decay, 1e-3)),
+        "equation": Sum(equation.on(WIDE, few), penalty),
+        "no penalty": equation.on(WIDE, few),
+    }
+
+
+@pytest.mark.parametrize("name", list(wide_functionals()))
+def test_the_kronecker_norm_is_the_curvature_in_its_leading_directions(name):
+    J = wide_functionals()[name]
+    here = J.linearize(WIDE.initial(3))
+    norm = kronecker(J)(WIDE, here)
+    check_norm(norm)
+    assert WIDE.dim == 267 and norm.leading.size == 128
+    starts = np.cumsum([0, *(layer.size for layer in norm.layers)])
+    basis = np.zeros((WIDE.dim, WIDE.dim))
+    for layer, start in zip(norm.layers, starts, strict=False):
+        for k, unit in enumerate(np.eye(layer.size)):
+            layer.write(unit, layer.primal, basis[:, start + k])
+    # All layers are among them, and the basis is one.
+    assert np.unique(np.searchsorted(starts, norm.leading, "right")).size == 3
+    assert np.linalg.matrix_rank(basis) == WIDE.dim
+    own, whole = basis.T @ norm.dense() @ basis, basis.T @ here.gram() @ basis
+    lead, rest = norm.leading, np.setdiff1d(np.arange(WIDE.dim), norm.leading)
+    floor = (own - whole)[np.ix_(lead, lead)]
+    assert np.allclose(floor, floor[0, 0] * np.eye(128), atol=1e-10 * own.max())
+    assert 0.0 < floor[0, 0] < 1e-2 * np.trace(whole) / 10.0
+    # Elsewhere it is diagonal, and bounded from below by the same.
+    assert np.allclose(own[np.ix_(rest, lead)], 0.0, atol=1e-10 * own.max())
+    outside = own[np.ix_(rest, rest)]
+    assert np.allclose(outside, np.diag(np.diagonal(outside)), atol=1e-10 * own.max())
+    assert np.diagonal(outside).min() >= 0.99 * floor[0, 0]
+
+
+def iterations(here, norm):
+    """Return the iterations of conjugate gradients until the model has a hundredth of its decrease left."""
+    matrix, g = here.gram(), here.derivative
+    least = 0.99 * 0.5 * g @ np.linalg.solve(matrix, g)
+
+    def enough(count):
+        return steihaug(lambda v: matrix @ v, g, norm, np.inf, 0.0, count).decrease >= least
+
+    return bisect.bisect_left(range(2000), True, key=enough)
+
+
+@pytest.mark.parametrize("equation", [False, True])
+def test_leading_directions_are_what_layers_have_in_common(monkeypatch, equation):
+    """Exact blocks of the layers would not do: deep networks undo in one layer what another one does."""
+    random = np.random.default_rng(0)
+    points = random.uniform(-1.0, 1.0, (600, 2))
+    if equation:
+        space, problem = FeedforwardSpace(2, (20, 20), 1), Collocation(bent, Box([0.0, 0.0], [1.0, 1.0]), dirichlet=0.0)
+    else:
+        space, problem = FeedforwardSpace(2, (12,) * 4, 1), Regression(points, np.abs(points[:, 0] - points[:, 1]))
+    J = Sum(problem.on(space), Tikhonov(space, Euclidean, 1e-6))
+    here = J.linearize(trust_region(J, space.initial(0), 0.0, curvature=True, max_steps=5).x)
+    coupled, plain = iterations(here, kronecker(J)(space, here)), iterations(here, Euclidean(space))
+    monkeypatch.setattr(sys.modules["dnnfem.norms.kronecker"], "LEADING", 0)
+    layers = iterations(here, kronecker(J)(space, here))
+    assert coupled < 0.5 * plain and coupled < 0.5 * layers
 
 
 def test_weight_decay_hardly_counts_biases():

@@ -1,6 +1,7 @@
 """Benchmarks: that their own side runs, and prints what it promises."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,54 @@ def test_inverse_problems():
     )
     assert line["goal_parameter_error"] == 0.01 and line["interval_covers"] in (0, 1)
     assert 0.0 < line["parameter_error"] < 100.0 and "goal_rms" not in line
+
+
+def test_preconditioners():
+    line = json.loads(run("bench_solvers.py", "--preconditioning", "--quick", "--json").splitlines()[-1])
+    for norm in ("kronecker", "pullback"):
+        for ending in ("", "_fits", "_equations"):
+            assert 0.0 < line[f"geomean_cg_{norm}_vs_euclidean{ending}"] < 0.5
+            assert line[f"geomean_time_{norm}_vs_euclidean{ending}"] > 0.0
+        assert line[f"worst_cg_{norm}_vs_euclidean"] < 0.5
+    both = [line[f"geomean_cg_{norm}_vs_euclidean"] for norm in ("kronecker", "pullback")]
+    assert line["geomean_cg_vs_euclidean"] == pytest.approx(math.sqrt(both[0] * both[1]), rel=1e-10)
+    assert "geomean_time_vs_euclidean" in line
+
+
+def test_mesh_independence():
+    out = run("bench_mesh_independence.py", "--quick", "--json")
+    line = json.loads(out.splitlines()[-1])
+    assert set(line) == {
+        *(f"{what}_spread" for what in ("newton", "cg", "discrepancy")),
+        "euclidean_cg_growth",
+        "time_exponent",
+    }
+    assert line["newton_spread"] <= 1.5 and line["cg_spread"] <= 1.5 and line["euclidean_cg_growth"] > 2.0
+    assert "newton_spread" in out and "goal at most 1.5" in out
+
+
+def test_levels():
+    line = json.loads(run("bench_multilevel.py", "regression", "--quick", "--json").splitlines()[-1])
+    keys = {"work_ratio", "work_ratio_vs_nested"}
+    quartiles = {f"{quartile}_quartile_{key}" for quartile in ("lower", "upper") for key in keys}
+    assert set(line) == keys | quartiles | {f"regression_{key}" for key in keys}
+    # Thirty-two cells are few: on the finest level alone it takes about as long.
+    assert 0.0 < line["work_ratio"] < 1.5
+
+
+def test_choices():
+    line = json.loads(run("bench_choice.py", "--quick", "--json").splitlines()[-1])
+    solvers = {key.removeprefix("fit_").removesuffix("_early").removesuffix("_late") for key in line}
+    assert {
+        "gauss_newton",
+        "cubic",
+        "trust_region_penalty",
+        "trust_region_kronecker",
+        "newton",
+        "multilevel",
+    } <= solvers
+    assert all(f"fit_{name}_{when}" in line for name in solvers for when in ("early", "late"))
+    # A plain network has no levels; everything else is for it, and one of them is the best.
+    assert {name for name in solvers if line[f"fit_{name}_late"] is None} == {"multilevel"}
+    late = [line[f"fit_{name}_late"] for name in solvers - {"multilevel"}]
+    assert min(late) == 1.0

@@ -255,7 +255,8 @@ def main() -> None:
     if options.preconditioning:
         keys = preconditioning.report(options.seeds, options.quick)
         for key, value in keys.items():
-            print(f"{key} {value:.3g}")
+            goal = f", goal {preconditioning.GOALS[key]:g}" if key in preconditioning.GOALS else ""
+            print(f"{key} {value:.3g}{goal}")
         if options.json:
             print(json.dumps(keys))
         return

@@ -6,7 +6,7 @@ Only vectors of coefficient size and scalars cross this border; what is as large
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dnnfem.kernels.components import Component
@@ -205,8 +205,19 @@ class Linearization(Protocol):
 class KernelLinearization(Linearization, Protocol):
     """What evaluators return."""
 
+    @property
     def moments(self) -> tuple[Array, ...]:
-        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads, shape (columns + 1, columns + 1)."""
+        """``sum_q w (y, 1) (y, 1)^T`` of what each stage reads, shape (columns + 1, columns + 1)."""
+        ...
+
+    def curvature_along(self, directions: Mapping[int, tuple[Array, Array]]) -> Array | None:
+        """Return ``<C d_i, d_j>`` for directions ``d = u (w, b)^T`` of the weights of single stages, shape (k, k).
+
+        For each stage, in their order here, `directions` has the ``u`` as columns (rows, k_s) and the ``(w, b)``
+        (columns + 1, k_s).  Stages have to be affine, with a bias and weights that no other stage uses.  The cost is
+        that of the system, but for the products with its rows: cotangents and registers are projected instead.  None
+        if the law gives no root of its curvature.
+        """
         ...
 
 

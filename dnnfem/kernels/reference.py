@@ -12,7 +12,7 @@ No reverse sweep, no hand-derived formula: this is what the fast backends are te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -267,14 +267,28 @@ class ReferenceLinearization:
             )
         return np.stack(out, axis=-1).reshape(np.shape(v))
 
+    @cached_property
     def moments(self) -> tuple[Array, ...]:
-        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
+        """``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
         e, one = self.evaluator, np.ones((len(self.weights), 1))
         reference, result = e.ansatz.reference(e.quadrature.points), []
         for stage in e.program.stages:
             rows = np.column_stack([evaluate(e.program.truncated(stage.input), self.x, reference)[frozenset()][0], one])
             result.append((rows.T * self.weights) @ rows)
         return tuple(result)
+
+    def curvature_along(self, directions: Mapping[int, tuple[Array, Array]]) -> Array | None:
+        """Return ``<C d_i, d_j>`` for directions of rank one of the weights of stages."""
+        program, columns = self.evaluator.program, []
+        for stage, (outer, inner) in directions.items():
+            block = program.blocks[program.stages[stage].block]
+            for u, w in zip(outer.T, inner.T, strict=True):
+                column = np.zeros(program.embedding.shape[0])
+                column[block.start : block.bias_start] = np.outer(u, w[:-1]).ravel()
+                column[block.bias_start : block.stop] = u * w[-1]
+                columns.append(program.embedding.T @ column)
+        v = np.column_stack(columns)
+        return None if self.law.slopes is None else v.T @ self.curvature(v)
 
     def residual(self) -> Array | None:
         """``sqrt(w) r``, residuals running slower than samples."""

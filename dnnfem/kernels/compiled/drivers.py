@@ -192,18 +192,30 @@ def forward(code, w, points, kept, work, first, last, groups, part, parts, out, 
 
 @njit(**DRIVER)
 def registers(code, w, points, kept, work, first, last, groups, part, parts, out):  # type: ignore[no-untyped-def]
-    """Compute all registers, `out` (tiles, rows, tile): their values."""
+    """Compute all registers, `out` (tiles, components, rows, tile)."""
     tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
     every = _block(work, block, 0)
     for group in range(part, groups, parts):
         for t in range(_start(first, group, groups), last, groups):
-            k0, r = (t - first) * size, out[t - first].reshape(code.rows * tile)
+            k0, r = (t - first) * size, out[t - first].reshape(block)
             sweeps.registers(code, points[t - first], kept, k0, every)
             sweeps.copy(r, every)
             for s in range(len(code.stages)):
                 if code.stages[s, READY]:
                     begin, length, at = code.stages[s, OUT], code.stages[s, ROWS] * tile, code.stages[s, KEPT]
                     sweeps.copy(r[begin * tile : begin * tile + length], kept[k0 + at * tile :])
+
+
+@njit(**DRIVER)
+def cotangents(code, w, points, kept, work, first, last, groups, part, parts, seeds, out):  # type: ignore[no-untyped-def]
+    """Compute the cotangents of all arguments, `out` (k, tiles, components * rows * tile): in the place of outputs."""
+    tile, size, block = code.tile, code.kept * code.tile, code.components * code.rows * code.tile
+    lam, delta = _block(work, block, 3), _single(work, block, 1)
+    for group in range(part, groups, parts):
+        for t in range(_start(first, group, groups), last, groups):
+            for k in range(seeds.shape[0]):
+                _seed(code, lam, int64(0), seeds, k, (t - first) * tile)
+                sweeps.adjoints(code, w[1], kept, (t - first) * size, lam, delta, out[k, t - first])
 
 
 @njit(**DRIVER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from threading import RLock
@@ -182,9 +182,14 @@ class CompiledLinearization:
         """Return ``sum_q w T^T C T v``, dual, for v of shape (dim,) or (dim, k)."""
         return self._products(v, False)
 
+    @cached_property
     def moments(self) -> tuple[Array, ...]:
-        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
+        """``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
         return rows.moments(self)
+
+    def curvature_along(self, directions: Mapping[int, tuple[Array, Array]]) -> Array | None:
+        """Return ``<C d_i, d_j>`` for directions of rank one of the weights of stages."""
+        return rows.curvature_along(self, directions)
 
     def residual(self) -> Array | None:
         """Return ``sqrt(w) r``, residuals running slower than samples; None for a loss law."""

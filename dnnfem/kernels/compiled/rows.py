@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from dnnfem.kernels import influence
 from dnnfem.kernels.compiled import drivers
 from dnnfem.kernels.compiled.outputs import pulled
 from dnnfem.kernels.compiled.samples import Tape
-from dnnfem.kernels.compiled.tables import COLUMNS, IN, Selection
+from dnnfem.kernels.compiled.tables import COLUMNS, IN, OUT, ROWS, Selection
 from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.reduction import Compression, Reduction
@@ -243,11 +243,46 @@ def moments(linearization: CompiledLinearization) -> tuple[Array, ...]:
     code = linearization.evaluator.code
     sums = [np.zeros((stage[COLUMNS] + 1,) * 2) for stage in code.stages]
     for tape in linearization.tapes():
-        registers = np.empty((tape.last - tape.first, code.rows, code.tile))
-        linearization.run(drivers.registers, tape, 1, registers)
-        weights = tape.samples.weights
+        registers, weights = _registers(linearization, tape)[:, 0], tape.samples.weights
         for number, stage in enumerate(code.stages):
             read = registers[:, stage[IN] : stage[IN] + stage[COLUMNS]].transpose(1, 0, 2)
             rows = np.vstack([read.reshape(stage[COLUMNS], -1), np.ones(weights.size)])
             sums[number] += (rows * weights) @ rows.T
     return tuple(sums)
+
+
+def _registers(linearization: CompiledLinearization, tape: Tape) -> Array:
+    """Return all registers of a tape, shape (tiles, components, rows, tile)."""
+    code = linearization.evaluator.code
+    registers = np.empty((tape.last - tape.first, code.components, code.rows, code.tile))
+    linearization.run(drivers.registers, tape, 1, registers)
+    return registers
+
+
+def curvature_along(
+    linearization: CompiledLinearization, directions: Mapping[int, tuple[Array, Array]]
+) -> Array | None:
+    """Return ``<C d_i, d_j>`` for directions ``u (w, b)^T`` of stages: sums of ``sum_c (u, delta_c) (w, y_c)``.
+
+    The cotangents ``delta`` of all registers of a tape are there at a time, one for each residual.
+    """
+    e, size = linearization.evaluator, sum(outer.shape[1] for outer, _ in directions.values())
+    code, total = e.code, np.zeros((size, size))
+    if linearization.law.slopes is None:
+        return None
+    for tape in linearization.tapes():
+        seeds, registers = pulled(e, tape.samples, _slopes(tape), root=True), _registers(linearization, tape)
+        duals = np.empty((len(seeds), *registers.shape))
+        linearization.run(drivers.cotangents, tape, len(seeds), seeds, duals.reshape(*duals.shape[:2], -1))
+        parts = []
+        for number, (outer, inner) in directions.items():
+            stage, part = code.stages[number], np.zeros((outer.shape[1], len(seeds), tape.samples.weights.size))
+            for c in np.flatnonzero(code.flows[number].all(axis=1)):
+                delta = duals[:, :, c, stage[OUT] : stage[OUT] + stage[ROWS]].transpose(2, 0, 1, 3)
+                y = registers[:, c, stage[IN] : stage[IN] + stage[COLUMNS]].transpose(1, 0, 2)
+                read = inner[:-1].T @ y.reshape(len(y), -1) + (inner[-1:].T if c == 0 else 0.0)
+                part += (outer.T @ delta.reshape(len(delta), -1)).reshape(part.shape) * read[:, None]
+            parts.append(part.reshape(len(part), -1))
+        rows = np.concatenate(parts)
+        total += rows @ rows.T
+    return total

@@ -264,6 +264,23 @@ def reverse(  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
+def adjoints(code, w, kept, k0, lam, delta, out):  # type: ignore[no-untyped-def]
+    """Write the cotangents of the arguments of all stages to `out`, a block of all registers, where outputs are.
+
+    Components that cannot differ from zero are not written.  See `write_rows` for `lam` and `delta`.
+    """
+    tile, step, zero = code.tile, delta.size // code.components, int64(0)
+    for s in range(len(code.stages) - 1, -1, -1):
+        stage = code.stages[s]
+        apply(code, int64(ADJOINT), s, kept, k0, lam, lam, zero, delta, zero, step)
+        for c in range(code.components):
+            if code.flows[s, c, 1]:
+                begin, size = (c * code.rows + stage[OUT]) * tile, stage[ROWS] * tile
+                copy(out[begin : begin + size], delta[c * step :])
+        _pull_back(code, s, stage[INNER], w, lam, zero, delta, w, delta, zero)
+
+
+@njit(**OPTIONS)
 def _copy(row, target, begin, count, add):  # type: ignore[no-untyped-def]
     """Copy the first entries of a row to those of `target` from `begin`, or add them."""
     for s in range(count):

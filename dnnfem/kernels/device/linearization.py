@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -106,9 +106,15 @@ class DeviceLinearization:
         """Return ``sum_q w T^T C T v``, dual, for v of shape (dim,) or (dim, k)."""
         return self._products(v, False)
 
+    @cached_property
     def moments(self) -> tuple[Array, ...]:
-        """Return ``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
+        """``sum_q w (y, 1) (y, 1)^T`` of what each stage reads."""
         return rows.moments(self)
+
+    def curvature_along(self, directions: Mapping[int, tuple[Array, Array]]) -> Array | None:
+        """Return ``<C d_i, d_j>`` for directions of rank one of the weights of stages."""
+        with self.evaluator.place.arithmetic():
+            return rows.curvature_along(self, directions)
 
     def residual(self) -> Tensor | None:
         """Return ``sqrt(w) r``, residuals running slower than samples, on the device; None but for residuals."""

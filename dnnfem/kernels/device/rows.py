@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -275,3 +275,27 @@ def moments(linearization: DeviceLinearization) -> tuple[Array, ...]:
             rows = torch.cat([y, torch.ones_like(weights)], dim=1)
             total.addmm_((weights * rows).mT, rows)
     return tuple(array(total) for total in sums)
+
+
+def curvature_along(linearization: DeviceLinearization, directions: Mapping[int, tuple[Array, Array]]) -> Array | None:
+    """Return ``<C d_i, d_j>`` for directions ``u (w, b)^T`` of stages: sums of ``sum_c (u, delta_c) (w, y_c)``."""
+    e = linearization.evaluator
+    pairs = {stage: [e.place.tensor(side) for side in pair] for stage, pair in directions.items()}
+    size = sum(outer.shape[1] for outer, _ in pairs.values())
+    total = e.place.zeros(size, size)
+    for tape in linearization.tapes():
+        if tape.law.slopes is None:
+            return None
+        seeds, found = e.outputs.pulled(tape.samples, _slopes(tape), root=True), {}
+        dual = written(e.code, seeds)
+        for number, own, _, _ in reverse(e.code, tape.weights, tape.registers, tape.first, dual, min(pairs)):
+            if number in pairs:
+                outer, inner = pairs[number]
+                read = tape.registers[e.program.stages[number].input].to(torch.float64) @ inner[:-1]
+                read[0] += inner[-1]
+                found[number] = ((own.to(torch.float64) @ outer) * read).sum(dim=1).flatten(0, 1)
+        count = len(seeds) * len(tape.samples.weights)
+        parts = [found.get(number, e.place.zeros(count, outer.shape[1])) for number, (outer, _) in pairs.items()]
+        rows = torch.cat(parts, dim=1)
+        total.addmm_(rows.mT, rows)
+    return array(total)
