@@ -55,17 +55,8 @@ def system(linearization: CompiledLinearization, columns: Index | None) -> Dense
     matrix = np.empty((chosen.size, count * e.tiles.size))
     matrix[chosen.empty] = 0.0
     for tape in linearization.tapes():
-        seeds = pulled(linearization.evaluator, tape.samples, _slopes(tape), root=True)
-        _write(
-            linearization,
-            tape,
-            seeds,
-            (0, tape.last - tape.first),
-            chosen,
-            matrix.reshape(-1),
-            tape.first,
-            e.tiles.size,
-        )
+        seeds, whole = pulled(e, tape.samples, _slopes(tape), root=True), (0, tape.last - tape.first)
+        _write(linearization, tape, seeds, whole, chosen, matrix.reshape(-1), tape.first, e.tiles.size)
     if law.residual is None:
         return DenseLeastSquares(matrix.T, np.zeros(matrix.shape[1]), linear=_derivative(linearization, columns))
     return DenseLeastSquares(matrix.T, residual(linearization))
@@ -158,20 +149,16 @@ def blocks(
     work = e.pool.take(width * count * min(tiles, e.tiles.count) * tile)
     block, filled, left = np.empty((0, count, 0)), 0, e.tiles.count
     for tape in linearization.tapes():
-        seeds, start, length = (
-            pulled(linearization.evaluator, tape.samples, _slopes(tape), root=True),
-            0,
-            tape.last - tape.first,
-        )
+        seeds = pulled(e, tape.samples, _slopes(tape), root=True)
+        start, length = 0, tape.last - tape.first
         while start < length:
             if filled == 0:
                 size = min(tiles, left)
                 block = work[: width * count * size * tile].reshape(width, count, size * tile)
                 block[chosen.empty] = 0.0
             stop = min(start + size - filled, length)
-            _write(
-                linearization, tape, seeds, (start, stop), chosen, block[: chosen.size].reshape(-1), filled, size * tile
-            )
+            target = block[: chosen.size].reshape(-1)
+            _write(linearization, tape, seeds, (start, stop), chosen, target, filled, size * tile)
             end = filled + stop - start
             if with_residual:
                 block[-1, :, filled * tile : end * tile] = _residual(tape, slice(start * tile, stop * tile))
