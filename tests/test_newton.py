@@ -451,6 +451,22 @@ def test_gauss_newton_does_not_see_orthogonal_maps_of_the_residual(name, solve, 
         assert right == pytest.approx(left, rel=1e-7, abs=1e-12, nan_ok=True)
 
 
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 0.3]))
+def test_orthogonal_maps_of_a_well_conditioned_fit_change_nothing_but_rounding(seed, noise):
+    j, start, _ = decay(noise)
+    turn = orthogonal(12, np.random.default_rng(seed))
+    turned = from_callables(
+        2, residual=lambda x: turn @ j.linearize(x).residual(), jacobian=lambda x: turn @ j.linearize(x).jacobian
+    )
+    start = FAR if seed % 2 else start
+    with np.errstate(over="ignore", invalid="ignore"):
+        first, left = path(nlscon, j, start, 1e-9)
+        second, right = path(nlscon, turned, start, 1e-9)
+    assert len(left) == len(right) and np.abs(left - right).max() <= 1e-10
+    for column in ("damping", "contraction"):
+        assert second.steps.column(column)[1:3] == pytest.approx(first.steps.column(column)[1:3], rel=1e-8, abs=1e-12)
+
+
 def test_of_a_square_system_both_methods_take_the_same_steps():
     j, start = system("exponentials")
     first, second = nleq_err(j, start, 1e-9), nlscon(j, start, 1e-9)
