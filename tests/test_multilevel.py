@@ -7,6 +7,7 @@ import numba
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.optimize import rosen, rosen_der, rosen_hess_prod
 
 import dnnfem as fem
 from dnnfem.functionals import Composed, Sum, Tikhonov, from_callables, gradient_work
@@ -14,6 +15,8 @@ from dnnfem.functionals.protocols import MatrixNorm
 from dnnfem.norms import Euclidean, Pullback, Weighted, jacobi
 from dnnfem.norms.galerkin import galerkin
 from dnnfem.records import Status
+from dnnfem.solvers.ascent import PATIENCE, Ascent
+from dnnfem.solvers.iteration import Limits
 from dnnfem.solvers.levels import levels_of, norms_of
 from dnnfem.solvers.recursion import BOUND, FAILED, RADIUS, REST, Recursion
 from dnnfem.solvers.trust_region import VALUE_WORK
@@ -388,14 +391,95 @@ def test_corrections_do_the_work_where_all_levels_see_the_solution():
     assert multilevel.steps[-1].work < 0.5 * alone.steps[-1].work
 
 
-def test_nested_iteration_counts_the_coarse_work_and_shows_the_finest_level():
+def test_nested_iteration_shows_every_level_on_the_finest_one():
     functionals, transfers, start = flows()
     shown = []
     result = fem.multilevel(functionals, transfers, start, 1e-6, nested=True, observer=shown.append)
-    assert result.steps[0].work > 1.0 and all(len(s.x) == functionals[-1].space.dim for s in shown)
-    assert result.steps[0].value < functionals[-1].value(prolonged(transfers, start))
+    assert result.status is Status.CONVERGED and [s.step.number for s in shown] == list(range(len(result.steps)))
+    x = prolonged(transfers, start)
+    assert np.array_equal(shown[0].x, x) and result.steps[0].value == functionals[-1].value(x)
+    # A row for each coarse level, then corrections and steps, which have lengths.
+    assert np.isnan(result.steps.column("length")).tolist() == [True] * 3 + [False] * (len(result.steps) - 3)
+    assert (np.diff(result.steps.column("value")) < 0.0).all() and (np.diff(result.steps.column("work")) > 0.0).all()
+    # What comes from a coarse level is in its range.
+    for snapshot, P in zip(shown[1:3], (transfers, transfers[1:]), strict=True):
+        offset = prolonged(P, np.zeros(P[0].shape[1]))
+        matrix = np.column_stack([prolonged(P, e) - offset for e in np.eye(P[0].shape[1])])
+        moved = snapshot.x - offset
+        assert matrix @ np.linalg.lstsq(matrix, moved)[0] == pytest.approx(moved, abs=1e-12)
     limited = fem.multilevel(functionals, transfers, start, 1e-6, nested=True, max_seconds=0.0)
-    assert limited.status is Status.TIME_LIMIT and len(limited.x) == functionals[-1].space.dim
+    assert limited.status is Status.TIME_LIMIT and np.array_equal(limited.x, x)
+
+
+def test_a_relative_tolerance_is_that_of_the_start_and_may_be_met_by_a_coarse_level():
+    functionals, transfers, start = flows((4, 8, 16), degree=1, rule=fem.H1, alpha=0.1)
+    x, norm = prolonged(transfers, start), fem.H1(functionals[-1].space)
+    whole = norm.dual_norm(functionals[-1].linearize(x).derivative)
+    for factor, rows in ((0.3, {2}), (1e-7, range(4, 50))):
+        result = fem.multilevel(functionals, transfers, start, fem.relative(factor), nested=True, norm=norm)
+        assert result.status is Status.STATIONARY and len(result.steps) in rows
+        assert norm.dual_norm(functionals[-1].linearize(result.x).derivative) <= factor * whole
+        assert result.steps[0].dual_norm == pytest.approx(whole, rel=1e-13)
+
+
+def climbed(fine, P=None, **ends):
+    """Return what the valley of Rosenbrock finds from its standard start, and the points where it was linearized."""
+    seen, P = [], P or Transfer.identity(2)
+    coarse = Watched(from_callables(2, rosen, rosen_der, rosen_hess_prod), seen.append)
+    levels = levels_of([coarse, fine], [P], [1.0, 2.0], np.inf)
+    bound, tolerance = ends.get("bound", 0.0), ends.get("tolerance", 0.0)
+    norms = [Euclidean(level.functional.space) for level in levels]
+    begin = Ascent(0, np.array([-1.2, 1.0]), bound)
+    found = begin.following(levels, norms, False, tolerance, Limits(1000, np.inf))
+    assert found.status is None and found.level == 1
+    return found.x, np.array(seen)
+
+
+@pytest.mark.parametrize("centre", [(-1.0, 1.0), (0.0, 0.0), (0.6, 0.3), (1.0, 1.0)])
+def test_a_coarse_level_is_left_where_the_value_on_the_next_one_falls_no_more(centre):
+    x, seen = climbed(from_callables(2, lambda x: 1.0 + np.sum((x - centre) ** 2), lambda x: 2.0 * (x - centre), None))
+    distances = np.linalg.norm(seen - centre, axis=1)
+    assert np.linalg.norm(x - centre) < 0.2 and any(np.array_equal(x, y) for y in seen)
+    # Trial points that are not accepted may be closer.
+    assert np.linalg.norm(x - centre) <= np.sort(distances)[2]
+    # The minimum of the coarse level, (1, 1), is not waited for.
+    assert (np.linalg.norm(seen - 1.0, axis=1).min() < 1e-6) == (centre == (1.0, 1.0))
+
+
+@pytest.mark.parametrize(("load", "most"), [(1e4, PATIENCE + 1), (1e-12, 100)])
+def test_a_coarse_level_is_left_when_it_sees_little_of_the_derivative(load, most):
+    # The next level has one coefficient more, on which the derivative is `load`.
+    fine = from_callables(3, lambda x: rosen(x[:2]) + load * x[2], lambda x: np.append(rosen_der(x[:2]), load), None)
+    x, seen = climbed(fine, Transfer(sp.csr_array(np.eye(3, 2)), np.zeros(3)))
+    assert x[2] == 0.0 and len(seen) <= most
+    assert (np.linalg.norm(x[:2] - 1.0) < 1e-8) == (most == 100)
+
+
+def test_a_coarse_level_is_left_at_the_tolerance():
+    fine = from_callables(2, rosen, rosen_der, rosen_hess_prod)
+    for ends in ({"bound": 1.0}, {"tolerance": 1e-2}):
+        x, _ = climbed(fine, **ends)
+        exact, _ = climbed(fine)
+        assert exact == pytest.approx(np.ones(2), abs=1e-10) and 0.0 < rosen(x) < 0.2
+        assert np.linalg.norm(rosen_der(x)) <= 1.0 or "tolerance" in ends
+
+
+def test_levels_whose_iterates_are_of_no_use_on_the_finest_one_are_passed():
+    functionals, transfers, start = flows((2, 4, 8, 16))
+    x, calls = prolonged(transfers, start), []
+
+    class Blind(Watched):
+        def linearize(self, x):
+            self.report(x)
+            nan = from_callables(len(x), lambda x: np.nan, lambda x: x, None)
+            return (nan if len(calls) == 2 else self.functional).linearize(x)
+
+    blind = Blind(functionals[-1], calls.append)
+    costs = [1.0, 2.0, 4.0, 8.0]
+    result = fem.multilevel([*functionals[:-1], blind], transfers, start, 1e-8, nested=True, costs=costs)
+    # Besides that of the start there is a row of the third level only.
+    assert result.status is Status.CONVERGED and np.isnan(result.steps.column("length")).sum() == 3
+    assert np.isfinite(result.steps.column("value")).all() and result.value < functionals[-1].value(x)
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -470,7 +554,7 @@ def test_statuses_and_limits():
     assert solve(norm=lambda space, here: Pullback(space, here, delta=1e-2), dense=False).status is Status.CONVERGED
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 4])
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 9])
 def test_an_interrupt_on_a_coarse_level_returns_a_fine_iterate_from_which_it_goes_on(after):
     functionals, transfers, start = flows()
     calls, shown = [], []
@@ -482,28 +566,28 @@ def test_an_interrupt_on_a_coarse_level_returns_a_fine_iterate_from_which_it_goe
 
     def solve(level, **more):
         watched = [*functionals[:level], Watched(functionals[level], stop), *functionals[level + 1 :]]
-        return fem.multilevel(watched, transfers, start, 1e-8, costs=[1.0, 2.0, 4.0], **{"nested": True, **more})
+        return fem.multilevel(watched, transfers, start, 1e-8, costs=[1.0, 2.0, 4.0], nested=True, **more)
 
+    calls.extend([None] * after)
+    whole = solve(2)
     for level in (0, 1):
         calls.clear()
         shown.clear()
         with pytest.raises(fem.Interrupted) as caught:
             solve(level, observer=shown.append)
         result = caught.value.result
-        (snapshot,) = shown
-        assert snapshot.state.progress.status is result.status is Status.INTERRUPTED and snapshot.step.number == 0
+        begin, snapshot = shown[0], shown[-1]
+        assert snapshot.state.progress.status is result.status is Status.INTERRUPTED
         assert np.array_equal(snapshot.x, result.x) and len(result.x) == functionals[-1].space.dim
         assert result.value == functionals[2].value(result.x) and result.algebraic == np.inf
-        # The coarsest level is done, or has not seen anything.
-        done = level == 1 or after > 1
-        assert (result.value < functionals[2].value(prolonged(transfers, start))) == (level == 1 or after > 2)
-        assert (result.steps[0].work > 0.0) == done
+        # The level has not seen anything yet, or what it has found comes with its work.
+        assert np.array_equal(begin.x, prolonged(transfers, start)) and begin.step.work == 1.0
+        assert (result.value < begin.step.value) == (after > 2)
+        assert (result.steps[-1].work > 2.0) == (after > 1)
         resumed = solve(2, state=result.resumable)
-        anew = fem.multilevel(
-            functionals, transfers, result.x, 1e-8, costs=[1.0, 2.0, 4.0], state=result.state, nested=False
-        )
-        assert resumed.status is Status.CONVERGED and np.array_equal(resumed.x, anew.x)
-        assert resumed.steps[0].work == pytest.approx(anew.steps[0].work + result.steps[0].work)
+        assert resumed.status is Status.CONVERGED
+        assert resumed.steps[: len(result.steps)].__repr__() == result.steps[:].__repr__()
+        assert resumed.value == pytest.approx(whole.value, rel=1e-10) and resumed.x == pytest.approx(whole.x, abs=1e-4)
 
 
 # Norms and transfers

@@ -13,7 +13,8 @@ width       exp(-0.1 (x^2 + y^2)) sin x cos y at 500 points of [-5, 5]^2 by a ne
             the penalty 5e-7 |x|^2; levels with 8, 16 and 32 neurons, new ones have random incoming weights.
 
 Flows have 4, 8, ..., 256 cells of their weights and as many steps, all levels begin with the same weights, constant in
-time, and steps have the curvature and conjugate gradients in the norm of the penalty.  The single level takes steps
+time, and steps have conjugate gradients in the norm of the penalty, and the curvature; for the spirals, whose trust
+region needs a third of the work with it, the Hessian.  The single level takes steps
 until the dual norm has fallen to a thousandth, or to its budget of work; the others are stopped where they have
 reached its last value.
 
@@ -74,6 +75,7 @@ class Hierarchy:
     alone: list[Array]
     norms: list[Any]
     dense: bool
+    curvature: bool = True
 
     @property
     def costs(self) -> list[float]:
@@ -108,7 +110,8 @@ def flow(name: str, seed: int, finest: int) -> Hierarchy:
     spaces[0].theta(start)[:] = one.theta(drawn)[0]
     start[spaces[0].theta_stop :] = drawn[one.theta_stop :]
     alone = prolonged(transfers, start)
-    return Hierarchy([functional(s) for s in spaces], transfers, start, [alone], [rule(s) for s in spaces], False)
+    functionals, norms = [functional(s) for s in spaces], [rule(s) for s in spaces]
+    return Hierarchy(functionals, transfers, start, [alone], norms, False, name != "spirals")
 
 
 def widths(seed: int, quick: bool) -> Hierarchy:
@@ -166,7 +169,7 @@ class Meter:
 
 def options(case: Hierarchy, level: int) -> dict[str, Any]:
     """Return what all solvers are told on a level."""
-    return {"norm": case.norms[level], "dense": case.dense, "curvature": True}
+    return {"norm": case.norms[level], "dense": case.dense, "curvature": case.curvature}
 
 
 def single(case: Hierarchy) -> list[tuple[float, float]]:

@@ -195,19 +195,19 @@ def iterate(
         now = replace(state.progress, x=start)
     if now.status is not None and now.status.final:
         return result_of(view, now)
-    rows = _rows(functional, method, tolerance, limits, view, now)
+    table = rows(functional, method, tolerance, limits, view, now)
     try:
-        for now in rows:
+        for now in table:
             _show(observer, now)
     except KeyboardInterrupt:
         raise interrupted(view, now, observer) from None
     return result_of(view, now)
 
 
-def _rows(
+def rows(
     functional: Functional, method: Method, tolerance: Tolerance, limits: Limits, view: View, begin: Progress
 ) -> Iterator[Progress]:
-    """Go on from `begin`, row by row; the last one has a status."""
+    """Go on from `begin`, row by row; the last one has a status, and may be the one before again."""
     began = time.perf_counter()
     linearization = functional.linearize(view.inner(begin.x))
     steps, last = begin.steps, begin.steps[-1]

@@ -13,18 +13,17 @@ import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import Euclidean, jacobi
-from dnnfem.records import Array, Interrupted, Progress, Result, State, Status, Step, Steps, relative
+from dnnfem.records import Array, Interrupted, Relative, Result, State, Status, Step, Steps
+from dnnfem.solvers.ascent import Ascent
 from dnnfem.solvers.iteration import (
     NOTHING,
     Iterate,
     Limits,
     Observer,
     Tolerance,
-    View,
     check_state,
     check_tolerance,
     extrapolated,
-    interrupted,
     iterate,
     norm_at,
 )
@@ -34,17 +33,10 @@ from dnnfem.solvers.trust_region import DENSE_LIMIT, NewtonIterate, TrustRegion
 from dnnfem.spaces import Transfer
 from dnnfem.spaces.layout import check_coefficients
 
-FIRST, LATER = relative(1e-2), relative(0.1)
-"""Tolerances of nested iteration on the coarsest level, and on those between it and the finest one."""
-
-FEW = 3
-"""Most rows of nested iteration on the levels between, a correction between two steps: what they leave, corrections
-take out of finer iterates."""
-
 
 @dataclass(frozen=True, eq=False)
 class CycleIterate(Iterate):
-    """A fine iterate with the norms of all levels if a correction comes next, else with its Newton step."""
+    """A fine iterate with the norms of all levels if coarser levels come next, else with its Newton step."""
 
     norms: tuple[Norm, ...]
     newton: NewtonIterate | None
@@ -52,15 +44,19 @@ class CycleIterate(Iterate):
 
 @dataclass(frozen=True, eq=False)
 class Multilevel:
-    """Corrections and steps of the trust region on the finest level in turn; see `multilevel`.
+    """Nested iteration, then corrections and steps of the trust region on the finest level in turn; see `multilevel`.
 
-    The memory holds what `Recursion` knows of the levels, and the number of steps before the next correction.
+    In nested iteration, from `start`, the memory is that of an `Ascent`; then it holds what `Recursion` knows of the
+    levels, and the number of steps before the next correction.
     """
 
     recursion: Recursion
     metric: Metric | None
     cycle: str
-    spent: float = 0.0
+    tolerance: Tolerance
+    limits: Limits
+    began: float
+    start: Array | None = None
 
     @property
     def _finest(self) -> Level:
@@ -83,28 +79,34 @@ class Multilevel:
         return norms_of(self.recursion.levels, norm_at(self.metric, self._finest.functional, linearization))
 
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> CycleIterate:
-        """Compute the dual norm, and the Newton step unless a correction comes next: the estimate is infinite then."""
-        if step.number == 0:
-            step = replace(step, work=step.work + self.spent)
+        """Compute the dual norm, and the Newton step unless coarser levels come next: the estimate is infinite then."""
+        first = step.number == 0 and self.start is not None and not memory
         levels = memory.get("levels")
-        if levels is not None and memory["steps"] == 0.0:
+        if first or "level" in memory or (levels is not None and memory["steps"] == 0.0):
             norms = self._norms(linearization)
-            top = len(norms) - 1
-            if self.recursion.seen(top, linearization.derivative, norms, levels):
+            if levels is None or self.recursion.seen(len(norms) - 1, linearization.derivative, norms, levels):
                 work = step.work + (1.0 if self._fixed is not None else 3.0)
-                dual_norm = norms[top].dual_norm(linearization.derivative)
+                dual_norm = norms[-1].dual_norm(linearization.derivative)
                 step = replace(step, dual_norm=dual_norm, algebraic=math.inf, work=work)
+                if first:
+                    assert self.start is not None
+                    factor = self.tolerance.factor if isinstance(self.tolerance, Relative) else 0.0
+                    memory = Ascent(0, self.start, factor * dual_norm).memory
                 return CycleIterate(linearization, step, norms, None, memory=memory)
         newton = self._smoother.assess(linearization, step, memory)
         return CycleIterate(linearization, newton.step, (), newton, memory=memory)
 
     def estimate(self, steps: Steps) -> float:
-        """Return the smaller of the model's promise and the extrapolated estimate."""
-        return min(float(steps[-1].algebraic), extrapolated(steps))
+        """Return the smaller of the model's promise and the estimate extrapolated from corrections and steps."""
+        # Rows of nested iteration have no length, and there is a first row at least.
+        begin = int(np.flatnonzero(np.isnan(steps.column("length")))[-1])
+        return min(float(steps[-1].algebraic), extrapolated(Steps(steps[begin:])))
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
-        """Correct the iterate, or take a step if that is due, or the correction is rejected."""
+        """Minimize on a coarse level, or correct the iterate, or take a step if that is due, or instead."""
         assert isinstance(iterate, CycleIterate)
+        if "level" in iterate.memory:
+            return self._ascended(iterate)
         here, last, newton = iterate.linearization, iterate.step, iterate.newton
         left = float(iterate.memory.get("steps", 0.0))
         levels = np.array(iterate.memory["levels"]) if "levels" in iterate.memory else None
@@ -131,6 +133,23 @@ class Multilevel:
             levels = self.recursion.unknown(row.radius)
         left = (left or self.recursion.smoothing) - 1.0
         return self.assess(there, row, {**newton.following, **_memory(levels, left)})
+
+    def _ascended(self, iterate: CycleIterate) -> Iterate:
+        """Minimize on a coarse level, and see what the finest one says of the result."""
+        levels, last = self.recursion.levels, iterate.step
+        here, work = Ascent.remembered(iterate.memory, last.radius), last.work
+        norms = None if self.metric is jacobi else iterate.norms
+        tolerance = 0.0 if isinstance(self.tolerance, Relative) else self.tolerance
+        while True:
+            left = replace(self.limits, seconds=max(self.limits.seconds - (time.perf_counter() - self.began), 0.0))
+            here = here.following(levels, norms, self.recursion.curvature, tolerance, left)
+            work += here.work
+            there, top = self._finest.functional.linearize(here.prolonged(levels)), here.level == len(levels) - 1
+            # What is of no use on the finest level may still be on those between.
+            if top or here.status is not None or math.isfinite(there.value):
+                break
+        row = Step(last.number + 1, there.value, radius=here.radius, work=work)
+        return replace(self.assess(there, row, NOTHING if top else here.memory), status=here.status)
 
 
 def _memory(levels: Array, steps: float) -> Mapping[str, Array]:
@@ -173,40 +192,42 @@ def multilevel(
     tolerance : float or relative(...)
         A float bounds the estimate of ``sqrt(2 (J(x) - min J))``, `dnnfem.relative` the dual norm of the derivative.
     nested : bool
-        Begin on the coarsest space and solve on each of them: to a hundredth of the dual norm at the start on the
-        coarsest, on the others to a tenth, but with one correction at most, and to the tolerance on the finest.  The
-        observer is shown the latter, whose table counts all work.  After an interrupt on a coarser level the result is
-        its iterate, prolonged: from there it goes on with ``nested=False``, or with the state ``result.resumable``.
+        Begin on the coarsest space and minimize on each of them until what is left is an error of its discretization,
+        as seen from the next one: the last five steps have lowered the value there by no more than a tenth of the
+        difference between the values on both spaces, or the derivative here has been no more than a tenth of that
+        there.  The table has a row for the start and one for each space, with value and dual norm on the finest one, so
+        that a relative tolerance is that of the start, and may be met before the finest space has taken a step.
     cycle : str
         ``"V"``: a coarse model is corrected once from the level below it; ``"F"``: twice, by an F- and a V-cycle.
     smoothing : int
         Steps on the finest level after a correction; on coarser levels as many as cost no more.
     norm : Norm or metric, optional
-        As of `trust_region`, on the finest space; coarse corrections ``s`` are measured by ``|P s|``.  With `nested` a
-        metric is taken at the prolonged start of each level, but for the default.
+        As of `trust_region`, on the finest space; coarse corrections ``s`` are measured by ``|P s|``.
     costs : sequence of float, optional
         Work of a gradient on each level, in any unit; default what `dnnfem.functionals.gradient_work` counts.
     state : State, optional
         Of the solve before, or of the interrupted one.
     observer : callable, optional
-        Called with a `Snapshot` after every step and correction of the finest iterate.
+        Called with a `Snapshot` after every row of the table.
     max_steps, max_seconds : optional
-        Limits on the rows of the table, with `nested` on each level, and on the time of all; reaching one is a status.
+        Limits on the rows of the table and on the steps on each space in nested iteration, and on the time of all;
+        reaching one is a status.
     dense, curvature : optional
         As of `trust_region`, on every level.
 
     Returns
     -------
     Result
-        In the table, a row is a step or an accepted correction; the latter has no multiplier and ``inner`` 0.  Work is
-        counted in gradients of the finest level.
+        In the table, a row is a step or an accepted correction; the latter has no multiplier and ``inner`` 0.  Rows of
+        nested iteration have no length either.  Work is counted in gradients of the finest level.
 
     Raises
     ------
     ValueError
         If there is only one level, transfers do not fit, costs fall, or another argument is not as described.
     Interrupted
-        On Ctrl-C, after the observer has seen the last iterate; the exception carries the result.
+        On Ctrl-C, after the observer has seen the last iterate, prolonged if it is that of a coarse space; the
+        exception carries the result.
 
     References
     ----------
@@ -222,63 +243,14 @@ def multilevel(
     usual = DENSE_LIMIT["curvature" if curvature else "hessian"]
     levels = levels_of(functionals, transfers, costs, usual if dense is None else math.inf if dense else 0)
     metric = jacobi if norm is None and curvature and levels[-1].dense else norm
-    spent, began = 0.0, time.perf_counter()
+    began, start = time.perf_counter(), None
     if nested and state.progress is None:
         start = check_coefficients(levels[0].functional.space, x, finite=True)
-        x, state, spent = _nested(levels, start, metric, cycle, smoothing, curvature, state, observer, limits)
-    method = Multilevel(Recursion(levels, curvature, int(smoothing)), metric, cycle, spent)
-    left = Limits(max_steps, max(max_seconds - (time.perf_counter() - began), 0.0))
-    return iterate(levels[-1].functional, x, method, tolerance, state, observer, left)
-
-
-def _nested(
-    levels: tuple[Level, ...],
-    x: Array,
-    metric: Metric | None,
-    cycle: str,
-    smoothing: int,
-    curvature: bool,
-    state: State,
-    observer: Observer | None,
-    limits: Limits,
-) -> tuple[Array, State, float]:
-    """Solve on all levels but the finest; return the start there, what goes over to it, and the work."""
-    finest = levels[-1].functional
-    norms: Sequence[Metric | None] = [metric] * len(levels)
-    if isinstance(metric, Norm):
-        norms = norms_of(levels, metric)
-    spent, began = 0.0, time.perf_counter()
-    for k, level in enumerate(levels[:-1]):
-        rows = min(limits.steps, FEW) if k > 0 else limits.steps
-        left = Limits(rows, max(limits.seconds - (time.perf_counter() - began), 0.0))
-        try:
-            if metric is not None and metric is not jacobi and not isinstance(metric, Norm):
-                # A rule of the finest space, at the best that is known there.
-                norms = norms_of(levels, norm_at(metric, finest, finest.linearize(_prolonged(levels[k:], x))))
-                spent += 1.0
-            method: TrustRegion | Multilevel = TrustRegion(level.functional, norms[0], level.dense, curvature)
-            if k > 0:
-                own = tuple(replace(other, work=other.work / level.work) for other in levels[: k + 1])
-                method = Multilevel(Recursion(own, curvature, smoothing), norms[k], cycle)
-            result = iterate(level.functional, x, method, LATER if k else FIRST, state, None, left)
-        except KeyboardInterrupt as stop:
-            if isinstance(stop, Interrupted):
-                x, state = stop.result.x, stop.result.state
-                spent += stop.result.steps[-1].work * level.work
-            x = _prolonged(levels[k:], x)
-            radius = math.nan if state.radius is None else state.radius
-            row = Step(0, finest.value(x), radius=radius, algebraic=math.inf, work=spent)
-            raise interrupted(View.plain(finest), Progress(x, Steps((row,))), observer) from None
-        spent += result.steps[-1].work * level.work
-        transfer = levels[k + 1].transfer
-        assert transfer is not None
-        x, state = transfer(result.x), result.state
-    return x, state, spent
-
-
-def _prolonged(levels: tuple[Level, ...], x: Array) -> Array:
-    """Return an iterate on the first of some levels in the finest space."""
-    for level in levels[1:]:
-        assert level.transfer is not None
-        x = level.transfer(x)
-    return x
+        x = Ascent(0, start, 0.0).prolonged(levels)
+    elif state.progress is not None:
+        began -= state.progress.steps[-1].seconds
+    method = Multilevel(Recursion(levels, curvature, int(smoothing)), metric, cycle, tolerance, limits, began, start)
+    result = iterate(levels[-1].functional, x, method, tolerance, state, observer, limits)
+    if result.status is Status.INTERRUPTED:
+        raise Interrupted(result)
+    return result
