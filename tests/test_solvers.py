@@ -683,6 +683,18 @@ def test_a_derivative_that_is_not_finite_is_no_convergence():
 
 
 @pytest.mark.parametrize("solve", [trust_region, cubic, gauss_newton, newton, nlscon])
+def test_rules_for_the_norm_are_not_asked_where_the_derivative_is_not_finite(solve):
+    square = from_callables(2, residual=lambda x: x - 1.0, jacobian=lambda x: np.full((2, 2), np.nan))
+    plain = from_callables(2, lambda x: float(x @ x), lambda x: np.nan * x, lambda x, v: 2.0 * v)
+
+    def rule(space, here):
+        raise ZeroDivisionError(f"{here.derivative}")
+
+    J = square if solve in (gauss_newton, nlscon) else plain
+    assert solve(J, np.zeros(2), norm=rule).status is Status.NOT_FINITE
+
+
+@pytest.mark.parametrize("solve", [trust_region, cubic, gauss_newton, newton, nlscon])
 def test_trial_points_that_are_not_finite_are_rejected(solve):
     def barrier(x):
         return np.array([x[0], np.nan if x[0] < 0.5 else np.log(x[0] - 0.4)])

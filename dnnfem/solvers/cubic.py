@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from dnnfem.solvers.iteration import (
     extrapolated,
     iterate,
     norm_at,
+    product_of,
 )
 from dnnfem.solvers.krylov import InnerStep
 from dnnfem.solvers.lanczos import SLIGHT, Lanczos, within
@@ -105,7 +105,7 @@ class CubicNewton:
         dual_norm = norm.dual_norm(derivative)
         model: Spectrum | Lanczos
         if matrix is None:
-            model = Lanczos(partial(self._product, linearization), derivative, norm)
+            model = Lanczos(product_of(linearization, self.curvature), derivative, norm)
         else:
             model = Spectrum.of(matrix, derivative, norm)
         omega = step.omega
@@ -131,9 +131,6 @@ class CubicNewton:
     def estimate(self, steps: Steps) -> float:
         """Return the smaller of Newton's and the extrapolated estimate."""
         return min(float(steps[-1].algebraic), extrapolated(steps))
-
-    def _product(self, linearization: Linearization, v: Array) -> Array:
-        return linearization.curvature(v) if self.curvature else linearization.hessian(v)
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Raise omega until a step is accepted."""

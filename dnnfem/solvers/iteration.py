@@ -100,14 +100,14 @@ class View:
 
 
 def norm_at(metric: Metric | None, functional: Functional, linearization: Linearization) -> Norm:
-    """Return the norm of a metric at a point; default Euclidean.
+    """Return the norm of a metric at a point; default Euclidean, and where a rule would begin with what is not finite.
 
     Raises
     ------
     ValueError
         If the norm has another dimension than the functional, or is no rule with two arguments.
     """
-    if metric is None:
+    if metric is None or not (isinstance(metric, Norm) or np.isfinite(linearization.derivative).all()):
         return Euclidean(functional.space)
     try:
         norm = metric if isinstance(metric, Norm) else metric(functional.space, linearization)
@@ -120,6 +120,11 @@ def norm_at(metric: Metric | None, functional: Functional, linearization: Linear
     if norm.dim != functional.space.dim:
         raise ValueError(f"norm: got a norm on {norm.dim} coefficients, expected {functional.space.dim}")
     return norm
+
+
+def product_of(linearization: Linearization, curvature: bool) -> Callable[[Array], Array]:
+    """Return the products with the curvature, or with the Hessian."""
+    return linearization.curvature if curvature else linearization.hessian
 
 
 def check_tolerance(tolerance: Tolerance) -> Tolerance:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from scipy.linalg import lapack
@@ -24,6 +23,7 @@ from dnnfem.solvers.iteration import (
     check_tolerance,
     iterate,
     norm_at,
+    product_of,
 )
 from dnnfem.solvers.trust_region import DENSE_LIMIT, NOISE, ROUNDING, VALUE_WORK
 
@@ -119,8 +119,8 @@ class Conjugate:
         correction = self._exact(linearization) if self.dense else self._inexact(linearization, norm, omega, first)
         step = replace(step, work=step.work + correction.work)
         if not correction.definite:
-            finite = bool(np.isfinite(self._product(linearization, norm.riesz(linearization.derivative))).all())
-            status = Status.INDEFINITE if finite else Status.NOT_FINITE
+            along = product_of(linearization, self.curvature)(norm.riesz(linearization.derivative))
+            status = Status.INDEFINITE if np.isfinite(along).all() else Status.NOT_FINITE
             return Iterate(linearization, step, memory=memory, status=status)
         energy = correction.energy
         whole = math.sqrt(energy + correction.error**2)
@@ -131,9 +131,6 @@ class Conjugate:
             whole = whole if 0.0 < omega * math.sqrt(energy) <= LOCAL else math.inf
         step = replace(step, algebraic=whole, contraction=contraction)
         return Energy(linearization, step, norm, correction, omega, memory=memory)
-
-    def _product(self, linearization: Linearization, v: Array) -> Array:
-        return linearization.curvature(v) if self.curvature else linearization.hessian(v)
 
     def _exact(self, linearization: Linearization) -> Correction:
         """Return the correction by Cholesky factorization."""
@@ -164,7 +161,7 @@ class Conjugate:
             return max(relative, FINEST, min(roughest, SHARE * least / size))
 
         found = conjugate_gradients(
-            partial(self._product, linearization),
+            product_of(linearization, self.curvature),
             derivative,
             norm,
             accuracy,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from scipy.linalg import lapack
@@ -25,6 +24,7 @@ from dnnfem.solvers.iteration import (
     extrapolated,
     iterate,
     norm_at,
+    product_of,
 )
 from dnnfem.solvers.krylov import InnerStep
 from dnnfem.solvers.lanczos import Lanczos, truncated
@@ -124,7 +124,7 @@ class TrustRegion:
             norm = of_diagonal(self.functional.space, np.diagonal(model.matrix))
         dual_norm = norm.dual_norm(derivative)
         if model is None:
-            model = Lanczos(partial(self._product, linearization), derivative, norm)
+            model = Lanczos(product_of(linearization, self.curvature), derivative, norm)
         radius = step.radius
         if not math.isfinite(radius):
             radius = _first_radius(linearization, norm, model, dual_norm, self.tolerance)
@@ -168,9 +168,6 @@ class TrustRegion:
     def estimate(self, steps: Steps) -> float:
         """Return the smaller of the model's promise and the extrapolated estimate."""
         return min(float(steps[-1].algebraic), extrapolated(steps))
-
-    def _product(self, linearization: Linearization, v: Array) -> Array:
-        return linearization.curvature(v) if self.curvature else linearization.hessian(v)
 
     def _inner(
         self, linearization: Linearization, norm: Norm, model: Model | Lanczos, radius: float, multiplier: float
