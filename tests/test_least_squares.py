@@ -1,10 +1,14 @@
 """Dense least squares against `numpy.linalg.lstsq` and dense formulas, on systems of every shape and rank."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, strategies as st
 
+from dnnfem.kernels import spectral
+from dnnfem.kernels.bidiagonal import Bidiagonal
 from dnnfem.kernels.least_squares import DenseLeastSquares, Elimination
 from dnnfem.norms import Euclidean, Weighted
 from dnnfem.spaces import Coordinates
@@ -189,13 +193,23 @@ NORMS = {
 }
 
 
+FACTORIZATIONS = {"singular vectors": 1000, "bidiagonal": 1}
+
+
+def steps_of(system, norm, factorization):
+    """Return the steps of a system from one of the factorizations, however small it is."""
+    with mock.patch.object(spectral, "LEAST", FACTORIZATIONS[factorization]):
+        return system.steps(norm)
+
+
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
 @pytest.mark.parametrize("name", NORMS)
 @given(system=systems(), exponent=st.floats(-4.0, 4.0))
-def test_trust_region_steps_satisfy_the_optimality_conditions(name, system, exponent):
+def test_trust_region_steps_satisfy_the_optimality_conditions(name, factorization, system, exponent):
     norm = NORMS[name](system.shape[1])
     a, r = system.matrix, system.residual
     gradient = norm.dual_norm(system.derivative)
-    steps = system.steps(norm)
+    steps = steps_of(system, norm, factorization)
     full = steps.full
     radius = 10.0**exponent * (full.length or 1.0)
     model = steps(radius)
@@ -215,9 +229,10 @@ def test_trust_region_steps_satisfy_the_optimality_conditions(name, system, expo
     assert model.decrease >= 0.0
 
 
-@given(systems())
-def test_larger_trust_regions_promise_more(system):
-    steps = system.steps(Euclidean(Coordinates(system.shape[1])))
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+@given(system=systems())
+def test_larger_trust_regions_promise_more(factorization, system):
+    steps = steps_of(system, Euclidean(Coordinates(system.shape[1])), factorization)
     radii = (steps.full.length or 1.0) * 3.0 ** np.arange(-6, 3)
     models = [steps(radius) for radius in radii]
     decreases = np.array([m.decrease for m in models])
@@ -230,23 +245,68 @@ def test_larger_trust_regions_promise_more(system):
     )
 
 
-@given(systems())
-def test_the_full_step_is_the_shortest_minimizer(system):
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+@given(system=systems())
+def test_the_full_step_is_the_shortest_minimizer(factorization, system):
     n = system.shape[1]
     scaled = system.matrix / max(np.abs(system.matrix).max(), 1e-300)
-    full = DenseLeastSquares(scaled, system.residual).steps(Euclidean(Coordinates(n))).full
+    full = steps_of(DenseLeastSquares(scaled, system.residual), Euclidean(Coordinates(n)), factorization).full
     expected = np.linalg.lstsq(scaled, -system.residual, rcond=1e-13)[0]
     assert full.step == pytest.approx(expected, rel=1e-5, abs=1e-7 * (1.0 + np.abs(expected).max()))
 
 
-@given(systems(), st.floats(1e-3, 1e3))
-def test_one_factorization_solves_shifted_normal_equations(system, multiplier):
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+@given(system=systems(), multiplier=st.floats(1e-3, 1e3))
+def test_one_factorization_solves_shifted_normal_equations(factorization, system, multiplier):
     n = system.shape[1]
     norm = NORMS["weighted"](n)
     matrix = system.matrix.T @ system.matrix + multiplier * np.diag(norm.weights)
     expected = -np.linalg.solve(matrix, system.derivative)
-    got = system.steps(norm).solve(multiplier, system.derivative)
+    got = steps_of(system, norm, factorization).solve(multiplier, system.derivative)
     assert got == pytest.approx(expected, rel=1e-6, abs=1e-9 * (1.0 + np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("least", [1e-3, 1e-9, 0.0])
+def test_singular_vectors_and_a_bidiagonal_matrix_give_the_same_steps(least):
+    """Also where directions are cut off: the last of the matrices repeats columns."""
+    random, n = np.random.default_rng(7), 130
+    matrix = random.standard_normal((300, n)) @ np.diag(np.geomspace(1.0, max(least, 1e-3), n))
+    matrix = matrix @ np.linalg.qr(random.standard_normal((n, n)))[0]
+    if least == 0.0:
+        matrix[:, 100:] = matrix[:, 70:100]
+    elif least < 1e-3:
+        matrix = matrix @ np.diag(np.geomspace(1.0, least, n))
+    system = DenseLeastSquares(matrix, random.standard_normal(300))
+    norm = Weighted(Coordinates(n), np.geomspace(0.1, 10.0, n))
+    one, other = (steps_of(system, norm, factorization) for factorization in FACTORIZATIONS)
+    assert [type(steps.factors).__name__ for steps in (one, other)] == ["SingularVectors", "DampedBidiagonal"]
+    for radius in (*np.geomspace(1e-6, 0.9, 5) * one.full.length, 2.0 * one.full.length):
+        a, b = one(radius), other(radius)
+        assert a.interior == b.interior and b.multiplier == pytest.approx(a.multiplier, rel=1e-6)
+        assert b.decrease == pytest.approx(a.decrease, rel=1e-11)
+        assert norm.norm(a.step - b.step) <= 1e-8 * a.length
+        bends = [steps.solve(a.multiplier, system.derivative) for steps in (one, other)]
+        assert norm.norm(bends[0] - bends[1]) <= 1e-6 * norm.norm(bends[0])
+
+
+def test_a_bidiagonalization_has_the_factors_that_it_names():
+    random = np.random.default_rng(3)
+    for rows, n in ((1, 1), (4, 1), (5, 5), (40, 7)):
+        matrix, load = random.standard_normal((rows, n)), random.standard_normal(n)
+        factors = Bidiagonal.of(matrix)
+        B = np.diag(factors.diagonal) + np.diag(factors.above, 1)
+        P = np.column_stack([factors.from_right(e) for e in np.eye(n)])
+        assert np.allclose(P.T @ P, np.eye(n), atol=1e-14)
+        assert np.allclose(factors.inside(matrix), B @ P.T, atol=1e-13)
+        assert np.allclose(factors.to_right(load), P.T @ load, atol=1e-14)
+        values, turned = factors.singular(load[:, None])
+        assert np.allclose(values, np.linalg.svd(matrix)[1], atol=1e-13)
+        assert np.linalg.norm(turned) == pytest.approx(np.linalg.norm(load))
+        y = factors.damped(0.3, load, load[::-1])
+        expected = np.linalg.solve(B.T @ B + 0.09 * np.eye(n), B.T @ load + 0.3 * load[::-1])
+        assert np.allclose(y, expected, atol=1e-12)
+    with pytest.raises(np.linalg.LinAlgError, match="singular"):
+        Bidiagonal.of(np.zeros((3, 2))).damped(0.0, np.ones(2), np.ones(2))
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, np.nan])

@@ -1,18 +1,142 @@
-"""Trust-region steps of every radius from one singular value decomposition."""
+"""Trust-region steps of every radius from one factorization."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 
+from dnnfem.kernels.bidiagonal import Bidiagonal
 from dnnfem.kernels.system import ModelStep, Norm
 from dnnfem.records import Array
 
 CUTOFF = 1e-13
 """Singular values below this, relative to the largest, belong to directions that rounding cannot tell from zero."""
+
+LEAST = 100
+"""Coefficients from which on singular vectors are not computed unless they have to be."""
+
+DAMPED = 1e-10
+"""With multipliers above the square of this, relative to the largest singular value, what is cut off has no part in a
+step: then no singular vectors are needed either."""
+
+
+def _active(singular: Array) -> npt.NDArray[np.bool_]:
+    """Return which singular values are not cut off."""
+    return singular > CUTOFF * singular[0] if singular.size else np.zeros(0, dtype=bool)
+
+
+def _amplitudes(singular: Array, load: Array, multiplier: float) -> Array:
+    """Return the coordinates of a step in right singular vectors: ``-s g / (s^2 + lambda)``, or nought if cut off."""
+    s = singular
+    return np.divide(-s * load, s * s + multiplier, out=np.zeros_like(s), where=_active(s))
+
+
+class Factors(Protocol):
+    """A factorization of the whitened matrix ``A``, on white vectors of shape (n,)."""
+
+    @property
+    def singular(self) -> Array:
+        """Singular values, descending, shape (k,)."""
+        ...
+
+    @property
+    def load(self) -> Array:
+        """``U^T r`` with the left singular vectors, shape (k,)."""
+        ...
+
+    def step(self, multiplier: float) -> Array:
+        """Return ``-(A^T A + lambda)^-1 A^T r`` without what is cut off."""
+        ...
+
+    def solve(self, multiplier: float, dual: Array) -> Array:
+        """Return ``(A^T A + lambda)^-1 dual`` for a dual vector in the range of ``A^T``."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SingularVectors:
+    """All right singular vectors, as rows of `basis`, shape (k, n)."""
+
+    singular: Array
+    load: Array
+    basis: Array
+
+    @classmethod
+    def of(cls, matrix: Array, residual: Array) -> SingularVectors:
+        """Decompose a matrix (rows, n)."""
+        u, s, vt = scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesdd", check_finite=False)
+        return cls(s, u.T @ residual, vt)
+
+    def step(self, multiplier: float) -> Array:
+        """Return ``-(A^T A + lambda)^-1 A^T r`` without what is cut off."""
+        return self.basis.T @ _amplitudes(self.singular, self.load, multiplier)
+
+    def solve(self, multiplier: float, dual: Array) -> Array:
+        """Return ``(A^T A + lambda)^-1 dual`` without what is cut off."""
+        s = self.singular
+        squares = np.where(_active(s), s * s, np.inf)
+        return self.basis.T @ (self.basis @ dual / (squares + multiplier))
+
+
+@dataclass(frozen=True, eq=False)
+class DampedBidiagonal:
+    """A bidiagonalization: half of the work, and steps by damped least squares (Eldén 1977).
+
+    Only steps with hardly any damping, where something is cut off, still need the vectors.
+    """
+
+    matrix: Array
+    residual: Array
+
+    @cached_property
+    def _factors(self) -> Bidiagonal:
+        return Bidiagonal.of(self.matrix)
+
+    @cached_property
+    def _inside(self) -> Array:
+        return self._factors.inside(self.residual[:, None])
+
+    @cached_property
+    def _decomposed(self) -> tuple[Array, Array]:
+        return self._factors.singular(self._inside)
+
+    @property
+    def singular(self) -> Array:
+        """Singular values, descending, shape (n,)."""
+        return self._decomposed[0]
+
+    @property
+    def load(self) -> Array:
+        """``U^T r`` with the left singular vectors, shape (n,)."""
+        return self._decomposed[1][:, 0]
+
+    @cached_property
+    def _vectors(self) -> SingularVectors:
+        return SingularVectors.of(self.matrix, self.residual)
+
+    def _cut(self, multiplier: float) -> bool:
+        largest, least = self.singular[0], self.singular[-1]
+        return bool(least <= CUTOFF * largest and multiplier <= (DAMPED * largest) ** 2)
+
+    def step(self, multiplier: float) -> Array:
+        """Return ``-(A^T A + lambda)^-1 A^T r`` without what is cut off."""
+        if self._cut(multiplier):
+            return self._vectors.step(multiplier)
+        y = self._factors.damped(math.sqrt(multiplier), -self._inside[:, 0], np.zeros(len(self._inside)))
+        return self._factors.from_right(y)
+
+    def solve(self, multiplier: float, dual: Array) -> Array:
+        """Return ``(A^T A + lambda)^-1 dual``; what is cut off counts where the damping allows it."""
+        if multiplier == 0.0 or self._cut(multiplier):
+            return self._vectors.solve(multiplier, dual)
+        damping, factors = math.sqrt(multiplier), self._factors
+        return factors.from_right(factors.damped(damping, np.zeros(len(dual)), factors.to_right(dual) / damping))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,43 +148,29 @@ class SpectralSteps:
 
     Parameters
     ----------
-    singular : array, shape (k,)
-        Singular values, descending.
-    load : array, shape (k,)
-        ``g``.
-    basis : array, shape (k, n)
-        ``V^T``.
+    factors : Factors
+        Of ``A L^-T``.
     norm : Norm
         Gives ``L^-T``.
     """
 
-    singular: Array
-    load: Array
-    basis: Array
+    factors: Factors
     norm: Norm
 
     @classmethod
     def of(cls, matrix: Array, residual: Array, norm: Norm) -> SpectralSteps:
         """Factorize a whitened matrix (rows, n); the part of the residual outside the range plays no role."""
-        u, s, vt = scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesdd", check_finite=False)
-        return cls(s, u.T @ residual, vt, norm)
-
-    @cached_property
-    def _active(self) -> Array:
-        s = self.singular
-        return s > CUTOFF * s[0] if s.size and s[0] > 0 else np.zeros(s.shape, dtype=bool)
-
-    def _amplitudes(self, multiplier: float) -> Array:
-        s = self.singular
-        denominator = np.where(self._active, s * s + multiplier, 1.0)
-        return np.where(self._active, -s * self.load / denominator, 0.0)
+        if matrix.shape[0] >= matrix.shape[1] >= LEAST:
+            return cls(DampedBidiagonal(matrix, residual), norm)
+        return cls(SingularVectors.of(matrix, residual), norm)
 
     def _result(self, multiplier: float, interior: bool) -> ModelStep:
-        s, g, amplitudes = self.singular, self.load, self._amplitudes(multiplier)
+        s, g = self.factors.singular, self.factors.load
+        amplitudes = _amplitudes(s, g, multiplier)
         remaining = g + s * amplitudes
-        decrease = 0.5 * float(np.sum(np.where(self._active, (g - remaining) * (g + remaining), 0.0)))
+        decrease = 0.5 * float(np.sum((g - remaining) * (g + remaining)))
         length = float(np.linalg.norm(amplitudes))
-        return ModelStep(self.norm.unwhiten(self.basis.T @ amplitudes), decrease, length, multiplier, interior)
+        return ModelStep(self.norm.unwhiten(self.factors.step(multiplier)), decrease, length, multiplier, interior)
 
     @cached_property
     def full(self) -> ModelStep:
@@ -69,9 +179,7 @@ class SpectralSteps:
 
     def solve(self, multiplier: float, dual: Array) -> Array:
         """Return ``-(A^T A + multiplier M)^-1 dual`` with the factorization at hand, primal."""
-        white = self.basis @ self.norm.whiten(dual[None])[0]
-        denominator = np.where(self._active, self.singular**2 + multiplier, np.inf)
-        return -self.norm.unwhiten(self.basis.T @ (white / denominator))
+        return -self.norm.unwhiten(self.factors.solve(multiplier, self.norm.whiten(dual[None])[0]))
 
     def __call__(self, radius: float) -> ModelStep:
         """Return the minimizer with ``|d| <= radius``.
@@ -83,14 +191,16 @@ class SpectralSteps:
         """
         if not radius > 0.0:
             raise ValueError(f"radius: got {radius!r}, expected a positive number")
-        if self.full.length <= radius:
+        s, g = self.factors.singular, self.factors.load
+        if float(np.linalg.norm(_amplitudes(s, g, 0.0))) <= radius:
             return self.full
         return self._result(self._multiplier(radius), False)
 
     def _multiplier(self, radius: float) -> float:
         """Solve ``|d(lambda)| = radius`` by Newton's method on ``1/radius - 1/|d|``, safeguarded (Hebden, Moré)."""
-        s = self.singular[self._active]
-        force = s * self.load[self._active]
+        active = _active(self.factors.singular)
+        s = self.factors.singular[active]
+        force = s * self.factors.load[active]
         lower, upper = 0.0, float(np.linalg.norm(force)) / radius
         # The residual 1/|d| is concave: from the left Newton's method converges monotonically.
         multiplier = 0.0
