@@ -20,6 +20,7 @@ from dnnfem.problems.covering import covering, scaled
 from dnnfem.problems.domains import Box, Domain
 from dnnfem.problems.exact import ExactAnsatz
 from dnnfem.problems.fields import Corners, Jet, Points, Walls
+from dnnfem.problems.homogeneous import Homogeneous
 from dnnfem.problems.lift import SAMPLES, Conditions, check_beginning
 from dnnfem.problems.pointwise import PointwiseLaw
 from dnnfem.problems.recording import recorded
@@ -46,10 +47,11 @@ ResidualLaw = Callable[[Points, Jet], Any]
 class Collocation:
     """A differential equation by least squares: ``J = sum_q w_q sum_k (r_k(p_q, u) / s_k)^2 / 2``.
 
-    The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random neurons,
+    The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random functions,
     relative to those of `u`, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions
     on sides of a box hold exactly, see `dnnfem.problems.lift`, or their residuals are further terms of `J`, scaled
-    like equations; on the boundary of another domain always the latter.
+    like equations; on the boundary of another domain always the latter.  The law is measured on functions that are zero
+    where values are prescribed, so that its residual stands for the error that it causes.
 
     Parameters
     ----------
@@ -168,7 +170,20 @@ class Collocation:
         parts = {"law": quadrature, **quadrature.regions}
         # Observations are in the units of `u`, and their mean square is to be the variance of the noise.
         sizes = {name: law for name, law in laws.items() if name != OBSERVATIONS}
-        object.__setattr__(self, "laws", laws | scaled(sizes, parts, self.ansatz, neuron))
+        scales = scaled(sizes, parts, self.ansatz, neuron)
+        if (calm := self._homogeneous(soft)) is not None:
+            scales |= scaled({"law": laws["law"]}, parts, with_unknowns(calm, self.outputs, unknowns), neuron)
+        object.__setattr__(self, "laws", laws | scales)
+
+    def _homogeneous(self, soft: Mapping[str, tuple[list[Place], ResidualLaw]]) -> ExactAnsatz | None:
+        """Return functions that are zero where values are prescribed, if there are terms for these."""
+        valued = [members for members, law in soft.values() if isinstance(law, Misfit)]
+        if not valued:
+            return None
+        sides = [place for members in valued for place in members if place != (self.domain.dim, 0)]
+        beginning = 0 if self.initial is None else 1 if self.velocity is None else 2
+        zero = Homogeneous.on(self.domain, self._bounds, self.outputs, sides, beginning)
+        return None if zero is None else ExactAnsatz(self._affine, zero)
 
     @property
     def _held(self) -> Conditions | None:

@@ -22,7 +22,7 @@ from dnnfem.problems.exact import ExactAnsatz
 from dnnfem.problems.fields import Jet, Points, Walls
 from dnnfem.problems.lift import Conditions
 from dnnfem.problems.solution import Solution
-from dnnfem.problems.vanishing import Vanishing
+from dnnfem.problems.vanishing import Vanishing, pieces
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.spaces.layout import NetworkSpace
@@ -119,6 +119,11 @@ class Energy:
         base = AffineAnsatz(low + high, high - low, np.zeros(self.outputs), np.full(self.outputs, 1.0 / unit))
         object.__setattr__(self, "ansatz", base if held is None else ExactAnsatz(base, held))
 
+    @property
+    def _conditions(self) -> Conditions | Vanishing | None:
+        held = None if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions
+        return held if isinstance(held, Conditions | Vanishing) else None
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What an archive compares when a run is resumed."""
@@ -130,7 +135,7 @@ class Energy:
             "outputs": np.array(self.outputs),
             "laws": str({name: [str(c) for c in law.components] for name, law in self.laws.items()}),
             "measures": np.array(list(self.measures.values())),
-            "conditions": np.empty(0) if isinstance(self.ansatz, AffineAnsatz) else self.ansatz.conditions.fingerprint,
+            "conditions": np.empty(0) if self._conditions is None else self._conditions.fingerprint,
         }
 
     def on(self, space: NetworkSpace, quadrature: Quadrature | None = None) -> Functional:
@@ -202,11 +207,7 @@ def _held(domain: Domain, sides: Mapping[Any, Any], outputs: int) -> Conditions 
         raise ValueError(
             f"dirichlet: got {len(values)} different values on a domain that is no box, expected the same ones"
         )
-    corners = np.concatenate([domain.parts[name].corners for name in sides])
-    if corners.shape[1:] == (4, 3):
-        # Rectangles in space as two triangles.
-        corners = np.concatenate([corners[:, :3], corners[:, 1:]])
-    return Vanishing(corners, tuple(values[0].tolist()))
+    return Vanishing(pieces(domain, sides), tuple(values[0].tolist()))
 
 
 def _extent(domain: Domain) -> float:

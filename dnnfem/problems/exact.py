@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,8 @@ from array_api_compat import array_namespace, device
 
 from dnnfem.kernels.components import Component, Laplacian, squares
 from dnnfem.problems.ansatz import AffineAnsatz, AffineMap
-from dnnfem.problems.fields import tensor
-from dnnfem.problems.lift import Conditions, function_jet
-from dnnfem.problems.vanishing import Vanishing
+from dnnfem.problems.fields import Tensor, tensor
+from dnnfem.problems.lift import function_jet
 from dnnfem.records import Array
 
 
@@ -85,6 +84,36 @@ class ExactMap:
         return self.base.cotangent(result)
 
 
+class Condition(Protocol):
+    """Lift and factor; see `dnnfem.problems.lift.Conditions`."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of unknown functions."""
+        ...
+
+    @property
+    def constant(self) -> Tensor | None:
+        """The lift (outputs, 1) if it is constant."""
+        ...
+
+    def lift(self, points: Tensor) -> Tensor:
+        """Return the lift at points (m, d), shape (outputs, m)."""
+        ...
+
+    def factor(self, points: Tensor) -> Tensor:
+        """Return the factor at points (m, d), shape (m,)."""
+        ...
+
+    def vanishes(self, derivative: tuple[int, ...]) -> bool:
+        """Return whether a derivative of the factor is known to be zero everywhere."""
+        ...
+
+    def factors(self, points: Any, derivatives: Sequence[tuple[int, ...]]) -> list[Any]:
+        """Return derivatives of the factor at points (m, d), each of shape (m,)."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class ExactAnsatz:
     """``u = lift + factor * N``; see `dnnfem.kernels.protocol.Ansatz`.
@@ -93,12 +122,12 @@ class ExactAnsatz:
     ----------
     base : AffineAnsatz
         Coordinates of the network.
-    conditions : Conditions or Vanishing
+    conditions : Condition
         What `u` satisfies whatever the network does.
     """
 
     base: AffineAnsatz
-    conditions: Conditions | Vanishing
+    conditions: Condition
 
     def reference(self, points: Array) -> Array:
         """Map points (m, d) to reference coordinates."""

@@ -12,13 +12,14 @@ how they are cut into smaller ones (an L_p-distance field: Belyaev, Fayolle and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from dnnfem.problems.domains import Domain
 from dnnfem.problems.fields import Tensor, tensor
 from dnnfem.problems.lift import function_jet
 from dnnfem.records import Array
@@ -28,6 +29,15 @@ SERIES = 1e-2
 
 NEAR = 1e-14
 """Least distance to a line or plane, relative to the size of a piece: derivatives exist on the boundary then."""
+
+
+def pieces(domain: Domain, names: Iterable[str]) -> Array:
+    """Return the segments or triangles of some parts of a boundary, shape (s, d, d)."""
+    corners = np.concatenate([domain.parts[name].corners for name in names])
+    if corners.shape[1:] == (4, 3):
+        # Rectangles in space as two triangles.
+        corners = np.concatenate([corners[:, :3], corners[:, 1:]])
+    return corners
 
 
 @dataclass(frozen=True, eq=False)

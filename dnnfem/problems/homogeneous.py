@@ -1,0 +1,75 @@
+"""Functions that are zero where values are prescribed: what equations are measured with if these are further terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dnnfem.problems.conditions import Place
+from dnnfem.problems.domains import Domain
+from dnnfem.problems.fields import Corners, Tensor, tensor
+from dnnfem.problems.lift import function_jet
+from dnnfem.problems.vanishing import Vanishing, pieces
+from dnnfem.records import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Homogeneous:
+    """Zero values on some sides of a box or parts of a boundary, and at the beginning; see `ExactAnsatz`.
+
+    Parameters
+    ----------
+    outputs : int
+        Number of unknown functions.
+    factor : callable
+        Of points (m, d) in torch, zero there, shape (m,), and differentiable.
+    """
+
+    outputs: int
+    factor: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def on(
+        cls, domain: Domain, bounds: Corners, outputs: int, members: Sequence[Place], beginning: int
+    ) -> Homogeneous | None:
+        """Return zero values on `members`, and in that many time derivatives at the beginning.
+
+        Returns None for parts of boundaries of other shapes than segments, triangles and rectangles.
+        """
+        space, (low, high) = domain.dim, (torch.tensor(corner, dtype=torch.float64) for corner in bounds)
+        sides = [member for member in members if not isinstance(member, str)]
+        names = [member for member in members if isinstance(member, str)]
+        if names and space not in (2, 3):
+            return None
+        edge = Vanishing(pieces(domain, names), (0.0,)) if names else None
+
+        def factor(points: Tensor) -> Tensor:
+            found = torch.ones(len(points), dtype=points.dtype) if edge is None else edge.factor(points[:, :space])
+            for axis, end in sides:
+                size = high[axis] - low[axis]
+                found = found * 2.0 * ((high[axis] - points[:, axis]) if end else (points[:, axis] - low[axis])) / size
+            if beginning:
+                found = found * ((points[:, space] - low[space]) / (high[space] - low[space])) ** beginning
+            return found
+
+        return cls(outputs, factor)
+
+    @property
+    def constant(self) -> Tensor:
+        """The lift (outputs, 1): zero."""
+        return torch.zeros((self.outputs, 1), dtype=torch.float64)
+
+    def lift(self, points: Tensor) -> Tensor:
+        """Return zeros at points (m, d), shape (outputs, m)."""
+        return self.constant.expand(self.outputs, len(points))
+
+    def vanishes(self, derivative: tuple[int, ...]) -> bool:
+        """No derivative of the factor is known to be zero everywhere."""
+        return False
+
+    def factors(self, points: Any, derivatives: Sequence[tuple[int, ...]]) -> list[Array]:
+        """Return derivatives of the factor at points (m, d), each of shape (m,)."""
+        return list(function_jet(lambda p: self.factor(p)[None], tensor(points), list(derivatives))[:, 0].numpy())
