@@ -647,6 +647,42 @@ def test_an_equation_that_has_no_value_at_zero_has_a_size():
     assert abs(large / small / 1e9 - 1.0) <= 1e-12 and 0.1 < small < 10.0
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+def test_beside_terms_for_values_the_laplacian_is_as_large_as_its_stability(dim):
+    """On a unit cube ``|Lap v| >= dim pi^2 |v|`` where v is zero on the boundary."""
+    options = {"law": lambda p, u: 7.0 * u.laplacian, "domain": fem.Box([0.0] * dim, [1.0] * dim), "dirichlet": 1.0}
+    soft, exact = (fem.Collocation(**options, exact=exact).laws for exact in (False, True))
+    constant = 7.0 * dim * math.pi**2
+    assert constant <= soft["law"].scale[0] <= (1.0 + 2.5 / dim) * constant
+    assert soft["dirichlet"].scale[0] == pytest.approx(1.0, abs=0.2)
+    # Conditions that hold are in the ansatz, whose factor differs only by its normalization.
+    assert exact["law"].scale[0] == pytest.approx(soft["law"].scale[0], rel=0.05)
+
+
+def test_beside_terms_for_initial_values_a_law_is_as_large_as_on_functions_that_begin_with_zero():
+    def sizes(velocity, **more):
+        law = (lambda p, u: u.dtt) if velocity else (lambda p, u: u.dt)
+        options = {"time": (1.0, 1.5), "initial": 1.0, "periodic": (0,), "velocity": 0.0 if velocity else None}
+        return fem.Collocation(law, fem.Box([0.0], [1.0]), **options, **more).laws["law"].scale[0]
+
+    # The least of |v_t| / |v| with v = 0 at the beginning is pi / (2 T), with T = 0.5; that of v = t is sqrt(3) / T.
+    assert math.pi <= sizes(False, exact=False) <= 2.0 * math.sqrt(3.0) * 1.5
+    assert sizes(True, exact=False) > 10.0
+    for velocity in (False, True):
+        assert sizes(velocity, exact=False) == pytest.approx(sizes(velocity, exact=True), rel=0.05)
+
+
+@pytest.mark.parametrize("domain", ["boxes", "triangles"])
+def test_sizes_know_the_boundary_of_other_domains(domain):
+    square = fem.Boxes([fem.Box([0.0, 0.0], [0.5, 1.0]), fem.Box([0.5, 0.0], [1.0, 1.0])])
+    if domain == "triangles":
+        square = fem.Simplices(
+            np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), np.array([[0, 1, 2], [0, 2, 3]])
+        )
+    found = fem.Collocation(lambda p, u: u.laplacian, square, dirichlet=0.0).laws["law"].scale[0]
+    assert 2.0 * math.pi**2 <= found <= 8.0 * math.pi**2
+
+
 def test_equations_of_different_size_are_balanced():
     def law(p, u):
         return [1e8 * (u[0].laplacian - u[1]), 1e-8 * (u[1].d(0) + u[0])]

@@ -37,12 +37,12 @@ class Homogeneous:
     ) -> Homogeneous | None:
         """Return zero values on `members`, and in that many time derivatives at the beginning.
 
-        Returns None for parts of boundaries of other shapes than segments, triangles and rectangles.
+        Returns None where the parts of a boundary are not known to be segments, or triangles or rectangles in space.
         """
         space, (low, high) = domain.dim, (torch.tensor(corner, dtype=torch.float64) for corner in bounds)
         sides = [member for member in members if not isinstance(member, str)]
         names = [member for member in members if isinstance(member, str)]
-        if names and space not in (2, 3):
+        if names and not (space in (2, 3) and all(hasattr(domain.parts[name], "corners") for name in names)):
             return None
         edge = Vanishing(pieces(domain, names), (0.0,)) if names else None
 
