@@ -33,6 +33,7 @@ _public = {
         "removal",
         "residual",
         "sampling",
+        "slabs",
     ),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "TimeHorizon", "as_scipy", "condense", "from_callables"),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from dnnfem.estimators.removal import removal as removal
     from dnnfem.estimators.residual import residual as residual
     from dnnfem.estimators.sampling import sampling as sampling
+    from dnnfem.estimators.slabs import slabs as slabs
     from dnnfem.estimators.validation import cross_validation as cross_validation
     from dnnfem.functionals import (
         Scaled as Scaled,

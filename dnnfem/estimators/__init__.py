@@ -17,6 +17,7 @@ from dnnfem.estimators.quadrature_error import quadrature_error
 from dnnfem.estimators.removal import removal
 from dnnfem.estimators.residual import residual
 from dnnfem.estimators.sampling import sampling
+from dnnfem.estimators.slabs import slabs
 from dnnfem.estimators.validation import Validation, cross_validation
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "removal",
     "residual",
     "sampling",
+    "slabs",
 ]
