@@ -52,6 +52,7 @@ FOREIGN = {
         "problems.fields",
         "problems.density",
         "problems.flux",
+        "problems.homogeneous",
         "problems.modules",
         "problems.pointwise",
         "problems.recording",

@@ -1,8 +1,12 @@
 """The archive: a run that was killed goes on bit for bit, and no file is ever harmed."""
 
+import errno
+import gc
 import hashlib
 import math
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import h5py
@@ -11,7 +15,8 @@ import numpy.lib.recfunctions as rfn
 import pytest
 
 from dnnfem import archive as archive_module
-from dnnfem.archive import Archive, ArchiveError, container, read, schema
+from dnnfem.archive import Archive, ArchiveError, container, lock, read, schema
+from dnnfem.archive.lock import lock_of
 from dnnfem.problems import Regression
 from dnnfem.quadrature import BoxMesh, Quadrature, SobolPoints
 from dnnfem.records import Estimate, Interrupted, Status, Step, Steps
@@ -888,3 +893,134 @@ def test_spaces_of_every_kind_come_back(problem, path):
     Archive.open(path, problem, deep, deep.initial(0))
     assert read(path)[0].space == deep
     assert np.array_equal(read(path)[0].start, deep.initial(0))
+
+
+# Several processes
+
+SCRIPT = """
+import sys
+import numpy as np
+from dnnfem.archive import Archive, ArchiveError, read
+from dnnfem.problems import Regression
+from dnnfem.spaces import FeedforwardSpace
+
+inputs = np.linspace(-1.0, 1.0, 20).reshape(10, 2)
+problem = Regression(inputs, inputs[:, 0], backend="reference")
+space = FeedforwardSpace(2, (2,), 1)
+if sys.argv[2] == "read":
+    print(len(read(sys.argv[1])))
+    sys.exit()
+try:
+    archive = Archive.open(sys.argv[1], problem, space, space.initial(0))
+except ArchiveError as error:
+    print(error)
+    sys.exit(3)
+print("open", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def process(path):
+    """Return a function that starts a process with the archive, and end those that are left."""
+    started = []
+
+    def start(what):
+        command = [sys.executable, "-c", SCRIPT, str(path), what]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def test_a_second_writer_is_refused_readers_are_not_and_a_killed_writer_leaves_no_lock(process, path):
+    first = process("write")
+    assert first.stdout.readline() == "open\n"
+    second = process("write")
+    words, _ = second.communicate(timeout=60)
+    assert second.returncode == 3 and f"another run writes to it (process {first.pid})" in words and str(path) in words
+    assert process("read").communicate(timeout=60)[0] == "1\n"
+    first.kill()
+    first.wait()
+    third = process("write")
+    assert third.stdout.readline() == "open\n"
+    third.communicate("\n", timeout=60)
+    assert third.returncode == 0 and os.listdir(path.parent) == [path.name]
+    assert not lock_of(path).exists()
+
+
+def test_archives_of_one_process_share_the_lock_until_the_last_is_gone(problem, path):
+    one = Archive.open(path, problem, SPACE, START)
+    other = Archive.open(path, problem, SPACE, START)
+    assert lock_of(path).read_text() == str(os.getpid())
+    del one
+    gc.collect()
+    assert lock_of(path).exists()
+    # Both know what the process has written last.
+    other.solved(gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1), estimate(SPACE))
+    solved_run(problem, path)
+    other.solved(gauss_newton(problem.on(SPACE), START, 0.0, max_steps=2), estimate(SPACE))
+    del other
+    gc.collect()
+    assert not lock_of(path).exists()
+
+
+def test_where_locks_are_not_seen_the_run_whose_file_has_changed_stops(problem, path):
+    archive = solved_run(problem, path)
+    mine = path.read_bytes()
+    archive.solved(gauss_newton(problem.on(SPACE), START, 0.0, max_steps=2), estimate(SPACE))
+    # Another machine puts its file in the place of ours.
+    path.write_bytes(mine)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=3)
+    with pytest.raises(
+        ArchiveError, match=r"has been written by another run since this one has opened it.*another file"
+    ):
+        archive.solved(result, estimate(SPACE))
+    assert path.read_bytes() == mine
+    # Whoever opens it again takes it as it is.
+    assert Archive.open(path, problem, SPACE, START).solved(result, estimate(SPACE)).steps[-1].number == 3
+
+
+@pytest.mark.parametrize("denied", [OSError(errno.EROFS, "read-only"), PermissionError(errno.EACCES, "denied")])
+def test_without_a_place_for_locks_there_are_none(denied, problem, path, monkeypatch):
+    def fails(*arguments, **options):
+        raise denied
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock.Path, "mkdir", fails)
+        archive = Archive.open(path, problem, SPACE, START)
+    assert len(archive.levels) == 1 and not lock_of(path).exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_fails_is_named_and_the_run_goes_on_later(number, problem, path, monkeypatch):
+    archive = solved_run(problem, path)
+    before = digest(path)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=2)
+
+    def broken(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    for place in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(container.os, place, broken)
+            with pytest.raises(
+                ArchiveError, match=rf"could not be written \({os.strerror(number)}\).*goes on"
+            ) as error:
+                archive.solved(result, estimate(SPACE))
+        assert isinstance(error.value, OSError) and digest(path) == before
+    assert archive.solved(result, estimate(SPACE)).steps[-1].number == 2
+
+
+def test_every_byte_of_the_user_block_counts(problem, path):
+    solved_run(problem, path)
+    good = path.read_bytes()
+    for position in range(512):
+        content = bytearray(good)
+        content[position] ^= 1 << (position % 8)
+        path.write_bytes(bytes(content))
+        with pytest.raises(ArchiveError):
+            read(path)

@@ -111,3 +111,10 @@ def test_choices():
     assert {name for name in solvers if line[f"fit_{name}_late"] is None} == {"multilevel"}
     late = [line[f"fit_{name}_late"] for name in solvers - {"multilevel"}]
     assert min(late) == 1.0
+
+
+def test_archives_under_faults():
+    line = json.loads(run("fault_test.py", "--kills", "3", "--flips", "20", "--json").splitlines()[-1])
+    assert line["kills"] == 3 and line["flips"] == line["flips_detected"] == 20 and line["bitwise_equal"] == 1
+    assert not any(line[key] for key in ("lost_levels", "unreadable", "crashes", "leftovers"))
+    assert line["full_disk"] == 1 and line["read_only"] in (None, 1)

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 
 from dnnfem.archive import schema
-from dnnfem.archive.container import VERSION, ArchiveError, reading, writing
+from dnnfem.archive.container import VERSION, ArchiveError, adopt, reading, writing
+from dnnfem.archive.lock import hold
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array, Estimate, Index, Progress, Result, Snapshot, State, Status, Steps
 from dnnfem.spaces import Hierarchy, Transfer
@@ -104,6 +105,8 @@ class Archive:
     def open(cls, path: str | Path, problem: Problem, space: NetworkSpace, x: Array) -> Archive:
         """Create the archive of a run that starts from `x` on `space`, or resume it if the file exists.
 
+        As long as the archive is in use no other process may write to the file; all may read it.
+
         Parameters
         ----------
         path : str or Path
@@ -117,17 +120,15 @@ class Archive:
         Raises
         ------
         ArchiveError
-            If the file is not an archive, damaged, of a newer version, or of another problem or start, or if there is
-            no such folder; a `ValueError`.
+            If the file is not an archive, damaged, of a newer version, or of another problem or start, if another
+            process writes to it, or if there is no such folder or it cannot be written to; a `ValueError`.
         ValueError
             If `x` is no finite vector of the space.
         """
         archive = cls(Path(path), problem, space)
         x = check_coefficients(space, x, finite=True)
-        if archive.path.exists():
-            archive._compare(space, x)
-        else:
-            archive._create(space, x)
+        hold(archive, archive.path)
+        (archive._compare if archive.path.exists() else archive._create)(space, x)
         return archive
 
     def _probe(self, space: NetworkSpace, x: Array) -> Array:
@@ -145,6 +146,7 @@ class Archive:
             schema.append_level(file, space, x, None, self.problem.quadrature, self.problem.quadrature)
 
     def _compare(self, space: NetworkSpace, x: Array) -> None:
+        adopt(self.path)
         with reading(self.path) as file:
             identity = dict(self.problem.identity)
             group = file["problem"]

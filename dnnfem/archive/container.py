@@ -7,10 +7,11 @@ a byte of it.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -25,10 +26,41 @@ class ArchiveError(ValueError):
     """A file that cannot be used as asked; the message says which, why, and what to do.  The file is left as it is."""
 
 
-def check(path: Path) -> None:
-    """Raise an `ArchiveError` unless `path` is an undamaged archive of a version that can be read."""
+class WriteError(ArchiveError, OSError):
+    """A file that could not be written: the disk is full, say, or the folder may only be read."""
+
+
+def _head(version: int, digest: str) -> bytes:
+    """Return the user block of a file."""
+    return (MAGIC + b"version %d\nsha256 %s\n" % (version, digest.encode())).ljust(BLOCK, b"\0")
+
+
+def check_place(path: Path) -> None:
+    """Raise an `ArchiveError` if there is no folder for a file, or something else of its name."""
     if path.is_dir():
         raise ArchiveError(f"{path}: a directory, expected a file; append its name")
+    if not path.parent.is_dir():
+        raise ArchiveError(f"{path}: there is no folder {path.parent}, expected an existing one; create it first")
+
+
+_written: dict[Path, bytes] = {}
+"""The user blocks of the files that this process has opened for writing, as it knows them."""
+
+
+def adopt(path: Path) -> None:
+    """Take an archive as it is: from now on nobody else is to write to it."""
+    _written[path.resolve()] = check(path)
+
+
+def check(path: Path) -> bytes:
+    """Return the user block of an undamaged archive of a version that can be read.
+
+    Raises
+    ------
+    ArchiveError
+        If `path` is anything else.
+    """
+    check_place(path)
     with open(path, "rb") as file:
         block = file.read(BLOCK)
         if not block.startswith(MAGIC):
@@ -43,10 +75,11 @@ def check(path: Path) -> None:
         version = int(stated) if stated.isdigit() else 0
         if version > VERSION:
             raise ArchiveError(f"{path}: format version {version}, this library reads up to {VERSION}; update dnnfem")
-        if hashlib.file_digest(file, "sha256").hexdigest().encode() != fields.get(b"sha256"):
+        if block != _head(version, hashlib.file_digest(file, "sha256").hexdigest()) or version < 1:
             raise ArchiveError(
                 f"{path}: truncated or damaged (its checksum does not fit); restore it from a copy or start anew"
             )
+    return block
 
 
 @contextmanager
@@ -62,29 +95,76 @@ def writing(path: Path, create: bool = False) -> Iterator[h5py.File]:
     """Change an archive atomically: the change is made in a copy, which replaces the file once it is on the disk.
 
     If anything fails the copy is removed and the file stays as it was.
+
+    Raises
+    ------
+    ArchiveError
+        If the file is damaged, or cannot be written, e.g. as the disk is full.
     """
-    if not path.parent.is_dir():
-        raise ArchiveError(f"{path}: there is no folder {path.parent}, expected an existing one; create it first")
+    check_place(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        if not create:
-            check(path)  # a damaged file must not get a new checksum
-            beside.write_bytes(path.read_bytes())
-        with h5py.File(beside, "w" if create else "r+", userblock_size=BLOCK if create else None) as file:
-            yield file
-        with open(beside, "r+b") as raw:
-            raw.seek(BLOCK)
-            digest = hashlib.file_digest(raw, "sha256").hexdigest()
-            head = MAGIC + b"version %d\n" % VERSION + b"sha256 " + digest.encode() + b"\n"
-            raw.seek(0)
-            raw.write(head.ljust(BLOCK, b"\0"))
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(beside, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with _explained(path):
+            if not create:
+                # A damaged file must not get a new checksum.
+                block = check(path)
+                if block != _written.get(path.resolve(), block):
+                    raise ArchiveError(
+                        f"{path}: has been written by another run since this one has opened it, and stays as it is; "
+                        "choose another file name for one of them"
+                    )
+                beside.write_bytes(path.read_bytes())
+            with h5py.File(beside, "w" if create else "r+", userblock_size=BLOCK if create else None) as file:
+                yield file
+            head = _sealed(beside)
+            os.replace(beside, path)
+            _written[path.resolve()] = head
+            _flushed(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        # Where nothing can be written nothing can be removed, and there is nothing.
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def tidy(path: Path) -> None:
+    """Remove the copies of an archive that killed writers have left."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        with suppress(OSError):
+            left.unlink()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say of failures of the disk what they mean for an archive."""
+    try:
+        yield
+    except ArchiveError:
+        raise
+    except (OSError, RuntimeError) as error:
+        # HDF5 tells long stories; the last word of the operating system is what counts.
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise WriteError(
+            f"{path}: could not be written ({reason}); what has been stored before is as it was: start the run again "
+            "when there is room, and it goes on from there"
+        ) from error
+
+
+def _sealed(path: Path) -> bytes:
+    """Write the user block of a new file and return it, and see to it that all is on the disk."""
+    with open(path, "r+b") as raw:
+        raw.seek(BLOCK)
+        head = _head(VERSION, hashlib.file_digest(raw, "sha256").hexdigest())
+        raw.seek(0)
+        raw.write(head)
+        raw.flush()
+        os.fsync(raw.fileno())
+    return head
+
+
+def _flushed(folder: Path) -> None:
+    """See to it that the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

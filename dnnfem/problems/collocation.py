@@ -171,19 +171,13 @@ class Collocation:
         # Observations are in the units of `u`, and their mean square is to be the variance of the noise.
         sizes = {name: law for name, law in laws.items() if name != OBSERVATIONS}
         scales = scaled(sizes, parts, self.ansatz, neuron)
-        if (calm := self._homogeneous(soft)) is not None:
-            scales |= scaled({"law": laws["law"]}, parts, with_unknowns(calm, self.outputs, unknowns), neuron)
-        object.__setattr__(self, "laws", laws | scales)
-
-    def _homogeneous(self, soft: Mapping[str, tuple[list[Place], ResidualLaw]]) -> ExactAnsatz | None:
-        """Return functions that are zero where values are prescribed, if there are terms for these."""
-        valued = [members for members, law in soft.values() if isinstance(law, Misfit)]
-        if not valued:
-            return None
-        sides = [place for members in valued for place in members if place != (self.domain.dim, 0)]
+        valued = [place for members, law in soft.values() if isinstance(law, Misfit) for place in members]
         beginning = 0 if self.initial is None else 1 if self.velocity is None else 2
-        zero = Homogeneous.on(self.domain, self._bounds, self.outputs, sides, beginning)
-        return None if zero is None else ExactAnsatz(self._affine, zero)
+        zero = Homogeneous.on(self.domain, self._bounds, self.outputs, valued, beginning)
+        if zero is not None:
+            calm = with_unknowns(ExactAnsatz(self._affine, zero), self.outputs, unknowns)
+            scales |= scaled({"law": laws["law"]}, parts, calm, neuron)
+        object.__setattr__(self, "laws", laws | scales)
 
     @property
     def _held(self) -> Conditions | None:

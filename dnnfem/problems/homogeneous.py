@@ -37,10 +37,13 @@ class Homogeneous:
     ) -> Homogeneous | None:
         """Return zero values on `members`, and in that many time derivatives at the beginning.
 
-        Returns None where the parts of a boundary are not known to be segments, or triangles or rectangles in space.
+        Returns None if there are no members, or parts of a boundary that are not known to be segments, or triangles or
+        rectangles in space.
         """
+        if not members:
+            return None
         space, (low, high) = domain.dim, (torch.tensor(corner, dtype=torch.float64) for corner in bounds)
-        sides = [member for member in members if not isinstance(member, str)]
+        sides = [member for member in members if not isinstance(member, str) and member[0] < space]
         names = [member for member in members if isinstance(member, str)]
         if names and not (space in (2, 3) and all(hasattr(domain.parts[name], "corners") for name in names)):
             return None
