@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from dnnfem.archive import LevelRecord
 from dnnfem.records import Array, Estimate, Index
 from dnnfem.spaces import FeedforwardSpace, FlowSpace, Hierarchy
 
-__all__ = ["convergence", "hierarchy", "indicators"]
+__all__ = ["convergence", "hierarchy", "indicators", "overview", "solves"]
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9691e", "#8a8f98"
 
@@ -56,6 +57,51 @@ def convergence(
     ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
     ax.legend(frameon=False)
     return ax
+
+
+def solves(levels: Sequence[LevelRecord], ax: Axes | None = None) -> Axes:
+    """Draw the value of the functional over the steps of all levels, one after another.
+
+    Parameters
+    ----------
+    levels : sequence of LevelRecord
+        ``archive.levels``; levels that are not solved yet are left out.
+    ax : Axes, optional
+        Where to draw; default a new figure.
+    """
+    ax = _axes(ax)
+    begin = 0
+    for level in levels:
+        if level.steps is None:
+            continue
+        values = level.steps.column("value")
+        ax.semilogy(begin + np.arange(len(values)), values, ".-", color=BLUE, markersize=3, linewidth=0.8)
+        if begin:
+            ax.axvline(begin - 0.5, color="#dddddd", linewidth=0.6)
+        begin += len(values)
+    ax.set_xlabel("steps of all levels")
+    ax.set_ylabel("J")
+    return ax
+
+
+def overview(levels: Sequence[LevelRecord], title: str = "") -> Figure:
+    """Return a figure with the estimates, the hierarchy and the solves of a run; no display is asked for.
+
+    Parameters
+    ----------
+    levels : sequence of LevelRecord
+        ``archive.levels``.
+    title : str
+        Of the whole figure.
+    """
+    figure = Figure(figsize=(14.0, 3.8), layout="constrained")
+    axes = figure.subplots(1, 3)
+    convergence(levels, ax=axes[0])
+    transfers = tuple(level.transfer for level in levels if level.transfer is not None)
+    hierarchy(Hierarchy(tuple(level.space for level in levels), transfers), ax=axes[1])
+    solves(levels, ax=axes[2])
+    figure.suptitle(title)
+    return figure
 
 
 def indicators(estimate: Estimate, marked: Index | None = None, ax: Axes | None = None) -> Axes:

@@ -262,3 +262,7 @@ class Backend(Protocol):
     ) -> Evaluator:
         """Bind the four and bring them to the device; a linearization may keep `memory` bytes."""
         ...
+
+    def resources(self) -> dict[str, str]:
+        """Return what the backend computes with on this machine, in words."""
+        ...

@@ -326,6 +326,11 @@ class Converted:
     data: Array
 
 
+def resources() -> dict[str, str]:
+    """Return what the backend computes with: nothing of its own."""
+    return {}
+
+
 def place(
     program: Program, quadrature: PlacedPoints, ansatz: Ansatz, law: Law, memory: int = MEMORY
 ) -> ReferenceEvaluator:

@@ -7,16 +7,26 @@ that may be used for what the forward sweep computed.
 
 from __future__ import annotations
 
+import numba
+
 from dnnfem.kernels.compiled import cache, drivers
 from dnnfem.kernels.compiled.evaluator import CompiledEvaluator
 from dnnfem.kernels.compiled.notice import announce
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, PlacedPoints
 
-__all__ = ["CompiledEvaluator", "place"]
+__all__ = ["CompiledEvaluator", "place", "resources"]
 
 announce()
 cache.discard(drivers.forward)
+
+
+def resources() -> dict[str, str]:
+    """Return the number of threads, and where compiled kernels are kept."""
+    return {
+        "threads of numba": str(numba.get_num_threads()),
+        "kernels in": drivers.forward.stats.cache_path or "memory",
+    }
 
 
 def place(

@@ -7,12 +7,20 @@ least-squares systems stay on the device; vectors of coefficients and triangles 
 
 from __future__ import annotations
 
+import torch
+
 from dnnfem.kernels.device.evaluator import DeviceEvaluator
 from dnnfem.kernels.device.place import Place
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import Ansatz, Law, PlacedPoints
 
-__all__ = ["DeviceEvaluator", "place"]
+__all__ = ["DeviceEvaluator", "place", "resources"]
+
+
+def resources() -> dict[str, str]:
+    """Return the number of threads, and the GPUs."""
+    gpus = (torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+    return {"threads of torch": str(torch.get_num_threads()), "GPUs": ", ".join(gpus) or "none"}
 
 
 def place(
