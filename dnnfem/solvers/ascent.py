@@ -10,7 +10,7 @@ import numpy as np
 
 from dnnfem.functionals import Norm
 from dnnfem.norms import jacobi
-from dnnfem.records import Array, Progress, Status, Step, Steps
+from dnnfem.records import Array, Progress, Relative, Status, Step, Steps
 from dnnfem.solvers.iteration import Limits, Tolerance, View, rows
 from dnnfem.solvers.levels import Level
 from dnnfem.solvers.trust_region import VALUE_WORK, TrustRegion
@@ -32,8 +32,8 @@ class Ascent:
         0 is the coarsest one.
     x : array, shape (dim of the level,)
         The iterate from which to go on there.
-    bound : float
-        On the dual norm of the derivative, where no more is asked for.
+    first : float
+        Dual norm of the derivative at the start, on the finest level: what a relative tolerance is relative to.
     radius : float
         Trust radius.
     work : float
@@ -44,7 +44,7 @@ class Ascent:
 
     level: int
     x: Array
-    bound: float
+    first: float
     radius: float = math.nan
     work: float = 0.0
     status: Status | None = None
@@ -52,12 +52,12 @@ class Ascent:
     @classmethod
     def remembered(cls, memory: Mapping[str, Array], radius: float) -> Ascent:
         """Return what `memory` has kept."""
-        return cls(int(memory["level"]), memory["coarse"], float(memory["bound"]), radius)
+        return cls(int(memory["level"]), memory["coarse"], float(memory["first"]), radius)
 
     @property
     def memory(self) -> Mapping[str, Array]:
         """The arrays from which an interrupted solve goes on."""
-        return {"level": np.array(float(self.level)), "coarse": self.x, "bound": np.array(self.bound)}
+        return {"level": np.array(float(self.level)), "coarse": self.x, "first": np.array(self.first)}
 
     def prolonged(self, levels: Sequence[Level]) -> Array:
         """Return the iterate on the finest of all levels."""
@@ -80,7 +80,8 @@ class Ascent:
         That is so when the last `PATIENCE` steps have lowered the value on the next level by no more than `SHARE` of
         the difference between the values on both, or when in all of them the dual norm of the derivative was no more
         than `SHARE` of that on the next level.  The iterate whose value is the least there goes up.  Without `norms`
-        those of all levels are diagonals of the curvature at the iterate, and dual norms are not compared.
+        those of all levels are diagonals of the curvature at the iterate, and dual norms are not compared.  Nor is more
+        asked for than the tolerance of the finest level.
 
         After an interrupt, or at the limit on the time, the level is the same.
         """
@@ -92,9 +93,11 @@ class Ascent:
         best, work, solved = self, 0.0, 0
         values: list[float] = []
         status: Status | None = None
+        bound = tolerance.factor * self.first if isinstance(tolerance, Relative) else 0.0
+        own = 0.0 if isinstance(tolerance, Relative) else tolerance
         begin = Progress(self.x, Steps((Step(0, math.nan, radius=self.radius),)))
         try:
-            for now in rows(level.functional, method, tolerance, limits, View.plain(level.functional), begin):
+            for now in rows(level.functional, method, own, limits, View.plain(level.functional), begin):
                 row, status = now.steps[-1], now.status
                 if row.number == len(values):
                     there = above.functional.linearize(transfer(now.x))
@@ -108,7 +111,7 @@ class Ascent:
                 stalled = len(values) > PATIENCE and (
                     min(values[:-PATIENCE]) - min(values) <= SHARE * abs(values[-1] - row.value)
                 )
-                if stalled or solved == PATIENCE or row.dual_norm <= self.bound:
+                if stalled or solved == PATIENCE or row.dual_norm <= bound:
                     break
         except KeyboardInterrupt:
             return replace(best, work=work, status=Status.INTERRUPTED)

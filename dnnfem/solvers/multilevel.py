@@ -13,7 +13,7 @@ import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import Euclidean, jacobi
-from dnnfem.records import Array, Interrupted, Relative, Result, State, Status, Step, Steps
+from dnnfem.records import Array, Interrupted, Result, State, Status, Step, Steps
 from dnnfem.solvers.ascent import Ascent
 from dnnfem.solvers.iteration import (
     NOTHING,
@@ -29,7 +29,7 @@ from dnnfem.solvers.iteration import (
 )
 from dnnfem.solvers.levels import Level, levels_of, norms_of
 from dnnfem.solvers.recursion import ACCURACY, REST, Recursion
-from dnnfem.solvers.trust_region import DENSE_LIMIT, NewtonIterate, TrustRegion
+from dnnfem.solvers.trust_region import DENSE_LIMIT, VALUE_WORK, NewtonIterate, TrustRegion
 from dnnfem.spaces import Transfer
 from dnnfem.spaces.layout import check_coefficients
 
@@ -90,8 +90,7 @@ class Multilevel:
                 step = replace(step, dual_norm=dual_norm, algebraic=math.inf, work=work)
                 if first:
                     assert self.start is not None
-                    factor = self.tolerance.factor if isinstance(self.tolerance, Relative) else 0.0
-                    memory = Ascent(0, self.start, factor * dual_norm).memory
+                    memory = Ascent(0, self.start, dual_norm).memory
                 return CycleIterate(linearization, step, norms, None, memory=memory)
         newton = self._smoother.assess(linearization, step, memory)
         return CycleIterate(linearization, newton.step, (), newton, memory=memory)
@@ -139,15 +138,15 @@ class Multilevel:
         levels, last = self.recursion.levels, iterate.step
         here, work = Ascent.remembered(iterate.memory, last.radius), last.work
         norms = None if self.metric is jacobi else iterate.norms
-        tolerance = 0.0 if isinstance(self.tolerance, Relative) else self.tolerance
         while True:
             left = replace(self.limits, seconds=max(self.limits.seconds - (time.perf_counter() - self.began), 0.0))
-            here = here.following(levels, norms, self.recursion.curvature, tolerance, left)
+            here = here.following(levels, norms, self.recursion.curvature, self.tolerance, left)
             work += here.work
             there, top = self._finest.functional.linearize(here.prolonged(levels)), here.level == len(levels) - 1
             # What is of no use on the finest level may still be on those between.
             if top or here.status is not None or math.isfinite(there.value):
                 break
+            work += VALUE_WORK
         row = Step(last.number + 1, there.value, radius=here.radius, work=work)
         return replace(self.assess(there, row, NOTHING if top else here.memory), status=here.status)
 
