@@ -22,7 +22,8 @@ import numpy as np
 
 import dnnfem
 from dnnfem import kernels
-from dnnfem.archive import ArchiveError, LevelRecord, read
+from dnnfem.archive import ArchiveError, LevelRecord, read, schema
+from dnnfem.archive.container import reading
 from dnnfem.functionals import condense
 from dnnfem.problems import Regression
 from dnnfem.spaces import FeedforwardSpace
@@ -76,6 +77,8 @@ def row(level: LevelRecord) -> dict[str, Any]:
         "status": None if level.status is None else level.status.name,
         "quantity": None if estimate is None else estimate.quantity,
         "marked": None if level.marked is None else len(level.marked),
+        "parts": None if estimate is None else {name: _finite(part) for name, part in estimate.parts.items()},
+        "remarks": [] if estimate is None else list(estimate.remarks),
     }
 
 
@@ -110,9 +113,12 @@ def check(paths: Sequence[Path], as_json: bool) -> bool:
     for path in paths:
         try:
             levels = read(path)
+            with reading(path) as file:
+                for group in file.get("quadratures", {}).values():
+                    schema.read_quadrature(group)
             for before, level in pairwise(levels):
                 _check_start(path, before, level)
-            found.append({"file": str(path), "sound": True, "says": f"undamaged, {len(levels)} levels"})
+            found.append({"file": str(path), "sound": True, "says": f"undamaged, levels: {len(levels)}"})
         except (ArchiveError, OSError) as error:
             found.append({"file": str(path), "sound": False, "says": str(error).removeprefix(f"{path}: ")})
     for line in found:

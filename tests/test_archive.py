@@ -4,9 +4,12 @@ import errno
 import gc
 import hashlib
 import math
+import multiprocessing
 import os
+import platform
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 
 import h5py
@@ -993,6 +996,66 @@ def test_without_a_place_for_locks_there_are_none(denied, problem, path, monkeyp
         patch.setattr(lock.Path, "mkdir", fails)
         archive = Archive.open(path, problem, SPACE, START)
     assert len(archive.levels) == 1 and not lock_of(path).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_that_was_forked_leaves_the_lock_to_its_parent(process, problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    child = multiprocessing.get_context("fork").Process(target=gc.collect)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child.start()
+    child.join()
+    assert child.exitcode == 0 and lock_of(path).read_text() == str(os.getpid())
+    words, _ = process("write").communicate(timeout=60)
+    assert f"another run writes to it (process {os.getpid()})" in words and archive.levels
+
+
+def test_a_link_stays_a_link_and_its_target_is_written(process, problem, path):
+    link = path.with_name("link.h5")
+    Archive.open(path, problem, SPACE, START)
+    link.symlink_to(path)
+    archive = Archive.open(link, problem, SPACE, START)
+    archive.solved(gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1), estimate(SPACE))
+    assert link.is_symlink() and read(path)[0].x is not None
+    assert "another run writes" in process("write").communicate(timeout=60)[0]
+
+
+def test_copies_of_killed_writers_are_removed_and_those_of_others_are_not(problem, path):
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    here = platform.node()
+    names = [f".{path.name}.{here}-{number}.new" for number in (done.pid, os.getppid())]
+    names += [
+        f".{path.name}.elsewhere-{done.pid}.new",
+        f".other.h5.{here}-{done.pid}.new",
+        f".{path.name}.{here}-x.new",
+    ]
+    for name in names:
+        path.with_name(name).write_bytes(b"half")
+    Archive.open(path, problem, SPACE, START)
+    assert sorted(os.listdir(path.parent)) == sorted([path.name, *names[1:]])
+
+
+def test_what_the_problem_raises_is_no_failure_of_the_disk(problem, path, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Archive, "_probe", fails)
+    with pytest.raises(RuntimeError, match="^out of memory$"):
+        Archive.open(path, problem, SPACE, START)
+    assert not path.exists()
+
+
+def test_a_file_that_is_gone_or_has_no_levels_is_named(problem, path):
+    archive = solved_run(problem, path)
+    with container.writing(path) as file:
+        del file["levels"]
+    with pytest.raises(ArchiveError, match="an archive without what is expected there.*levels"):
+        read(path)
+    path.unlink()
+    with pytest.raises(ArchiveError, match="no longer there"):
+        archive.solved(gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1), estimate(SPACE))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])

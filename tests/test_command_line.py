@@ -56,7 +56,7 @@ def test_archives_are_checked_one_by_one(run, tmp_path, capsys):
     damaged.write_bytes(path.read_bytes()[:-7])
     text.write_text("epoch, loss\n")
     assert main(["check", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: undamaged, 2 levels\n"
+    assert capsys.readouterr().out == f"{path}: undamaged, levels: 2\n"
     assert main(["check", "--json", *map(str, (path, damaged, text, missing))]) == 1
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["sound"] for line in found] == [True, False, False, False]

@@ -280,13 +280,30 @@ def test_singular_vectors_and_a_bidiagonal_matrix_give_the_same_steps(least):
     norm = Weighted(Coordinates(n), np.geomspace(0.1, 10.0, n))
     one, other = (steps_of(system, norm, factorization) for factorization in FACTORIZATIONS)
     assert [type(steps.factors).__name__ for steps in (one, other)] == ["SingularVectors", "DampedBidiagonal"]
-    for radius in (*np.geomspace(1e-6, 0.9, 5) * one.full.length, 2.0 * one.full.length):
+    for radius in (*np.geomspace(1e-6, 0.9, 9) * one.full.length, 2.0 * one.full.length):
         a, b = one(radius), other(radius)
         assert a.interior == b.interior and b.multiplier == pytest.approx(a.multiplier, rel=1e-6)
         assert b.decrease == pytest.approx(a.decrease, rel=1e-11)
         assert norm.norm(a.step - b.step) <= 1e-8 * a.length
         bends = [steps.solve(a.multiplier, system.derivative) for steps in (one, other)]
         assert norm.norm(bends[0] - bends[1]) <= 1e-6 * norm.norm(bends[0])
+
+
+@pytest.mark.parametrize("least", [3e-14, 1e-16, 0.0])
+@pytest.mark.parametrize("decay", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_steps_stay_within_the_radius_where_columns_nearly_depend(decay, least):
+    random, n = np.random.default_rng(11), 130
+    values = np.append(np.geomspace(1.0, decay, n - 30), np.full(30, least))
+    left, right = (np.linalg.qr(random.standard_normal((rows, n)))[0] for rows in (200, n))
+    system = DenseLeastSquares(left * values @ right.T, random.standard_normal(200))
+    steps = steps_of(system, Euclidean(Coordinates(n)), "bidiagonal")
+    plain = steps_of(system, Euclidean(Coordinates(n)), "singular vectors")
+    for radius in np.geomspace(1e-9, 1.0, 10) * steps.full.length:
+        model = steps(radius)
+        # Singular values themselves are known up to rounding.
+        assert np.linalg.norm(model.step) <= radius * (1.0 + max(1e-6, 1e-16 / decay))
+        assert np.linalg.norm(model.step) == pytest.approx(model.length, rel=max(1e-6, 1e-16 / decay))
+        assert model.decrease == pytest.approx(plain(radius).decrease, rel=max(1e-7, 1e-15 / decay))
 
 
 def test_a_bidiagonalization_has_the_factors_that_it_names():

@@ -125,7 +125,7 @@ class Archive:
         ValueError
             If `x` is no finite vector of the space.
         """
-        archive = cls(Path(path), problem, space)
+        archive = cls(Path(path).resolve(), problem, space)
         x = check_coefficients(space, x, finite=True)
         hold(archive, archive.path)
         (archive._compare if archive.path.exists() else archive._create)(space, x)
@@ -137,19 +137,19 @@ class Archive:
         return np.array([linearization.value, float(np.linalg.norm(linearization.derivative))])
 
     def _create(self, space: NetworkSpace, x: Array) -> None:
+        identity, probe = self.problem.identity, self._probe(space, x)
         with writing(self.path, create=True) as file:
             file.attrs["format"] = "dnnfem archive"
             file.attrs["format_version"] = VERSION
             file.attrs["library_version"] = _version()
-            schema.write_identity(file.create_group("problem"), self.problem.identity)
-            file["problem"].attrs["probe"] = self._probe(space, x)
+            schema.write_identity(file.create_group("problem"), identity)
+            file["problem"].attrs["probe"] = probe
             schema.append_level(file, space, x, None, self.problem.quadrature, self.problem.quadrature)
 
     def _compare(self, space: NetworkSpace, x: Array) -> None:
         adopt(self.path)
         with reading(self.path) as file:
-            identity = dict(self.problem.identity)
-            group = file["problem"]
+            identity, group = dict(self.problem.identity), file["problem"]
             probe = group.attrs["probe"]
             differences = [n for n in schema.identity_differences(group, identity) if n != "probe"]
             if differences:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,7 +50,7 @@ _written: dict[Path, bytes] = {}
 
 def adopt(path: Path) -> None:
     """Take an archive as it is: from now on nobody else is to write to it."""
-    _written[path.resolve()] = check(path)
+    _written[path] = check(path)
 
 
 def check(path: Path) -> bytes:
@@ -84,10 +85,19 @@ def check(path: Path) -> bytes:
 
 @contextmanager
 def reading(path: Path) -> Iterator[h5py.File]:
-    """Open a checked archive for reading."""
+    """Open a checked archive for reading.
+
+    Raises
+    ------
+    ArchiveError
+        If it is damaged, or lacks what is looked for: it was not written by this library.
+    """
     check(path)
-    with h5py.File(path, "r") as file:
-        yield file
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except KeyError as error:
+        raise ArchiveError(f"{path}: an archive without what is expected there ({error.args[0]})") from error
 
 
 @contextmanager
@@ -102,13 +112,13 @@ def writing(path: Path, create: bool = False) -> Iterator[h5py.File]:
         If the file is damaged, or cannot be written, e.g. as the disk is full.
     """
     check_place(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    beside = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.new")
     try:
         with _explained(path):
             if not create:
                 # A damaged file must not get a new checksum.
                 block = check(path)
-                if block != _written.get(path.resolve(), block):
+                if block != _written.get(path, block):
                     raise ArchiveError(
                         f"{path}: has been written by another run since this one has opened it, and stays as it is; "
                         "choose another file name for one of them"
@@ -118,7 +128,7 @@ def writing(path: Path, create: bool = False) -> Iterator[h5py.File]:
                 yield file
             head = _sealed(beside)
             os.replace(beside, path)
-            _written[path.resolve()] = head
+            _written[path] = head
             _flushed(path.parent)
     finally:
         # Where nothing can be written nothing can be removed, and there is nothing.
@@ -127,10 +137,25 @@ def writing(path: Path, create: bool = False) -> Iterator[h5py.File]:
 
 
 def tidy(path: Path) -> None:
-    """Remove the copies of an archive that killed writers have left."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
-        with suppress(OSError):
-            left.unlink()
+    """Remove the copies of an archive that killed writers on this machine have left."""
+    if os.name != "posix":
+        return
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(platform.node())}-*.new"):
+        number = left.name.removesuffix(".new").rpartition("-")[2]
+        if number.isdigit() and not _runs(int(number)):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager
@@ -141,6 +166,8 @@ def _explained(path: Path) -> Iterator[None]:
     except ArchiveError:
         raise
     except (OSError, RuntimeError) as error:
+        if not path.exists() and isinstance(error, FileNotFoundError):
+            raise WriteError(f"{path}: is no longer there; restore it from a copy or start anew") from error
         # HDF5 tells long stories; the last word of the operating system is what counts.
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise WriteError(
@@ -163,6 +190,8 @@ def _sealed(path: Path) -> bytes:
 
 def _flushed(folder: Path) -> None:
     """See to it that the names in a folder are on the disk."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

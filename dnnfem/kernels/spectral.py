@@ -13,7 +13,7 @@ import scipy.linalg
 
 from dnnfem.kernels.bidiagonal import Bidiagonal
 from dnnfem.kernels.system import ModelStep, Norm
-from dnnfem.records import Array
+from dnnfem.records import Array, Index
 
 CUTOFF = 1e-13
 """Singular values below this, relative to the largest, belong to directions that rounding cannot tell from zero."""
@@ -21,9 +21,12 @@ CUTOFF = 1e-13
 LEAST = 100
 """Coefficients from which on singular vectors are not computed unless they have to be."""
 
-DAMPED = 1e-10
-"""With multipliers above the square of this, relative to the largest singular value, what is cut off has no part in a
-step: then no singular vectors are needed either."""
+NEGLIGIBLE = 1e-8
+"""What is cut off may have this part of the length of a step: then no singular vectors are needed."""
+
+DAMPED = 1e-6
+"""With multipliers above the square of this, relative to the largest singular value, rounding along what is cut off is
+harmless in a solve."""
 
 
 def _active(singular: Array) -> npt.NDArray[np.bool_]:
@@ -88,7 +91,7 @@ class SingularVectors:
 class DampedBidiagonal:
     """A bidiagonalization: half of the work, and steps by damped least squares (Eldén 1977).
 
-    Only steps with hardly any damping, where something is cut off, still need the vectors.
+    Only steps in which what is cut off would have a part still need the vectors.
     """
 
     matrix: Array
@@ -120,20 +123,26 @@ class DampedBidiagonal:
     def _vectors(self) -> SingularVectors:
         return SingularVectors.of(self.matrix, self.residual)
 
-    def _cut(self, multiplier: float) -> bool:
-        largest, least = self.singular[0], self.singular[-1]
-        return bool(least <= CUTOFF * largest and multiplier <= (DAMPED * largest) ** 2)
+    @cached_property
+    def _off(self) -> Index:
+        """Numbers of the singular values that are cut off."""
+        return np.flatnonzero(~_active(self.singular))
 
     def step(self, multiplier: float) -> Array:
         """Return ``-(A^T A + lambda)^-1 A^T r`` without what is cut off."""
-        if self._cut(multiplier):
-            return self._vectors.step(multiplier)
+        if len(self._off):
+            s, g = self.singular[self._off], self.load[self._off]
+            squares = s * s + multiplier
+            if (squares == 0.0).any() or np.linalg.norm(s * g / squares) > NEGLIGIBLE * np.linalg.norm(
+                _amplitudes(self.singular, self.load, multiplier)
+            ):
+                return self._vectors.step(multiplier)
         y = self._factors.damped(math.sqrt(multiplier), -self._inside[:, 0], np.zeros(len(self._inside)))
         return self._factors.from_right(y)
 
     def solve(self, multiplier: float, dual: Array) -> Array:
         """Return ``(A^T A + lambda)^-1 dual``; what is cut off counts where the damping allows it."""
-        if multiplier == 0.0 or self._cut(multiplier):
+        if multiplier == 0.0 or (len(self._off) and multiplier <= (DAMPED * self.singular[0]) ** 2):
             return self._vectors.solve(multiplier, dual)
         damping, factors = math.sqrt(multiplier), self._factors
         return factors.from_right(factors.damped(damping, np.zeros(len(dual)), factors.to_right(dual) / damping))
