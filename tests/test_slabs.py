@@ -61,6 +61,14 @@ def test_the_gain_is_that_of_separate_least_squares_problems(seed, cuts):
     assert estimate.cells.tolist() == list(cuts) and (estimate.cost == space.dim).all()
     if len(cuts) == 1:
         assert estimate.indicators[0] == pytest.approx(math.sqrt(2.0 * more), rel=1e-6)
+    # However many cuts there are, all of them count.
+    many = np.linspace(time[0], time[1], 12)[1:-1]
+    whole_gain = sum(
+        gain(*rows(J, x, np.searchsorted(many, J.quadrature.points[:, 1], side="right") == k))[0] for k in range(11)
+    )
+    dense = fem.slabs(J, x, many)
+    explained = dense.parts["slabs"] ** 2 + dense.parts["algebraic"] ** 2
+    assert explained <= 2.0 * whole_gain * (1.0 + 1e-9) and explained > 0.5 * 2.0 * whole_gain
     # A slab that differs alone gains no more than all together.
     assert (estimate.indicators**2 <= 2.0 * more * (1.0 + 1e-6)).all()
 
@@ -115,6 +123,9 @@ def test_bad_times_are_named():
     for times in ([-1.0], [0.5, 2.0]):
         with pytest.raises(ValueError, match=r"^times: got .*has no points"):
             fem.slabs(J, x, times)
+    wide = network(16)
+    with pytest.raises(ValueError, match=r"^times: got 15 cuts.*1024 residuals.*expected no more coefficients"):
+        fem.slabs(problem.on(wide), wide.initial(0), np.linspace(0.0, 1.0, 17)[1:-1])
     with pytest.raises(ValueError, match=r"^x: "):
         fem.slabs(J, x[:-1], [0.5])
     with pytest.raises(ValueError, match=r"^times: got .*has no points"):

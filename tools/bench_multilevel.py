@@ -13,15 +13,16 @@ width       exp(-0.1 (x^2 + y^2)) sin x cos y at 500 points of [-5, 5]^2 by a ne
             the penalty 5e-7 |x|^2; levels with 8, 16 and 32 neurons, new ones have random incoming weights.
 
 Flows have 4, 8, ..., 256 cells of their weights and as many steps, all levels begin with the same weights, constant in
-time, and steps have conjugate gradients in the norm of the penalty, and the curvature; for the spirals, whose trust
-region needs a third of the work with it, the Hessian.  The single level takes steps
-until the dual norm has fallen to a thousandth, or to its budget of work; the others are stopped where they have
-reached its last value.
+time, and steps have conjugate gradients in the norm of the penalty.  They have the curvature, or, for the spirals, the
+Hessian, with which the trust region on the finest level needs a third of the work.  The single level takes steps until
+the dual norm has fallen to a thousandth, or to its budget of work; the others are stopped where they have reached its
+last value.
 
 `multilevel` begins on the coarsest level (``nested=True``).  Nested iteration takes trust-region steps on every level,
 until the dual norm has fallen to a tenth (on the coarsest to a hundredth), at most 5, 10 or 30 steps on the levels
-between; the best of these three counts.  In width steps are those of Levenberg and Marquardt, and the single level
-begins with the start of the coarsest, prolonged, or with weights of its own, whichever is better.
+between; the best of these three counts, for each seed.  After every level both look at the finest one, and may end.
+In width steps are those of Levenberg and Marquardt, and the single level begins with the start of the coarsest,
+prolonged, or with weights of its own, whichever is better.
 
 Work is counted in gradients of the finest level: a product with the curvature is two, a dense matrix of it too, as in
 all tables of steps.  A run that does not reach the value within twice the budget counts with infinite work; where
@@ -207,7 +208,10 @@ def nested(case: Hierarchy, value: float, most: int) -> float:
         tolerance, steps = fem.relative(0.1 if level else 1e-2), most if level else 1000
         result = fem.trust_region(J, x, tolerance, state=state, max_steps=steps, **options(case, level))
         x, state = case.transfers[level](result.x), result.state
-        spent += result.steps[-1].work * case.costs[level]
+        # What `multilevel` asks of the finest level after every other one this does as well.
+        spent += result.steps[-1].work * case.costs[level] + 1.0
+        if case.functionals[-1].value(prolonged(case.transfers[level + 1 :], x)) <= value:
+            return spent
     meter = Meter([], spent, value, 2.0 * BUDGET)
     with suppress(Reached):
         fem.trust_region(case.functionals[-1], x, 0.0, state=state, observer=meter, **options(case, -1))

@@ -46,8 +46,8 @@ def slabs(functional: Functional, x: Array, times: Sequence[float]) -> Estimate:
     Raises
     ------
     ValueError
-        If the functional has no integral or no least-squares system, `x` is no finite vector of the space, or a slab
-        has no points.
+        If the functional has no integral or no least-squares system, `x` is no finite vector of the space, a slab has
+        no points, or all slabs together more coefficients than there are residuals.
     """
     space = functional.space
     x = check_coefficients(space, x, finite=True)
@@ -56,7 +56,12 @@ def slabs(functional: Functional, x: Array, times: Sequence[float]) -> Estimate:
         raise ValueError(f"times: got {times!r}, expected increasing numbers")
     groups = space.dim * np.arange(1, len(cuts) + 1)[:, None] + np.arange(space.dim)
     enriched = Enriched(_system(functional, x, cuts), list(groups))
-    total, parts = joint(enriched, dispersion_of(functional), "slabs")
+    if space.dim * (len(cuts) + 1) > enriched.system.samples:
+        raise ValueError(
+            f"times: got {len(cuts)} cuts, {space.dim} coefficients on each slab and {enriched.system.samples} residuals, "
+            "expected no more coefficients than residuals: fewer cuts, or more points"
+        )
+    total, parts = joint(enriched, dispersion_of(functional), "slabs", share=np.inf)
     indicators = np.sqrt(2.0 * np.maximum(enriched.system.candidates(groups).score(), 0.0))
     return Estimate(QUANTITY, cuts, indicators, total, parts=parts, cost=np.full(len(cuts), float(space.dim)))
 

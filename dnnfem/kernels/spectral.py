@@ -168,7 +168,15 @@ class SpectralSteps:
 
     @classmethod
     def of(cls, matrix: Array, residual: Array, norm: Norm) -> SpectralSteps:
-        """Factorize a whitened matrix (rows, n); the part of the residual outside the range plays no role."""
+        """Factorize a whitened matrix (rows, n); the part of the residual outside the range plays no role.
+
+        Raises
+        ------
+        ValueError
+            If a number is not finite.
+        """
+        if not np.isfinite(matrix).all() or not np.isfinite(residual).all():
+            raise ValueError("system: got numbers that are not finite, expected finite rows and residuals")
         if matrix.shape[0] >= matrix.shape[1] >= LEAST:
             return cls(DampedBidiagonal(matrix, residual), norm)
         return cls(SingularVectors.of(matrix, residual), norm)

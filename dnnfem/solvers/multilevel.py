@@ -194,8 +194,11 @@ def multilevel(
         Begin on the coarsest space and minimize on each of them until what is left is an error of its discretization,
         as seen from the next one: the last five steps have lowered the value there by no more than a tenth of the
         difference between the values on both spaces, or the derivative here has been no more than a tenth of that
-        there.  The table has a row for the start and one for each space, with value and dual norm on the finest one, so
-        that a relative tolerance is that of the start, and may be met before the finest space has taken a step.
+        there; with the default norm of dense steps, which has no meaning on two spaces, only the former.  A space also
+        ends at the tolerance.  The table has a row for the start and one for each space, with value and dual norm on
+        the finest one, so that a relative tolerance is that of the start, and may be met before the finest space has
+        taken a step; from row to row values may rise.  A solve that was interrupted on a coarse space goes on from the
+        best iterate there, not bit for bit.
     cycle : str
         ``"V"``: a coarse model is corrected once from the level below it; ``"F"``: twice, by an F- and a V-cycle.
     smoothing : int
@@ -242,12 +245,13 @@ def multilevel(
     usual = DENSE_LIMIT["curvature" if curvature else "hessian"]
     levels = levels_of(functionals, transfers, costs, usual if dense is None else math.inf if dense else 0)
     metric = jacobi if norm is None and curvature and levels[-1].dense else norm
-    began, start = time.perf_counter(), None
-    if nested and state.progress is None:
+    began, start, stands = time.perf_counter(), None, state.progress
+    # A solve that was interrupted before its first row was complete begins.
+    if nested and (stands is None or math.isnan(stands.steps[-1].dual_norm)):
         start = check_coefficients(levels[0].functional.space, x, finite=True)
-        x = Ascent(0, start, 0.0).prolonged(levels)
-    elif state.progress is not None:
-        began -= state.progress.steps[-1].seconds
+        x = Ascent(0, start, math.nan).prolonged(levels)
+    if stands is not None:
+        began -= stands.steps[-1].seconds
     method = Multilevel(Recursion(levels, curvature, int(smoothing)), metric, cycle, tolerance, limits, began, start)
     result = iterate(levels[-1].functional, x, method, tolerance, state, observer, limits)
     if result.status is Status.INTERRUPTED:
