@@ -58,8 +58,8 @@ def slabs(functional: Functional, x: Array, times: Sequence[float]) -> Estimate:
     enriched = Enriched(_system(functional, x, cuts), list(groups))
     if space.dim * (len(cuts) + 1) > enriched.system.samples:
         raise ValueError(
-            f"times: got {len(cuts)} cuts, {space.dim} coefficients on each slab and {enriched.system.samples} residuals, "
-            "expected no more coefficients than residuals: fewer cuts, or more points"
+            f"times: got {len(cuts)} cuts, {space.dim} coefficients on each slab and {enriched.system.samples} residuals"
+            ", expected no more coefficients than residuals: fewer cuts, or more points"
         )
     total, parts = joint(enriched, dispersion_of(functional), "slabs", share=np.inf)
     indicators = np.sqrt(2.0 * np.maximum(enriched.system.candidates(groups).score(), 0.0))
