@@ -58,7 +58,7 @@ def slabs(functional: Functional, x: Array, times: Sequence[float]) -> Estimate:
     enriched = Enriched(_system(functional, x, cuts), list(groups))
     if space.dim * (len(cuts) + 1) > enriched.system.samples:
         raise ValueError(
-            f"times: got {len(cuts)} cuts, {space.dim} coefficients on each slab and {enriched.system.samples} residuals"
+            f"times: got {len(cuts)} cuts, {space.dim} coefficients on each slab, {enriched.system.samples} residuals"
             ", expected no more coefficients than residuals: fewer cuts, or more points"
         )
     total, parts = joint(enriched, dispersion_of(functional), "slabs", share=np.inf)
