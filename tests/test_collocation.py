@@ -672,6 +672,27 @@ def test_beside_terms_for_initial_values_a_law_is_as_large_as_on_functions_that_
         assert sizes(velocity, exact=False) == pytest.approx(sizes(velocity, exact=True), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("law", "values"),
+    [
+        (lambda p, u: u.laplacian - 1.0 / u.value, 1.0),
+        (lambda p, u: u.laplacian - u.value**3, 100.0),
+        (lambda p, u: [u[0].laplacian - u[1].value ** 3, u[1].d(0, 0) + 0.1 * u[0].value ** 3], [1.0, 20.0]),
+    ],
+)
+def test_where_values_are_constant_a_law_has_the_same_size_with_both_kinds_of_conditions(law, values):
+    options = {"outputs": np.size(values), "dirichlet": values}
+    soft, exact = (fem.Collocation(law, fem.Box([0.0] * 2, [3.0] * 2), exact=e, **options) for e in (False, True))
+    assert soft.laws["law"].scale == pytest.approx(exact.laws["law"].scale, rel=1e-9)
+    around = fem.Collocation(
+        law, fem.Box([0.0] * 2, [3.0] * 2), exact=False, outputs=np.size(values),
+        dirichlet=lambda p: torch.stack([v * (1.0 + 0.01 * torch.sin(p.x[0])) for v in np.atleast_1d(values)]),
+    )  # fmt: skip
+    # Where one of the functions comes near to zero the reciprocal is what it is there.
+    near = 0.1 if np.max(values) > 1.0 else 10.0
+    assert around.laws["law"].scale == pytest.approx(exact.laws["law"].scale, rel=near)
+
+
 @pytest.mark.parametrize("domain", ["boxes", "triangles"])
 def test_sizes_know_the_boundary_of_other_domains(domain):
     square = fem.Boxes([fem.Box([0.0, 0.0], [0.5, 1.0]), fem.Box([0.5, 0.0], [1.0, 1.0])])

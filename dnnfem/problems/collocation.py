@@ -16,7 +16,7 @@ from dnnfem.kernels.components import order_in
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.assembly import check_function, check_quadrature, check_space, integrals
 from dnnfem.problems.conditions import Misfit, Place, joined, places, sided
-from dnnfem.problems.covering import covering, scaled
+from dnnfem.problems.covering import covering, prescribed, scaled
 from dnnfem.problems.domains import Box, Domain
 from dnnfem.problems.exact import ExactAnsatz
 from dnnfem.problems.fields import Corners, Jet, Points, Walls
@@ -50,8 +50,8 @@ class Collocation:
     The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random functions,
     relative to those of `u`, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions
     on sides of a box hold exactly, see `dnnfem.problems.lift`, or their residuals are further terms of `J`, scaled
-    like equations; on the boundary of another domain always the latter.  The law is measured on functions that are zero
-    where values are prescribed, so that its residual stands for the error that it causes.
+    like equations; on the boundary of another domain always the latter.  The law is then measured on
+    functions that are constant where values are prescribed, so that its residual stands for the error that it causes.
 
     Parameters
     ----------
@@ -171,9 +171,11 @@ class Collocation:
         # Observations are in the units of `u`, and their mean square is to be the variance of the noise.
         sizes = {name: law for name, law in laws.items() if name != OBSERVATIONS}
         scales = scaled(sizes, parts, self.ansatz, neuron)
-        valued = [place for members, law in soft.values() if isinstance(law, Misfit) for place in members]
+        valued = {name: members for name, (members, law) in soft.items() if isinstance(law, Misfit)}
         beginning = 0 if self.initial is None else 1 if self.velocity is None else 2
-        zero = Homogeneous.on(self.domain, self._bounds, self.outputs, valued, beginning)
+        value = prescribed([(laws[name], parts[name]) for name in valued], self.ansatz, neuron)
+        everywhere = [place for members in valued.values() for place in members]
+        zero = Homogeneous.on(self.domain, self._bounds, value[: self.outputs], everywhere, beginning)
         if zero is not None:
             calm = with_unknowns(ExactAnsatz(self._affine, zero), self.outputs, unknowns)
             scales |= scaled({"law": laws["law"]}, parts, calm, neuron)

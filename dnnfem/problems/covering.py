@@ -106,6 +106,27 @@ def scaled(
     return {name: replace(law, scale=np.where(found[name] > 0.0, found[name], 1.0)) for name, law in laws.items()}
 
 
+def prescribed(
+    conditions: Sequence[tuple[PointwiseLaw, Quadrature]], ansatz: Ansatz, neuron: FeedforwardSpace
+) -> Array:
+    """Return the means of values that are prescribed, one per output, zeros if there are none.
+
+    Parameters
+    ----------
+    conditions : sequence of (PointwiseLaw, Quadrature)
+        Residuals ``u - g``, one per output, perhaps with others behind them, and where they are.
+    ansatz, neuron
+        As for `scaled`.
+    """
+    found = np.zeros(neuron.outputs)
+    for law, part in conditions:
+        integral = Integral(neuron, _some(part), ansatz, law, "reference")
+        residual = np.asarray(integral.linearize(np.zeros(neuron.dim)).residual()).reshape(len(law.scale), -1)
+        # Residuals have the roots of the weights in them, and the network without coefficients is the lift.
+        found -= np.mean(residual[: neuron.outputs] / np.sqrt(integral.quadrature.weights), axis=1) / len(conditions)
+    return found
+
+
 def _some(part: Quadrature) -> Quadrature:
     """Return a quadrature with not too many points."""
     if len(part) <= MEASURED:

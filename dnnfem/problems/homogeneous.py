@@ -1,4 +1,4 @@
-"""Functions that are zero where values are prescribed: what equations are measured with if these are further terms."""
+"""Functions that are constant where values are prescribed: what laws are measured with if these are further terms."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from dnnfem.records import Array
 
 @dataclass(frozen=True, eq=False)
 class Homogeneous:
-    """Zero values on some sides of a box or parts of a boundary, and at the beginning; see `ExactAnsatz`.
+    """Constants plus functions that are zero on sides of a box or parts of a boundary, and at the beginning.
+
+    See `ExactAnsatz`.
 
     Parameters
     ----------
-    outputs : int
-        Number of unknown functions.
+    value : array, shape (outputs,)
+        The constants.
     factor : callable
         Of points (m, d) in torch, zero there, shape (m,), and differentiable.
     """
 
-    outputs: int
+    value: Array
     factor: Callable[[Tensor], Tensor]
 
     @classmethod
     def on(
-        cls, domain: Domain, bounds: Corners, outputs: int, members: Sequence[Place], beginning: int
+        cls, domain: Domain, bounds: Corners, value: Array, members: Sequence[Place], beginning: int
     ) -> Homogeneous | None:
-        """Return zero values on `members`, and in that many time derivatives at the beginning.
+        """Return `value` on `members`, and at the beginning if `beginning` is 1, with derivatives in time if it is 2.
 
         Returns None if there are no members, or parts of a boundary that are not known to be segments, or triangles or
         rectangles in space.
@@ -58,15 +60,20 @@ class Homogeneous:
                 found = found * ((points[:, space] - low[space]) / (high[space] - low[space])) ** beginning
             return found
 
-        return cls(outputs, factor)
+        return cls(value, factor)
+
+    @property
+    def outputs(self) -> int:
+        """Number of unknown functions."""
+        return len(self.value)
 
     @property
     def constant(self) -> Tensor:
-        """The lift (outputs, 1): zero."""
-        return torch.zeros((self.outputs, 1), dtype=torch.float64)
+        """The lift (outputs, 1)."""
+        return tensor(self.value)[:, None]
 
     def lift(self, points: Tensor) -> Tensor:
-        """Return zeros at points (m, d), shape (outputs, m)."""
+        """Return the constants at points (m, d), shape (outputs, m)."""
         return self.constant.expand(self.outputs, len(points))
 
     def vanishes(self, derivative: tuple[int, ...]) -> bool:
