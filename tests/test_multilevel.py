@@ -672,6 +672,9 @@ def test_levels_that_do_not_fit_are_refused():
     for wrong in ((functionals, transfers[::-1]), (functionals[::-1], transfers), (functionals[::-1], transfers[::-1])):
         with pytest.raises(ValueError, match="^transfers: number 0 has shape .*from coarse to fine"):
             fem.multilevel(*wrong, x)
+    lost = Transfer(sp.csr_array(transfers[0].matrix.toarray() * (np.arange(len(start)) != 3)), transfers[0].offset)
+    with pytest.raises(ValueError, match="^transfers: number 0 maps coefficient 3 to zero"):
+        fem.multilevel(functionals, [lost, transfers[1]], x)
     # Only the state mesh is refined, so that the order cannot be seen from dimensions.
     fine, P = fem.refine_states(functionals[0].space, [0, 1])
     pair = [functionals[0], functionals[0].on(space=fine)]

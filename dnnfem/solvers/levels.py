@@ -45,7 +45,8 @@ def levels_of(
     Raises
     ------
     ValueError
-        If there are less than two functionals, transfers do not fit, or costs are no positive numbers that increase.
+        If there are less than two functionals, transfers do not fit or lose a coefficient, or costs are no positive
+        numbers that increase.
     """
     _check_kinds("functionals", functionals, "functionals", lambda item: callable(getattr(item, "linearize", None)))
     _check_kinds("transfers", transfers, "transfers (dnnfem.Transfer)", lambda item: isinstance(item, Transfer))
@@ -62,6 +63,12 @@ def levels_of(
             raise ValueError(
                 f"transfers: number {number} has shape {transfer.shape}, expected {pair}: functionals and transfers go "
                 "from coarse to fine"
+            )
+        lost = np.flatnonzero(np.asarray(abs(transfer.matrix).sum(axis=0)) == 0.0)
+        if len(lost):
+            raise ValueError(
+                f"transfers: number {number} maps coefficient {lost[0]} to zero, expected one that loses nothing: "
+                "coarse coefficients are as long as what they become"
             )
     work = _costs(functionals, costs)
     return tuple(
