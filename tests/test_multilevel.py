@@ -540,14 +540,15 @@ def test_a_coarse_functional_that_is_not_finite_is_left_alone(bad):
 
 def test_a_limit_on_the_time_stops_on_a_coarse_level_and_it_goes_on_from_there():
     functionals, transfers, start = flows()
-    slow = Watched(functionals[0], lambda x: time.sleep(0.02))
+    # Some steps are taken on machines of any speed, and not all.
+    slow = Watched(functionals[0], lambda x: time.sleep(0.1))
     levels, costs = [slow, *functionals[1:]], [1.0, 2.0, 4.0]
     options = {"nested": True, "costs": costs, "dense": False}
-    stopped = fem.multilevel(levels, transfers, start, 1e-8, max_seconds=0.15, **options)
+    stopped = fem.multilevel(levels, transfers, start, 1e-8, max_seconds=0.8, **options)
     assert stopped.status is Status.TIME_LIMIT and len(stopped.steps) == 2 and stopped.steps[1].work > 1.0
     assert stopped.value < functionals[-1].value(prolonged(transfers, start))
     assert stopped.resumable.progress.memory["level"] == 0.0
-    result = fem.multilevel(levels, transfers, start, 1e-8, state=stopped.resumable, **options)
+    result = fem.multilevel(functionals, transfers, start, 1e-8, state=stopped.resumable, **options)
     whole = fem.multilevel(functionals, transfers, start, 1e-8, **options)
     assert result.status is Status.CONVERGED and np.isnan(result.steps.column("length")).sum() == 4
     assert result.value == pytest.approx(whole.value, rel=1e-10)
