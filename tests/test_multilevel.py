@@ -610,6 +610,8 @@ def test_an_interrupt_on_a_coarse_level_returns_a_fine_iterate_from_which_it_goe
         assert resumed.status is Status.CONVERGED
         assert resumed.steps[: len(result.steps)].__repr__() == result.steps[:].__repr__()
         assert resumed.value == pytest.approx(whole.value, rel=1e-10) and resumed.x == pytest.approx(whole.x, abs=1e-4)
+        # What the observer was shown last is the same state, bit for bit.
+        assert np.array_equal(solve(2, state=snapshot.state).x, resumed.x)
 
 
 # Norms and transfers

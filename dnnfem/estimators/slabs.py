@@ -48,6 +48,10 @@ def slabs(functional: Functional, x: Array, times: Sequence[float]) -> Estimate:
     ValueError
         If the functional has no integral or no least-squares system, `x` is no finite vector of the space, a slab has
         no points, or all slabs together more coefficients than there are residuals.
+
+    References
+    ----------
+    Bank and Smith, SIAM J. Numer. Anal. 30 (1993) 921-935, for hierarchical estimates.
     """
     space = functional.space
     x = check_coefficients(space, x, finite=True)

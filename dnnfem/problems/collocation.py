@@ -175,7 +175,7 @@ class Collocation:
         beginning = 0 if self.initial is None else 1 if self.velocity is None else 2
         value = prescribed([(laws[name], parts[name]) for name in valued], self.ansatz, neuron)
         everywhere = [place for members in valued.values() for place in members]
-        zero = Homogeneous.on(self.domain, self._bounds, value[: self.outputs], everywhere, beginning)
+        zero = Homogeneous.on(self.domain, self._bounds, tuple(value.tolist()), everywhere, beginning)
         if zero is not None:
             calm = with_unknowns(ExactAnsatz(self._affine, zero), self.outputs, unknowns)
             scales |= scaled({"law": laws["law"]}, parts, calm, neuron)

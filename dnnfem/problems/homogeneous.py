@@ -4,38 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from dnnfem.problems.conditions import Place
 from dnnfem.problems.domains import Domain
-from dnnfem.problems.fields import Corners, Tensor, tensor
-from dnnfem.problems.lift import function_jet
-from dnnfem.problems.vanishing import Vanishing, pieces
-from dnnfem.records import Array
+from dnnfem.problems.fields import Corners, Tensor
+from dnnfem.problems.vanishing import Constant, Vanishing, pieces
 
 
 @dataclass(frozen=True, eq=False)
-class Homogeneous:
+class Homogeneous(Constant):
     """Constants plus functions that are zero on sides of a box or parts of a boundary, and at the beginning.
 
     See `ExactAnsatz`.
 
     Parameters
     ----------
-    value : array, shape (outputs,)
-        The constants.
-    factor : callable
-        Of points (m, d) in torch, zero there, shape (m,), and differentiable.
+    value : tuple of float
+        The constants, one per output.
+    distance : callable
+        The factor at points (m, d) in torch: zero there, shape (m,), and differentiable.
     """
 
-    value: Array
-    factor: Callable[[Tensor], Tensor]
+    value: tuple[float, ...]
+    distance: Callable[[Tensor], Tensor]
 
     @classmethod
     def on(
-        cls, domain: Domain, bounds: Corners, value: Array, members: Sequence[Place], beginning: int
+        cls, domain: Domain, bounds: Corners, value: tuple[float, ...], members: Sequence[Place], beginning: int
     ) -> Homogeneous | None:
         """Return `value` on `members`, and at the beginning if `beginning` is 1, with derivatives in time if it is 2.
 
@@ -51,7 +48,7 @@ class Homogeneous:
             return None
         edge = Vanishing(pieces(domain, names), (0.0,)) if names else None
 
-        def factor(points: Tensor) -> Tensor:
+        def distance(points: Tensor) -> Tensor:
             found = torch.ones(len(points), dtype=points.dtype) if edge is None else edge.factor(points[:, :space])
             for axis, end in sides:
                 size = high[axis] - low[axis]
@@ -60,26 +57,8 @@ class Homogeneous:
                 found = found * ((points[:, space] - low[space]) / (high[space] - low[space])) ** beginning
             return found
 
-        return cls(value, factor)
+        return cls(value, distance)
 
-    @property
-    def outputs(self) -> int:
-        """Number of unknown functions."""
-        return len(self.value)
-
-    @property
-    def constant(self) -> Tensor:
-        """The lift (outputs, 1)."""
-        return tensor(self.value)[:, None]
-
-    def lift(self, points: Tensor) -> Tensor:
-        """Return the constants at points (m, d), shape (outputs, m)."""
-        return self.constant.expand(self.outputs, len(points))
-
-    def vanishes(self, derivative: tuple[int, ...]) -> bool:
-        """No derivative of the factor is known to be zero everywhere."""
-        return False
-
-    def factors(self, points: Any, derivatives: Sequence[tuple[int, ...]]) -> list[Array]:
-        """Return derivatives of the factor at points (m, d), each of shape (m,)."""
-        return list(function_jet(lambda p: self.factor(p)[None], tensor(points), list(derivatives))[:, 0].numpy())
+    def factor(self, points: Tensor) -> Tensor:
+        """Return the factor at points (m, d), shape (m,), differentiable."""
+        return self.distance(points)

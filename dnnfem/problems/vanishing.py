@@ -40,8 +40,46 @@ def pieces(domain: Domain, names: Iterable[str]) -> Array:
     return corners
 
 
+class Constant:
+    """Conditions ``u = value`` where a factor vanishes; see `dnnfem.problems.exact.Condition`.
+
+    A subclass has a `value`, one number per output, and a `factor`.
+    """
+
+    value: tuple[float, ...]
+
+    @property
+    def outputs(self) -> int:
+        """Number of unknown functions."""
+        return len(self.value)
+
+    @property
+    def constant(self) -> Tensor:
+        """The lift (outputs, 1)."""
+        return tensor(np.array(self.value))[:, None]
+
+    def lift(self, points: Tensor) -> Tensor:
+        """Return the constant at points (m, d), shape (outputs, m)."""
+        return self.constant.to(points).expand(self.outputs, len(points))
+
+    def vanishes(self, derivative: tuple[int, ...]) -> bool:
+        """No derivative of the factor is known to be zero everywhere."""
+        return False
+
+    def factors(self, points: Any, derivatives: Sequence[tuple[int, ...]]) -> list[Any]:
+        """Return derivatives of the factor at points (m, d) of NumPy or torch, each of shape (m,)."""
+        host = isinstance(points, np.ndarray)
+        where = tensor(points) if host else points
+        found = function_jet(lambda p: self.factor(p)[None], where, list(derivatives))[:, 0]
+        return list(found.numpy() if host else found)
+
+    def factor(self, points: Tensor) -> Tensor:
+        """Return the factor at points (m, d), shape (m,), differentiable."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, eq=False)
-class Vanishing:
+class Vanishing(Constant):
     """Conditions ``u = constant`` on pieces of a boundary; see `dnnfem.problems.lift.Conditions`.
 
     Parameters
@@ -67,35 +105,10 @@ class Vanishing:
             )
 
     @property
-    def outputs(self) -> int:
-        """Number of unknown functions."""
-        return len(self.value)
-
-    @property
-    def constant(self) -> Tensor:
-        """The lift (outputs, 1)."""
-        return tensor(np.array(self.value))[:, None]
-
-    @property
     def fingerprint(self) -> Array:
         """Pieces and value, to six digits."""
         scale = float(np.abs(self.pieces).max())
         return np.round(np.concatenate([self.pieces.ravel() / scale, [scale], self.value]), 6)
-
-    def lift(self, points: Tensor) -> Tensor:
-        """Return the constant at points (m, d), shape (outputs, m)."""
-        return self.constant.to(points).expand(self.outputs, len(points))
-
-    def vanishes(self, derivative: tuple[int, ...]) -> bool:
-        """No derivative of the factor is zero everywhere."""
-        return False
-
-    def factors(self, points: Any, derivatives: Sequence[tuple[int, ...]]) -> list[Any]:
-        """Return derivatives of the factor at points (m, d) of NumPy or torch, each of shape (m,)."""
-        host = isinstance(points, np.ndarray)
-        where = tensor(points) if host else points
-        found = function_jet(lambda p: self.factor(p)[None], where, list(derivatives))[:, 0]
-        return list(found.numpy() if host else found)
 
     def factor(self, points: Tensor) -> Tensor:
         """Return the factor at points (m, d), shape (m,), differentiable."""
