@@ -28,7 +28,11 @@ from dnnfem.functionals import condense
 from dnnfem.problems import Regression
 from dnnfem.spaces import FeedforwardSpace
 
-PACKAGES = ("numpy", "scipy", "torch", "numba", "h5py", "array-api-compat", "tqdm", "matplotlib", "scikit-learn")
+PACKAGES = (
+    *("numpy", "scipy", "torch", "numba", "h5py", "array-api-compat", "tqdm"),
+    *("matplotlib", "scikit-learn", "onnx", "onnxscript"),
+)
+SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "npz": ".npz"}
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
@@ -150,6 +154,21 @@ def plot(path: Path, output: Path) -> None:
     print(f"picture: {output}")
 
 
+def export(path: Path, kind: str, output: Path | None, level: int | None, precision: str) -> None:
+    """Write the solution on a level of an archive to a file for other programs."""
+    output = Path(f"{path.stem}{SUFFIXES[kind]}") if output is None else output
+    if output.suffix != SUFFIXES[kind]:
+        raise ArchiveError(f"{output}: expected a name that ends with {SUFFIXES[kind]}")
+    solution = dnnfem.load(path, level)
+    try:
+        dnnfem.export(solution, output, precision)
+    except ImportError as error:
+        raise ArchiveError(f"export: {error.name} is not installed, expected pip install 'dnnfem[onnx]'") from error
+    except ValueError as error:
+        raise ArchiveError(f"{path}: {error}") from error
+    print(f"written: {output}")
+
+
 def info(as_json: bool) -> None:
     """Print what belongs into a report of a mistake: versions, processors, threads, libraries, GPUs."""
     found: dict[str, Any] = {
@@ -190,6 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("check", parents=[told], help="read archives as a whole").add_argument(
         "files", type=Path, nargs="+", help="archives"
     )
+    given = commands.add_parser("export", parents=[one], help="write a solution to a file for other programs")
+    given.add_argument("--to", choices=SUFFIXES, required=True, help="an exported program of torch, ONNX, or NumPy's")
+    given.add_argument("-o", "--output", type=Path, help="default the name of the archive with another suffix, here")
+    given.add_argument("--level", type=int, help="default the last one that is solved")
+    given.add_argument("--precision", choices=("mixed", "single", "double"), default="mixed", help="of ONNX")
     commands.add_parser("info", parents=[told], help="print versions, threads and GPUs, for reports of mistakes")
     commands.add_parser("precompile", help="compile the kernels and cache them on the disk")
     options = parser.parse_args(arguments)
@@ -200,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plot(options.file, options.output)
         elif options.command == "check":
             return 0 if check(options.files, options.json) else 1
+        elif options.command == "export":
+            export(options.file, options.to, options.output, options.level, options.precision)
         elif options.command == "info":
             info(options.json)
         else:

@@ -49,6 +49,7 @@ PARTS = [
     "estimators",
     "control",
     "archive",
+    "exchange",
     "observers",
     "testing",
     "plotting",

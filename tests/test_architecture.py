@@ -37,13 +37,14 @@ ARROWS = {
     "archive": {"spaces", "quadrature"},
     "observers": set(),
 }
-UNRESTRICTED = {"", "testing", "plotting", "learn", "__main__"}  # "" is dnnfem/__init__.py
+UNRESTRICTED = {"", "exchange", "testing", "plotting", "learn", "__main__"}  # "" is dnnfem/__init__.py
 
 # Packages beside numpy, scipy and the standard library, and the modules that may import them.
 FOREIGN = {
     "array_api_compat": ("kernels", "problems.ansatz", "problems.exact", "problems.unknowns"),
     # What users write with torch, and what calls it; other problems load without it.
     "torch": (
+        "exchange",
         "kernels.device",
         "problems.conditions",
         "problems.conductivity",

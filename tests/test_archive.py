@@ -394,7 +394,7 @@ def solved_run(problem, path):
 
 def version(path):
     """Pretend that a later library wrote the file."""
-    path.write_bytes(path.read_bytes().replace(b"version 1\n", b"version 7\n", 1))
+    path.write_bytes(path.read_bytes().replace(b"version 2\n", b"version 7\n", 1))
 
 
 def foreign(path):
@@ -438,7 +438,7 @@ DAMAGE = {
     "bytes at the end": (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "truncated or damaged"),
     "another HDF5 file": (foreign, "an HDF5 file of another program"),
     "a text": (lambda path: path.write_text("epoch,loss\n0,1.0\n" * 50), "not an HDF5 file"),
-    "a later version": (version, "format version 7, this library reads up to 1; update"),
+    "a later version": (version, "format version 7, this library reads up to 2; update"),
 }
 
 
@@ -631,7 +631,7 @@ def test_a_failure_of_the_file_system_leaves_the_old_file_and_nothing_else(call,
 def test_the_file_is_plain_hdf5(whole_run):
     _, whole = whole_run
     with h5py.File(whole.path, "r") as file:
-        assert file.attrs["format"] == "dnnfem archive" and file.attrs["format_version"] == 1
+        assert file.attrs["format"] == "dnnfem archive" and file.attrs["format_version"] == 2
         kinds = []
 
         def visit(name, item):
@@ -663,7 +663,7 @@ def test_the_file_names_its_own_checksum(whole_run):
     _, whole = whole_run
     content = whole.path.read_bytes()
     head = content[: container.BLOCK].rstrip(b"\0").splitlines()
-    assert head[0] == b"dnnfem archive" and head[1] == b"version 1"
+    assert head[0] == b"dnnfem archive" and head[1] == b"version 2"
     assert head[2] == b"sha256 " + hashlib.sha256(content[container.BLOCK :]).hexdigest().encode()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +21,7 @@ from dnnfem.records import Array, Estimate, Index, Progress, Result, Snapshot, S
 from dnnfem.spaces import Hierarchy, Transfer
 from dnnfem.spaces.layout import NetworkSpace, check_coefficients
 
-__all__ = ["Archive", "ArchiveError", "Level", "LevelRecord", "read"]
+__all__ = ["Archive", "ArchiveError", "Level", "LevelRecord", "read", "read_ansatz"]
 
 PROBE_TOLERANCE = 1e-9
 """Value and derivative at the stored start must be reproduced to this relative accuracy: rounding may differ between
@@ -139,11 +140,10 @@ class Archive:
     def _create(self, space: NetworkSpace, x: Array) -> None:
         identity, probe = self.problem.identity, self._probe(space, x)
         with writing(self.path, create=True) as file:
-            file.attrs["format"] = "dnnfem archive"
-            file.attrs["format_version"] = VERSION
-            file.attrs["library_version"] = _version()
-            schema.write_identity(file.create_group("problem"), identity)
+            file.attrs.update(format="dnnfem archive", format_version=VERSION, library_version=_version())
+            schema.write_plain(file.create_group("problem"), identity)
             file["problem"].attrs["probe"] = probe
+            schema.write_ansatz(file, self.problem)
             schema.append_level(file, space, x, None, self.problem.quadrature, self.problem.quadrature)
 
     def _compare(self, space: NetworkSpace, x: Array) -> None:
@@ -210,7 +210,7 @@ class Archive:
         now = time.perf_counter()
         if now < self._next_write and progress.status is None:
             return
-        with writing(self.path) as file:
+        with _changing(self) as file:
             number = len(file["levels"]) - 1
             _check_shape("snapshot", progress.x, file, number)
             group = file.require_group("current")
@@ -231,7 +231,7 @@ class Archive:
             If the result is one on another level, or the cells of the estimate are neither neurons nor numbers nor
             strings.
         """
-        with writing(self.path) as file:
+        with _changing(self) as file:
             number = len(file["levels"]) - 1
             _check_shape("result", result.x, file, number)
             group = file[f"levels/{number:04d}"]
@@ -257,7 +257,7 @@ class Archive:
         """
         present = self.level
         progress = present.state.progress
-        with writing(self.path) as file:
+        with _changing(self) as file:
             number = len(file["levels"])
             last = file[f"levels/{number - 1:04d}"]
             if "coefficients" not in last or progress is None:
@@ -310,6 +310,26 @@ def read(path: str | Path, space: NetworkSpace | None = None) -> list[LevelRecor
     with reading(Path(path)) as file:
         levels = file["levels"]
         return [_record(number, levels[name], space) for number, name in enumerate(sorted(levels))]
+
+
+def read_ansatz(path: str | Path) -> dict[str, Any]:
+    """Return plain data of the ansatz of an archive, and labels of classes; files of version 1 of the format have none.
+
+    Raises
+    ------
+    ArchiveError
+        If the file is not an archive, damaged or of a newer version.
+    """
+    with reading(Path(path)) as file:
+        return schema.read_plain(file["ansatz"]) if "ansatz" in file else {}
+
+
+@contextmanager
+def _changing(archive: Archive) -> Iterator[h5py.File]:
+    """Change the file of a run; see `dnnfem.archive.container.writing`."""
+    with writing(archive.path) as file:
+        schema.migrate(file, archive.problem)
+        yield file
 
 
 def _in_progress(file: h5py.File, number: int) -> h5py.Group | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import h5py
 
 MAGIC = b"dnnfem archive\n"
-VERSION = 1
+VERSION = 2
 BLOCK = 512
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

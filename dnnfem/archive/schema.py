@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 
-from dnnfem.archive.container import ArchiveError
+from dnnfem.archive.container import VERSION, ArchiveError
 from dnnfem.quadrature import Quadrature, mesh_from_attributes
 from dnnfem.records import STEP_FIELDS, Array, Estimate, State, Status, Step, Steps
 from dnnfem.spaces import FlowSpace, Transfer, space_from_attributes
@@ -281,20 +281,43 @@ def read_estimate(group: h5py.Group) -> Estimate:
     )
 
 
-def write_identity(group: h5py.Group, identity: Mapping[str, Any]) -> None:
-    """Store what identifies a problem: strings as attributes, arrays as datasets."""
-    for name, value in identity.items():
+def write_plain(group: h5py.Group, data: Mapping[str, Any]) -> None:
+    """Store plain data: strings as attributes, arrays as datasets."""
+    for name, value in data.items():
         if isinstance(value, str):
             group.attrs[name] = value
         else:
-            put(group, name, value)
+            array = np.asarray(value)
+            put(group, name, array.astype(h5py.string_dtype()) if array.dtype.kind == "U" else array)
+
+
+def read_plain(group: h5py.Group) -> dict[str, Any]:
+    """Return plain data."""
+    arrays = {
+        name: data.asstr()[()].astype(np.str_) if h5py.check_string_dtype(data.dtype) else data[()]
+        for name, data in group.items()
+    }
+    return {**dict(group.attrs.items()), **arrays}
+
+
+def write_ansatz(file: h5py.File, problem: Any) -> None:
+    """Store what turns networks into solutions, and the labels of classes; nothing of a problem that does not say."""
+    attributes = getattr(getattr(problem, "ansatz", None), "attributes", None)
+    if attributes is not None:
+        classes = getattr(problem, "classes", None)
+        write_plain(file.create_group("ansatz"), attributes() | ({} if classes is None else {"classes": classes}))
+
+
+def migrate(file: h5py.File, problem: Any) -> None:
+    """Bring a file that is written to from an older version of the format to the present one."""
+    if file.attrs["format_version"] < 2:
+        write_ansatz(file, problem)
+    if file.attrs["format_version"] != VERSION:
+        file.attrs["format_version"] = VERSION
 
 
 def identity_differences(group: h5py.Group, identity: Mapping[str, Any]) -> list[str]:
     """Return the names of what differs between a stored problem and a given one."""
-    stored = {
-        **{name: group.attrs[name] for name in group.attrs},
-        **{name: group[name][()] for name in group},
-    }
+    stored = read_plain(group)
     names = [name for name in identity if name not in stored or not np.array_equal(stored[name], identity[name])]
     return names + [name for name in stored if name not in identity]

@@ -93,6 +93,10 @@ class AffineAnsatz:
         outputs = self.output_shift.size
         return AffineAnsatz(self.input_shift, self.input_scale, np.zeros(outputs), np.ones(outputs))
 
+    def attributes(self) -> dict[str, Any]:
+        """Return plain data from which the ansatz can be rebuilt."""
+        return {name: getattr(self, name) for name in ("input_shift", "input_scale", "output_shift", "output_scale")}
+
     def reference(self, points: Array) -> Array:
         """Map points (m, d) to reference coordinates."""
         return (points - self.input_shift) / self.input_scale

@@ -129,6 +129,10 @@ class ExactAnsatz:
     base: AffineAnsatz
     conditions: Condition
 
+    def attributes(self) -> dict[str, Any]:
+        """Return plain data of the base, and that there are conditions: these may be functions, which are not data."""
+        return {**self.base.attributes(), "conditions": "exact"}
+
     def reference(self, points: Array) -> Array:
         """Map points (m, d) to reference coordinates."""
         return self.base.reference(points)

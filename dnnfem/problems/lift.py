@@ -139,7 +139,7 @@ class Conditions:
         return self._interpolated(points, True)
 
     def _interpolated(self, points: Tensor, speeds: bool) -> tuple[Tensor, Tensor]:
-        total = torch.zeros((self.outputs, len(points)), dtype=points.dtype, device=points.device)
+        total = torch.zeros((self.outputs, points.shape[0]), dtype=points.dtype, device=points.device)
         rate, beginning = torch.zeros_like(total), None
         choices: list[list[tuple[int, bool] | None]] = [
             [None, *((end, False) for end in self.ends(axis)), *([(0, True)] if self._moving(axis) else [])]

@@ -21,7 +21,7 @@ from dnnfem.records import Array
 
 def _rows(name: str, part: Any, like: Tensor, alone: bool) -> Tensor:
     """Return one part of what a user's function returned as rows; see `rows`."""
-    m = len(like)
+    m = like.shape[0]
     if isinstance(part, int | float | np.floating | np.integer):
         part = torch.full((m,), float(part), dtype=like.dtype, device=like.device)
     if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
@@ -55,7 +55,7 @@ def rows(name: str, result: Any, like: Tensor, count: int | None = None) -> Tens
     ValueError
         If it is something else.
     """
-    m, parts = len(like), list(result) if isinstance(result, list | tuple) else [result]
+    m, parts = like.shape[0], list(result) if isinstance(result, list | tuple) else [result]
     if not parts:
         raise ValueError(f"{name}: got an empty list, expected at least one tensor of shape {(m,)}")
     stacked = torch.cat([_rows(name, value_of(part), like, len(parts) == 1) for part in parts])

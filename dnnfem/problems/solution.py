@@ -100,9 +100,17 @@ class Solution:
             raise ValueError(f"x: {words}")
         return states
 
-    def to_torch(self) -> Any:
-        """Return the same function in torch, differentiable: points (m, d) to values (m, outputs), in float64."""
-        return problems.TorchFunction(self.space.program, self.x, of_functions(self.ansatz))
+    def to_torch(self, trainable: bool = False) -> Any:
+        """Return the same function as a module of torch: points (m, d) to values (m, outputs), in the type of points.
+
+        Parameters
+        ----------
+        trainable : bool
+            Whether the coefficients are a parameter of the module, ``coefficients`` (dim,), for the optimizers of
+            torch.  They are those of the space: ``problem.solution(space, module.coefficients.detach().numpy())`` is
+            the way back.  Otherwise the module has no parameters.
+        """
+        return problems.TorchFunction(self.space.program, self.x, of_functions(self.ansatz), trainable)
 
     @property
     def unknowns(self) -> dict[str, float]:

@@ -206,6 +206,12 @@ class UnknownsAnsatz:
     functions: int
     unknowns: Unknowns
 
+    def attributes(self) -> dict[str, Any]:
+        """Return plain data from which the ansatz can be rebuilt."""
+        unknowns = self.unknowns
+        further = {"names": np.array(unknowns.names), "start": unknowns.start, "scale": unknowns.scale}
+        return {**self.base.attributes(), **{f"unknowns_{name}": array for name, array in further.items()}}
+
     def reference(self, points: Array) -> Array:
         """Map points (m, d) to reference coordinates."""
         found: Array = self.base.reference(points)

@@ -60,7 +60,7 @@ class Constant:
 
     def lift(self, points: Tensor) -> Tensor:
         """Return the constant at points (m, d), shape (outputs, m)."""
-        return self.constant.to(points).expand(self.outputs, len(points))
+        return self.constant.to(points).expand(self.outputs, points.shape[0])
 
     def vanishes(self, derivative: tuple[int, ...]) -> bool:
         """No derivative of the factor is known to be zero everywhere."""
