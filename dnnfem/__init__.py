@@ -14,6 +14,7 @@ __version__ = "0.1.0.dev0"
 _public = {
     "archive": ("Archive", "ArchiveError", "read"),
     "control": ("decide",),
+    "distributed": ("SharedArchive",),
     "estimators": (
         "algebraic",
         "calibrated",
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from dnnfem import plotting as plotting, testing as testing
     from dnnfem.archive import Archive as Archive, ArchiveError as ArchiveError, read as read
     from dnnfem.control import decide as decide
+    from dnnfem.distributed import SharedArchive as SharedArchive
     from dnnfem.estimators.algebraic import algebraic as algebraic
     from dnnfem.estimators.calibration import (
         calibrated as calibrated,

@@ -50,6 +50,7 @@ PARTS = [
     "control",
     "archive",
     "exchange",
+    "distributed",
     "observers",
     "testing",
     "plotting",

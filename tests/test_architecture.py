@@ -37,15 +37,17 @@ ARROWS = {
     "archive": {"spaces", "quadrature"},
     "observers": set(),
 }
-UNRESTRICTED = {"", "exchange", "testing", "plotting", "learn", "__main__"}  # "" is dnnfem/__init__.py
+UNRESTRICTED = {"", "distributed", "exchange", "testing", "plotting", "learn", "__main__"}  # "" is dnnfem/__init__.py
 
 # Packages beside numpy, scipy and the standard library, and the modules that may import them.
 FOREIGN = {
     "array_api_compat": ("kernels", "problems.ansatz", "problems.exact", "problems.unknowns"),
     # What users write with torch, and what calls it; other problems load without it.
     "torch": (
+        "distributed",
         "exchange",
         "kernels.device",
+        "kernels.distributed",
         "problems.conditions",
         "problems.conductivity",
         "problems.exact",
@@ -70,7 +72,7 @@ FOREIGN = {
 }
 
 # Backends are reached through `kernels.load` only, public names through `_lazy`: the only late imports.
-BACKENDS = ("kernels.compiled", "kernels.device")
+BACKENDS = ("kernels.compiled", "kernels.device", "kernels.distributed")
 LATE_IMPORTS = {"_lazy": "__getattr__", "kernels": "load"}
 
 MODULE_LINES, CLASS_LINES, PUBLIC_METHODS = 400, 200, 10

@@ -9,7 +9,7 @@ from typing import Any, cast
 from dnnfem.kernels.program import Program
 from dnnfem.kernels.protocol import MEMORY, Ansatz, Backend, Evaluator, Law, PlacedPoints
 
-BACKENDS = ("reference", "compiled", "device")
+BACKENDS = ("reference", "compiled", "device", "distributed")
 
 PRECISIONS = ("double", "single")
 
@@ -58,7 +58,8 @@ def place(
 ) -> Evaluator:
     """Bind program, quadrature, ansatz and law with a backend; with a `device`, that of devices.
 
-    The default is the compiled backend, or that of devices for a program with an opaque map.
+    The default is the compiled backend, or that of devices for a program with an opaque map; the distributed one has
+    the default on the share of each process.
 
     Raises
     ------
@@ -68,8 +69,10 @@ def place(
     if backend is None:
         backend = "device" if program.is_opaque else "compiled"
     check(backend, device, precision)
-    if device is None and backend != "device":
+    if device is None and backend not in ("device", "distributed"):
         return load(backend).place(program, quadrature, ansatz, law, MEMORY if memory is None else memory)
-    devices: Any = load("device")
-    placed: Evaluator = devices.place(program, quadrature, ansatz, law, memory, device or "cpu", precision)
+    distributed = backend == "distributed"
+    devices: Any = load("distributed" if distributed else "device")
+    where = device if distributed else device or "cpu"
+    placed: Evaluator = devices.place(program, quadrature, ansatz, law, memory, where, precision)
     return placed

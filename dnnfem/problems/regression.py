@@ -38,7 +38,7 @@ class Regression:
         Positive; default equal.
     backend : str, optional
         ``"compiled"``, ``"reference"`` or ``"device"``; default the first, or the last where a space has a field that
-        only torch can run.
+        only torch can run.  ``"distributed"``: in several processes, see `dnnfem.distributed`.
     memory : int, optional
         Bytes that a linearization may keep besides the samples; default half of what they take, at least 300 MB; on a
         GPU a fourth of what is free, for both.
