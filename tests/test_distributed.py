@@ -1,6 +1,7 @@
 """Several processes give what one gives, to rounding; they all get the same bits, and none waits for a lost one."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,11 +21,16 @@ TARGETS = np.column_stack([np.sin(3.0 * INPUTS[:, 0]) * INPUTS[:, 1], np.exp(INP
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-13}
 
 
+def free(port):
+    """Whether nobody listens."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 def launched(count, *arguments, **options):
     """Start this file as some processes that know of each other, as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # The system gives ports above these to whoever asks for any, which may be before the processes listen.
+    port = next(filter(free, random.sample(range(20000, 30000), 100)))
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
@@ -40,10 +46,10 @@ def launched(count, *arguments, **options):
     ]
 
 
-def outputs(processes, codes=None):
-    """Return what they print, which must be the same."""
+def outputs(processes):
+    """Return what they print."""
     told = [process.communicate(timeout=240) for process in processes]
-    assert [process.returncode for process in processes] == (codes or [0] * len(processes)), told
+    assert not any(process.returncode for process in processes), "\n".join(words[-2000:] for _, words in told)
     return [out for out, _ in told]
 
 
@@ -69,12 +75,12 @@ def problems():
 
 def operations(device):
     """Compare every operation of a linearization."""
-    random = np.random.default_rng(1)
+    draw = np.random.default_rng(1)
     # On torch the kernels are slower, and what is shared is the same.
     for problem, space in list(problems())[:: 1 if device is None else 3]:
         alone, shared = problem.on(space), replace(problem, backend="distributed", device=device).on(space)
-        x, y = space.initial(seed=0), space.initial(seed=0) + 0.1 * random.standard_normal(space.dim)
-        v = random.standard_normal((space.dim, 3))
+        x, y = space.initial(seed=0), space.initial(seed=0) + 0.1 * draw.standard_normal(space.dim)
+        v = draw.standard_normal((space.dim, 3))
         first, second = alone.linearize(x), shared.linearize(x)
         assert isinstance(second.derivative, np.ndarray)
         for name in ("value", "derivative"):

@@ -8,6 +8,7 @@ A206-A239).
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import zlib
@@ -56,6 +57,8 @@ def processes() -> tuple[int, int]:
             return 0, 1
         # What crosses the border of kernels is in the memory of the host, also where they are on GPUs.
         dist.init_process_group("gloo")
+        # Threads that are still there when the interpreter ends abort it.
+        atexit.register(dist.destroy_process_group)
     return dist.get_rank(), dist.get_world_size()
 
 
