@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -171,10 +172,17 @@ def _write_onnx(solution: Solution | Classifier, path: Path, precision: str) -> 
         )
     dtype = torch.float64 if precision == "double" else torch.float32
     program = _exported(_Mixed(module) if precision == "mixed" else module.to(dtype), space.inputs, dtype)
+    # It would log what packages it could do more with.
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names: dict[str, Any] = {"input_names": ["points"], "output_names": ["values"]}
-        torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False, **names)
+        try:
+            torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False, **names)
+        finally:
+            log.setLevel(level)
 
 
 def _write_npz(solution: Solution | Classifier, path: Path, precision: str) -> None:
