@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def load(path: str | Path, level: int | None = None, space: NetworkSpace | None 
         If the file is not an archive, damaged or of a newer version, the level is not solved, or the solution holds
         conditions exactly: these are functions of the script, which a file cannot have.
     """
+    if not isinstance(path, str | PathLike):
+        raise ArchiveError(f"path: got {path!r}, expected the name of a file")
     levels, data = read(path, space), read_ansatz(path)
     solved = [record for record in levels if record.x is not None and level in (None, record.number)]
     if not solved:

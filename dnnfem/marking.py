@@ -13,6 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from dnnfem.given import real_array, real_number
 from dnnfem.records import Array, Index
 
 __all__ = ["dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"]
@@ -208,10 +209,10 @@ def gain_per_cost(
 
 def _per_cell(name: str, values: npt.ArrayLike, positive: bool = False) -> Array:
     """Return `values` as a float64 vector; complain about anything but finite numbers >= 0, or > 0."""
-    raw = np.asarray(values)
+    raw = real_array(name, values)
     if raw.ndim != 1:
         raise ValueError(f"{name}: got shape {raw.shape}, expected one axis with one entry per cell")
-    if raw.size and raw.dtype.kind not in "iuf":
+    if raw.dtype.kind == "b":
         raise ValueError(f"{name}: got dtype {raw.dtype}, expected real numbers")
     vector = raw.astype(np.float64)
     right = np.isfinite(vector) & ((vector > 0.0) if positive else (vector >= 0.0))
@@ -222,12 +223,12 @@ def _per_cell(name: str, values: npt.ArrayLike, positive: bool = False) -> Array
 
 
 def _fraction(name: str, value: float) -> None:
-    if not 0.0 < value <= 1.0:
+    if not 0.0 < real_number(name, value, "a number in (0, 1]") <= 1.0:
         raise ValueError(f"{name}: got {value}, expected a number in (0, 1]")
 
 
 def _positive(name: str, value: float) -> None:
-    if not 0.0 < value < math.inf:
+    if not 0.0 < real_number(name, value, "a finite number > 0") < math.inf:
         raise ValueError(f"{name}: got {value}, expected a finite number > 0")
 
 

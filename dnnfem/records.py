@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dnnfem.given import real_array, real_number
+
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
@@ -299,7 +301,8 @@ class Estimate:
     Raises
     ------
     ValueError
-        If cells, signed contributions or costs are not as many as the indicators.
+        If the indicators are no real numbers in one axis, the total is no number, or cells, signed contributions or
+        costs are not as many as the indicators.
     """
 
     quantity: str
@@ -313,10 +316,15 @@ class Estimate:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        indicators = real_array("indicators", self.indicators)
+        if indicators.ndim != 1:
+            raise ValueError(f"indicators: got shape {indicators.shape}, expected one axis with one entry per cell")
+        object.__setattr__(self, "indicators", indicators)
+        real_number("total", self.total, "a number")
         for name in ("cells", "signed", "cost"):
             values = getattr(self, name)
-            if values is not None and len(values) != len(self.indicators):
-                raise ValueError(f"{name}: got {len(values)}, expected {len(self.indicators)}, one per indicator")
+            if values is not None and len(values) != len(indicators):
+                raise ValueError(f"{name}: got {len(values)}, expected {len(indicators)}, one per indicator")
 
     def __str__(self) -> str:
         parts = "".join(f", {name} {value:.3g}" for name, value in self.parts.items())
@@ -355,6 +363,6 @@ def relative(factor: float) -> Relative:
     ValueError
         If `factor` is not in (0, 1).
     """
-    if not 0.0 < factor < 1.0:
+    if not 0.0 < real_number("factor", factor, "a number between 0 and 1") < 1.0:
         raise ValueError(f"factor: got {factor!r}, expected a number between 0 and 1")
     return Relative(float(factor))

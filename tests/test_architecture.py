@@ -19,9 +19,10 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "dnnfem"
 
 # Direct arrows between the parts; what a part may import, it may import through others too.
-# Every part may import `records`, which are plain data.
+# Every part may import `records`, which are plain data, and `given`, which checks what users hand over.
 ARROWS = {
     "records": set(),
+    "given": set(),
     "_lazy": set(),
     "marking": set(),
     "quadrature": {"_lazy"},
@@ -142,7 +143,7 @@ NAMES = {module.name: module for module in MODULES}
 
 def targets():
     """For every restricted part, all modules (or whole parts) it may import."""
-    reach = {part: {part, "records"} | arrows for part, arrows in ARROWS.items()}
+    reach = {part: {part, "records", "given"} | arrows for part, arrows in ARROWS.items()}
     while True:
         wider = {
             part: set().union(known, *(reach[other] for other in known if other in reach))

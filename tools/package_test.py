@@ -109,7 +109,7 @@ def newest(environment: Environment, wheel: Path) -> dict[str, float]:
 def oldest(environment: Environment, wheel: Path, tests: list[str]) -> dict[str, float]:
     """Return whether tests pass with the oldest dependencies."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *(project["optional-dependencies"][name] for name in ("onnx", "learn"))]
+    lists = [project["dependencies"], *(project["optional-dependencies"][name] for name in ("onnx", "demos"))]
     pinned = [re.sub(">=", "==", line) for lines in lists for line in lines if not line.startswith("torch")]
     environment.install(TORCH)
     environment.install(*pinned, "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.151", "onnxruntime")

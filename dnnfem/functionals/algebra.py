@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from dnnfem.functionals.penalty import TikhonovLinearization
 from dnnfem.functionals.protocols import Functional
+from dnnfem.given import real_number
 from dnnfem.kernels.protocol import Linearization
 from dnnfem.kernels.reduction import stacked
 from dnnfem.kernels.system import LeastSquaresSystem
@@ -168,7 +169,7 @@ class Scaled:
     factor: float
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.factor):
+        if not np.isfinite(real_number("factor", self.factor, "a finite number")):
             raise ValueError(f"factor: got {self.factor!r}, expected a finite number")
 
     @property

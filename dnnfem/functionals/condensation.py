@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dnnfem.functionals.protocols import Functional
+from dnnfem.given import real_number
 from dnnfem.kernels.protocol import Linearization
 from dnnfem.kernels.reduction import stacked
 from dnnfem.kernels.system import LeastSquaresSystem
@@ -213,7 +214,7 @@ def condense(functional: Functional, ridge: float = RIDGE) -> Condensed:
     ----------
     Golub and Pereyra, SIAM J. Numer. Anal. 10 (1973) 413-432; Kaufman, BIT 15 (1975) 49-57.
     """
-    if not 0.0 <= ridge < np.inf:
+    if not 0.0 <= real_number("ridge", ridge, "a finite number that is not negative") < np.inf:
         raise ValueError(f"ridge: got {ridge!r}, expected a finite number that is not negative")
     outer = functional.condensable
     if outer is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dnnfem.functionals.protocols import Norm
+from dnnfem.given import real_number
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.records import Array, Index
 from dnnfem.spaces import Space, Transfer
@@ -45,7 +46,7 @@ class Tikhonov:
     norm: Norm = field(init=False)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.alpha < np.inf:
+        if not 0.0 <= real_number("alpha", self.alpha, "a finite number that is not negative") < np.inf:
             raise ValueError(f"alpha: got {self.alpha!r}, expected a finite number that is not negative")
         if self.x_ref is not None:
             check_coefficients(self.space, self.x_ref, "x_ref", finite=True)

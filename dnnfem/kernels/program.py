@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
+from dnnfem.given import real_array
 from dnnfem.records import Array, Index
 
 ACTIVATIONS = ("identity", "tanh", "sin", "softplus", "gelu", "relu", "sigmoid")
@@ -235,7 +236,7 @@ def as_columns(v: Array, dim: int) -> Array:
     ValueError
         If `v` has another shape.
     """
-    v = np.asarray(v, dtype=np.float64)
+    v = real_array("v", v).astype(np.float64, copy=False)
     if v.ndim not in (1, 2) or v.shape[0] != dim:
         raise ValueError(f"v: got shape {v.shape}, expected {(dim,)} or ({dim}, k)")
     return v.reshape(dim, -1) if v.size else v.reshape(dim, 0 if v.ndim == 2 else 1)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
+from dnnfem.given import real_array
 from dnnfem.problems.meshing import Rectangles, mesh_of_boxes
 from dnnfem.quadrature import Mesh
 from dnnfem.records import Array, Index
@@ -146,10 +147,7 @@ class Box:
 
 
 def _corner(name: str, value: Any) -> tuple[float, ...]:
-    try:
-        array = np.atleast_1d(np.asarray(value, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: got {value!r}, expected one number per coordinate") from None
+    array = np.atleast_1d(real_array(name, value)).astype(np.float64)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"{name}: got {value!r}, expected one finite number per coordinate")
     return tuple(array.tolist())

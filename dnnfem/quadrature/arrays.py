@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dnnfem.given import members, real_array
 from dnnfem.records import Array, Index
 
 BLOCK = 2**18
@@ -30,12 +31,7 @@ def as_finite(name: str, value: Any, ndim: int) -> Array:
     ValueError
         If it is not numeric, has another number of axes, or contains NaN or infinity; the message names `name`.
     """
-    try:
-        raw = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: got rows of different lengths, expected an array with {ndim} axes") from error
-    if raw.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: got dtype {raw.dtype}, expected real numbers")
+    raw = real_array(name, value)
     # For the type checker it is float64, in which everything computes.
     dtype: Any = np.float32 if raw.dtype == np.float32 else np.float64
     array: Array = np.asarray(raw, dtype=dtype, order="C").view()
@@ -75,7 +71,7 @@ def cell_numbers(marked: Any, count: int) -> Index:
     ValueError
         If they are no integers in one axis, or there is no such cell; the message names it.
     """
-    raw = np.asarray(marked)
+    raw = np.asarray(members("marked", marked, "numbers of cells in one axis"))
     if raw.size == 0:
         return np.empty(0, dtype=np.int64)
     if raw.ndim != 1 or raw.dtype.kind not in "iu":

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from dnnfem.given import members as listed
 from dnnfem.refinement.time import merge
 from dnnfem.refinement.width import embed, group
 from dnnfem.spaces import FeedforwardSpace, FlowSpace, Transfer
@@ -52,7 +53,10 @@ def coarsen(
 def _without(space: FeedforwardSpace, cells: Iterable[Any]) -> tuple[FeedforwardSpace, Transfer]:
     """Remove neurons."""
     gone: dict[int, set[int]] = {}
-    for layer, neuron in cells:
+    for cell in listed("cells", cells, "pairs (layer, neuron)"):
+        if np.shape(cell) != (2,):
+            raise ValueError(f"cells: got {cell!r}, expected pairs (layer, neuron)")
+        layer, neuron = cell
         if any(isinstance(number, bool) or not isinstance(number, int | np.integer) for number in (layer, neuron)):
             raise ValueError(f"cells: got {(layer, neuron)}, expected integers (layer, neuron)")
         members = group(space, int(layer))

@@ -59,7 +59,8 @@ def insert_layer(
 
 def _identity(space: FeedforwardSpace, position: int) -> tuple[FeedforwardSpace, Transfer]:
     """Insert a residual layer."""
-    if not 1 <= position <= len(space.hidden):
+    whole = isinstance(position, int | np.integer) and not isinstance(position, bool)
+    if not whole or not 1 <= position <= len(space.hidden):
         raise ValueError(f"position: got {position}, expected 1 to {len(space.hidden)} for {space}")
     width = space.hidden[position - 1]
     fine = replace(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from dnnfem.given import members
 from dnnfem.records import Index
 from dnnfem.spaces import FeedforwardSpace, Transfer
 from dnnfem.spaces.feedforward import Neuron
@@ -110,7 +111,9 @@ def widen(space: FeedforwardSpace, neurons: Iterable[Neuron]) -> tuple[Feedforwa
     """
     check_feedforward(space)
     added: dict[int, list[Neuron]] = {}
-    for neuron in neurons:
+    for neuron in members("neurons", neurons, "neurons, e.g. estimate.cells[marked]"):
+        if not isinstance(neuron, Neuron):
+            raise ValueError(f"neurons: got {neuron!r}, expected neurons, e.g. estimate.cells[marked]")
         group(space, neuron.layer)
         fan_in = space.blocks[neuron.layer].columns
         if np.shape(neuron.weights) != (fan_in,):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from dnnfem.given import members
 from dnnfem.kernels.program import SMOOTH_ACTIVATIONS, Block, Program, Stage
 from dnnfem.records import Array, Index
 from dnnfem.spaces.layout import Purpose, generator, register
@@ -85,7 +86,8 @@ class FeedforwardSpace:
     unknowns: int = 0
 
     def __post_init__(self) -> None:
-        hidden = (self.hidden,) if isinstance(self.hidden, int | np.integer) else tuple(self.hidden)
+        single = isinstance(self.hidden, int | np.integer)
+        hidden = (self.hidden,) if single else tuple(members("hidden", self.hidden, "the width of each hidden layer"))
         residual = tuple(bool(r) for r in self.residual) or (False,) * len(hidden)
         widths: dict[str, tuple[int, ...]] = {"inputs": (self.inputs,), "hidden": hidden, "outputs": (self.outputs,)}
         for name, values in widths.items():

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dnnfem.given import real_array
 from dnnfem.kernels.program import Program
 from dnnfem.records import Array, Index
 
@@ -97,8 +98,8 @@ def check_coefficients(space: Space, x: Any, name: str = "x", finite: bool = Fal
     ValueError
         If the shape or the dtype is wrong, the message names both shapes; with `finite` also on NaN or infinity.
     """
-    vector = np.asarray(x)
-    if vector.dtype.kind not in "fiu":
+    vector = real_array(name, x)
+    if vector.dtype.kind == "b":
         raise ValueError(f"{name}: got dtype {vector.dtype}, expected real numbers")
     if vector.shape != (space.dim,):
         raise ValueError(f"{name}: got shape {vector.shape}, expected {(space.dim,)} for {space}")
