@@ -1,7 +1,7 @@
 # make install   virtual environment in .venv with everything, kernels compiled
 # make demo      the quick start
 # make test      ruff, mypy, pytest
-# make doc       the manual, in doc/_build/html
+# make doc       the manual, in doc/_build/html; SPHINX="-D plot_gallery=0" without running the demos
 # make bench     short runs of all benchmarks
 # make peers     what tools/bench_kernels.py and bench_pinn.py compare with, in .venv-peers
 # make lint      ruff and mypy only
@@ -39,8 +39,9 @@ lint: .venv/.installed
 test: lint install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=2 $(BIN)/python -m pytest -q -n 2
 
+# The gallery runs all demos, which takes most of the time.
 doc: install
-	$(BIN)/sphinx-build -W --keep-going -b html doc doc/_build/html
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -b html $(SPHINX) doc doc/_build/html
 
 bench: install
 	set -e; for script in tools/bench_*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
@@ -58,7 +59,7 @@ peers: .venv-peers/.installed
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info doc/_build doc/_api demos/output
+	rm -rf build dist *.egg-info doc/_build doc/_api doc/_demos doc/gallery demos/output
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find dnnfem demos tests tools doc -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f .venv/.compiled

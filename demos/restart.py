@@ -20,6 +20,10 @@ import dnnfem as fem
 
 LEVELS = 4
 
+# %%
+# The run.  The archive stores what the solver does, and the loop begins with what the archive has; nothing else in it
+# knows of a restart.  `kill` is there to have the process killed at a given place.
+
 
 def run(path: Path, kill: str) -> None:
     """Run the loop on an archive; `kill` says where this process is to die: ``"solved 0"``, ``"step 1 4"``, ..."""
@@ -59,30 +63,41 @@ def run(path: Path, kill: str) -> None:
         perhaps_die(f"refined {level + 1}")
 
 
+# %%
+# The same script, started again and again as a process of its own.
+
+
 def start(path: Path, kill: str = "never") -> int:
-    """Start this script again as a process of its own; return how it ended."""
-    return subprocess.run([sys.executable, __file__, str(path), kill], check=False).returncode
+    """Start this script as a process of its own, show what it prints, and return how it ended."""
+    command = [sys.executable, __file__, str(path), kill]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    print(ended.stdout, end="")
+    return ended.returncode
 
 
-def main() -> int:
-    """Compare a run killed three times with one that was not."""
+# %%
+# Two archives, one of a run that is left in peace, one of a run that is killed in three places.
+
+
+def compare() -> bool:
+    """Say whether a run killed three times has the coefficients of one that was not."""
     with tempfile.TemporaryDirectory() as folder:
         quiet, killed = Path(folder) / "quiet.h5", Path(folder) / "killed.h5"
         print("left in peace:")
         assert start(quiet) == 0
         for kill in ("solved 0", "step 1 4", "refined 2"):
-            print(f"to be killed at '{kill}':", flush=True)
+            print(f"to be killed at '{kill}':")
             assert start(killed, kill) == -signal.SIGKILL
-        print("started a last time:", flush=True)
+        print("started a last time:")
         assert start(killed) == 0
         pairs = zip(fem.read(quiet), fem.read(killed), strict=True)
         equal = [np.array_equal(a.x, b.x) and a.space == b.space for a, b in pairs]
     print(f"levels whose coefficients are equal bit for bit: {sum(equal)} of {len(equal)}")
-    return 0 if all(equal) else 1
+    return all(equal)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         run(Path(sys.argv[1]), sys.argv[2])
-    else:
-        sys.exit(main())
+    elif not compare():
+        sys.exit("the coefficients differ")

@@ -68,6 +68,14 @@ def decide(
     ValueError
         If there is no estimate, the quantities differ, a total is not finite, the tolerance or the algebraic error is
         negative, or a number is NaN.
+
+    Examples
+    --------
+    >>> width = fem.Estimate("error", ["a neuron"], np.array([0.3]), 0.3, cost=np.array([4.0]))
+    >>> depth = fem.Estimate("error", ["a layer"], np.array([0.4]), 0.4, cost=np.array([20.0]))
+    >>> decision = fem.decide({"width": width, "depth": depth}, tolerance=0.01)
+    >>> decision.part
+    'width'
     """
     if not estimates:
         raise ValueError("estimates: got none, expected at least one")

@@ -25,7 +25,13 @@ from dnnfem.spaces.layout import NetworkSpace
 
 
 def processes() -> tuple[int, int]:
-    """Return the number of this process and how many there are, ``(0, 1)`` if it is the only one."""
+    """Return the number of this process and how many there are.
+
+    Returns
+    -------
+    (int, int)
+        ``(0, 1)`` if it is the only one.
+    """
     backend: Any = kernels.load("distributed")
     found: tuple[int, int] = backend.processes()
     return found
@@ -53,7 +59,7 @@ class SharedArchive:
     """One `dnnfem.Archive` of several processes, with its methods, all of which every process calls.
 
     The first process has the file, the others get from it what is read.  A run goes on with any number of processes,
-    and a process alone may use it too.
+    and a process alone may use it too.  Use `open`; `problem` is that of the run, `archive` that of the first process.
     """
 
     def __init__(self, problem: Any, archive: Archive | None) -> None:

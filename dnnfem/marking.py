@@ -35,7 +35,7 @@ def dorfler(indicators: npt.ArrayLike, theta: float = 0.5) -> Index:
 
     Returns
     -------
-    int array
+    int array, shape (k,)
         Marked cells, ascending.
 
     References
@@ -43,6 +43,11 @@ def dorfler(indicators: npt.ArrayLike, theta: float = 0.5) -> Index:
     .. [1] W. Dörfler, A convergent adaptive algorithm for Poisson's equation, SIAM J. Numer. Anal. 33 (1996).
     .. [2] C.-M. Pfeiler, D. Praetorius, Dörfler marking with minimal cardinality is a linear complexity
        problem, Math. Comp. 89 (2020).
+
+    Examples
+    --------
+    >>> fem.dorfler([0.1, 0.8, 0.3, 0.5], theta=0.8)
+    array([1, 3])
     """
     eta = _per_cell("indicators", indicators)
     _fraction("theta", theta)
@@ -83,7 +88,7 @@ def maximum(indicators: npt.ArrayLike, theta: float = 0.5) -> Index:
 
     Returns
     -------
-    int array
+    int array, shape (k,)
         Marked cells, ascending.
 
     References
@@ -112,7 +117,7 @@ def equidistribution(indicators: npt.ArrayLike, tolerance: float, theta: float =
 
     Returns
     -------
-    int array
+    int array, shape (k,)
         Marked cells, ascending.
 
     References
@@ -138,7 +143,7 @@ def fixed_fraction(indicators: npt.ArrayLike, fraction: float) -> Index:
 
     Returns
     -------
-    int array
+    int array, shape (k,)
         Marked cells, ascending; fewer than asked for if the other indicators are zero.
     """
     eta = _per_cell("indicators", indicators)
@@ -175,12 +180,22 @@ def gain_per_cost(
 
     Returns
     -------
-    int array
+    int array, shape (k,)
         Marked cells, ascending; none if every cell exceeds the budget.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many costs as indicators, or a number is out of its range.
 
     References
     ----------
     .. [1] G. B. Dantzig, Discrete-variable extremum problems, Operations Research 5 (1957).
+
+    Examples
+    --------
+    >>> fem.gain_per_cost([0.1, 0.8, 0.3, 0.5], cost=[1, 40, 5, 5], budget=10)
+    array([2, 3])
     """
     eta = _per_cell("indicators", indicators)
     prices = _per_cell("cost", cost, positive=True)

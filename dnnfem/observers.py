@@ -12,7 +12,27 @@ Observer = Callable[[Snapshot], None]
 
 
 def observe(*parts: Observer) -> Observer:
-    """Return one observer that calls several, in the order given."""
+    """Return one observer that calls several, in the order given.
+
+    Parameters
+    ----------
+    *parts : callable
+        Observers, ``(snapshot) -> None``.
+
+    Returns
+    -------
+    callable
+        An observer, ``(snapshot) -> None``.
+
+    Examples
+    --------
+    >>> values = []
+    >>> J = fem.from_callables(1, residual=lambda x: x**2 - 2.0, jacobian=lambda x: np.diag(2.0 * x))
+    >>> watch = fem.observe(lambda snapshot: values.append(snapshot.step.value), fem.progress(disable=True))
+    >>> result = fem.gauss_newton(J, np.array([3.0]), 1e-8, observer=watch)
+    >>> len(values) == len(result.steps), values[0]
+    (True, 24.5)
+    """
 
     def every(snapshot: Snapshot) -> None:
         for part in parts:
@@ -30,6 +50,11 @@ def progress(description: str = "solve", disable: bool | None = None) -> Observe
         Shown before the bar.
     disable : bool, optional
         True for silence; default: silent unless the output is a terminal.
+
+    Returns
+    -------
+    callable
+        An observer, ``(snapshot) -> None``.
     """
     bars: list[tqdm] = []
 

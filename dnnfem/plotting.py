@@ -41,6 +41,11 @@ def convergence(
         Factor from totals to the user's units, e.g. ``problem.rms(1.0)``.
     ax : Axes, optional
         Where to draw; default a new figure.
+
+    Returns
+    -------
+    Axes
+        The one drawn into.
     """
     ax = _axes(ax)
     done = [level for level in levels if level.estimate is not None]
@@ -68,6 +73,11 @@ def solves(levels: Sequence[LevelRecord], ax: Axes | None = None) -> Axes:
         ``archive.levels``; levels that are not solved yet are left out.
     ax : Axes, optional
         Where to draw; default a new figure.
+
+    Returns
+    -------
+    Axes
+        The one drawn into.
     """
     ax = _axes(ax)
     begin = 0
@@ -93,6 +103,11 @@ def overview(levels: Sequence[LevelRecord], title: str = "") -> Figure:
         ``archive.levels``.
     title : str
         Of the whole figure.
+
+    Returns
+    -------
+    Figure
+        With three axes.
     """
     figure = Figure(figsize=(14.0, 3.8), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -105,7 +120,21 @@ def overview(levels: Sequence[LevelRecord], title: str = "") -> Figure:
 
 
 def indicators(estimate: Estimate, marked: Index | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the indicators of an estimate, largest first, marked cells in colour."""
+    """Draw the indicators of an estimate, largest first, marked cells in colour.
+
+    Parameters
+    ----------
+    estimate : Estimate
+    marked : int array, shape (k,), optional
+        Cells to colour.
+    ax : Axes, optional
+        Where to draw; default a new figure.
+
+    Returns
+    -------
+    Axes
+        The one drawn into.
+    """
     ax = _axes(ax)
     order = np.argsort(-estimate.indicators, kind="stable")
     chosen = np.isin(order, [] if marked is None else marked)
@@ -128,7 +157,20 @@ def indicators(estimate: Estimate, marked: Index | None = None, ax: Axes | None 
 
 
 def hierarchy(spaces: Hierarchy, ax: Axes | None = None) -> Axes:
-    """Draw the width of every hidden layer over the levels; for flows, the nodes of the weight mesh of every level."""
+    """Draw the width of every hidden layer over the levels; for flows, the nodes of the weight mesh of every level.
+
+    Parameters
+    ----------
+    spaces : Hierarchy
+        E.g. ``archive.hierarchy``.
+    ax : Axes, optional
+        Where to draw; default a new figure.
+
+    Returns
+    -------
+    Axes
+        The one drawn into.
+    """
     ax = _axes(ax)
     flows = [space for space in spaces.spaces if isinstance(space, FlowSpace)]
     if len(flows) == len(spaces):

@@ -133,7 +133,7 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Steps(Sequence[Step]):
-    """The table of steps of one solve; printing it gives the table."""
+    """The table of steps of one solve, a sequence of `rows`; printing it gives the table."""
 
     rows: tuple[Step, ...] = ()
 
@@ -147,7 +147,13 @@ class Steps(Sequence[Step]):
         return Steps((*self.rows, step))
 
     def column(self, name: str) -> Array:
-        """Return one column, e.g. ``steps.column("value")``, as a float array."""
+        """Return one column, e.g. ``steps.column("value")``, as an array of shape (rows,).
+
+        Raises
+        ------
+        ValueError
+            If there is no such column.
+        """
         if name not in STEP_FIELDS:
             raise ValueError(f"name: got {name!r}, expected one of {', '.join(STEP_FIELDS)}")
         return np.array([getattr(row, name) for row in self.rows], dtype=np.float64)
@@ -203,7 +209,14 @@ class State:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What an observer is shown after every step."""
+    """What an observer is shown after every step.
+
+    Attributes
+    ----------
+    step : Step
+    state : State
+        What a solver goes on with from here, bit for bit.
+    """
 
     step: Step
     state: State
@@ -350,13 +363,22 @@ class Decision:
 
 @dataclass(frozen=True)
 class Relative:
-    """A tolerance on the dual norm of the derivative, relative to its value at the start of the solve."""
+    """A tolerance on the dual norm of the derivative: `factor` times its value at the start of the solve."""
 
     factor: float
 
 
 def relative(factor: float) -> Relative:
     """Return a tolerance relative to the start: stop when ``|J'(x)|_* <= factor |J'(x_0)|_*``.
+
+    Parameters
+    ----------
+    factor : float
+        In (0, 1).
+
+    Returns
+    -------
+    Relative
 
     Raises
     ------

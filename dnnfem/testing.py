@@ -29,7 +29,23 @@ __all__ = [
 
 
 def convergence_order(sizes: Sequence[float] | Array, errors: Sequence[float] | Array) -> Array:
-    """Return the observed orders between neighbouring pairs, ``log(e_i/e_{i+1}) / log(h_i/h_{i+1})``."""
+    """Return the observed orders between neighbouring pairs, ``log(e_i/e_{i+1}) / log(h_i/h_{i+1})``.
+
+    Parameters
+    ----------
+    sizes, errors : array, shape (k,)
+        Sizes of meshes, lengths of steps, ..., and the errors that belong to them; positive.
+
+    Returns
+    -------
+    array, shape (k - 1,)
+        Orders.
+
+    Examples
+    --------
+    >>> testing.convergence_order([0.4, 0.2, 0.1], [0.16, 0.04, 0.01])
+    array([2., 2.])
+    """
     h, e = np.asarray(sizes, dtype=np.float64), np.asarray(errors, dtype=np.float64)
     return np.log(e[:-1] / e[1:]) / np.log(h[:-1] / h[1:])
 
@@ -61,6 +77,12 @@ def taylor_test(
     -------
     float
         The observed order: the median over the halvings before rounding takes over.
+
+    Examples
+    --------
+    >>> J = fem.from_callables(1, value=lambda x: np.exp(x[0]), derivative=lambda x: np.exp(x))
+    >>> round(testing.taylor_test(J, np.zeros(1)), 1)
+    2.0
     """
     if direction is None:
         direction = np.random.default_rng(seed).standard_normal(x.size)
@@ -90,7 +112,24 @@ def adjoint_test(
     rtol: float = 1e-12,
     seed: int = 0,
 ) -> float:
-    """Check ``<A v, w> = <v, A^T w>`` for a linear map of shape (rows, columns); return the relative difference."""
+    """Check ``<A v, w> = <v, A^T w>`` for a linear map.
+
+    Parameters
+    ----------
+    forward, adjoint : callable
+        ``v -> A v`` and ``w -> A^T w``.
+    shape : (int, int)
+        Rows and columns of ``A``.
+    rtol : float
+        Relative difference that is allowed.
+    seed : int
+        Of the random vectors.
+
+    Returns
+    -------
+    float
+        The relative difference.
+    """
     random = np.random.default_rng(seed)
     v, w = random.standard_normal(shape[1]), random.standard_normal(shape[0])
     av, aw = forward(v), adjoint(w)
@@ -101,7 +140,24 @@ def adjoint_test(
 
 
 def symmetry_test(operator: Callable[[Array], Array], dim: int, rtol: float = 1e-12, seed: int = 0) -> float:
-    """Check ``<H v, w> = <v, H w>``; return the relative difference."""
+    """Check ``<H v, w> = <v, H w>``.
+
+    Parameters
+    ----------
+    operator : callable
+        ``v -> H v``.
+    dim : int
+        Length of the vectors.
+    rtol : float
+        Relative difference that is allowed.
+    seed : int
+        Of the random vectors.
+
+    Returns
+    -------
+    float
+        The relative difference.
+    """
     return adjoint_test(operator, operator, (dim, dim), rtol, seed)
 
 
@@ -110,6 +166,12 @@ def check_space(space: NetworkSpace, seed: int = 0) -> None:
 
     The starting point must be finite and depend on the seed alone, the program must fit, the space must survive its
     attributes, and the outputs must be affine in the condensable coefficients.
+
+    Parameters
+    ----------
+    space : NetworkSpace
+    seed : int
+        Of the starting point.
     """
     x = space.initial(seed)
     assert x.shape == (space.dim,) and np.isfinite(x).all(), "initial: not a finite vector of the space"
@@ -144,7 +206,16 @@ def _outputs(space: NetworkSpace) -> Callable[[Array, Array], Array]:
 
 
 def check_norm(norm: Norm, seed: int = 0, rtol: float = 1e-9) -> None:
-    """Check symmetry, definiteness, ``riesz(apply(v)) = v``, duality, and that `root` and `whiten` fit to `apply`."""
+    """Check symmetry, definiteness, ``riesz(apply(v)) = v``, duality, and that `root` and `whiten` fit to `apply`.
+
+    Parameters
+    ----------
+    norm : Norm
+    seed : int
+        Of the random vectors.
+    rtol : float
+        Relative difference that is allowed.
+    """
     random = np.random.default_rng(seed)
     symmetry_test(norm.apply, norm.dim, rtol, seed)
     v, w = random.standard_normal(norm.dim), random.standard_normal(norm.dim)
@@ -166,6 +237,16 @@ def check_functional(functional: Functional, x: Array, seed: int = 0, smooth: bo
 
     Taylor orders 2 and (if `smooth`) 3, symmetry of Hessian and curvature, the curvature positive semidefinite, several
     directions at once, and agreement of the least-squares system with all of them.
+
+    Parameters
+    ----------
+    functional : Functional
+    x : array, shape (dim,)
+        A point of its space.
+    seed : int
+        Of the random vectors.
+    smooth : bool
+        Whether there are third derivatives.
     """
     linearization = functional.linearize(x)
     dim = functional.space.dim
@@ -220,7 +301,21 @@ def _check_mixed(functional: Functional, linearization: Linearization, v: Array,
 def check_refinement(
     coarse: NetworkSpace, fine: NetworkSpace, transfer: Transfer, x: Array, seed: int = 0, rtol: float = 1e-12
 ) -> None:
-    """Check that a refinement keeps the function, and that its transfer is consistent."""
+    """Check that a refinement keeps the function, and that its transfer is consistent.
+
+    Parameters
+    ----------
+    coarse, fine : NetworkSpace
+        Before and after the refinement.
+    transfer : Transfer
+        From `coarse` to `fine`.
+    x : array, shape (dim,)
+        Coefficients on `coarse`.
+    seed : int
+        Of the random vectors.
+    rtol : float
+        Relative change of the function that is allowed.
+    """
     assert transfer.shape == (fine.dim, coarse.dim), (
         f"transfer: shape {transfer.shape}, expected {(fine.dim, coarse.dim)}"
     )

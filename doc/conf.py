@@ -3,11 +3,17 @@
 import importlib
 import inspect
 import re
+import shutil
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(HERE)]
+
+from check_docs import PARTS, documented, public_names  # noqa: E402
+from docutils import nodes  # noqa: E402
+from sphinx import addnodes  # noqa: E402
 
 import dnnfem  # noqa: E402
 
@@ -20,11 +26,15 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_demos", "gallery/sg_execution_times.rst", "sg_execution_times.rst"]
 html_theme = "furo"
 html_title = "dnnfem"
-default_role = "code"
+html_static_path = ["_static"]
+html_css_files = ["manual.css"]
+default_role = "name"
 nitpicky = False
 
 autodoc_typehints = "none"
@@ -33,42 +43,9 @@ autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
-# One page for every part of the library that exists.  A page lists what the part defines as public, whether or not
-# `import dnnfem` offers it under a short name.
-PARTS = [
-    "records",
-    "marking",
-    "quadrature",
-    "kernels",
-    "spaces",
-    "functionals",
-    "norms",
-    "problems",
-    "refinement",
-    "solvers",
-    "estimators",
-    "control",
-    "archive",
-    "exchange",
-    "distributed",
-    "observers",
-    "testing",
-    "plotting",
-    "learn",
-]
-
-
-def public_names(module):
-    """Return what ``__all__`` says, or else the functions and classes that the module itself defines."""
-    if hasattr(module, "__all__"):
-        return list(module.__all__)
-    return [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and (inspect.isclass(value) or inspect.isfunction(value))
-        and value.__module__ == module.__name__
-    ]
+# What is copied are inputs, without prompts and outputs.
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 
 def summary(module, item, value):
@@ -113,9 +90,74 @@ def write_pages(folder):
     }
     for old in set(folder.glob("*.rst")) - set(pages):
         old.unlink()
+    first = {path.stem: inspect.getdoc(importlib.import_module(f"dnnfem.{path.stem}")) or "" for path in pages}
+    titles = {name: " ".join(text.partition("\n\n")[0].split()) for name, text in first.items()}
+    pages[folder / "parts.txt"] = "".join(f"* :doc:`_api/{name}`: {text}\n" for name, text in titles.items())
     for path, text in pages.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
 
 
 write_pages(HERE / "_api")
+
+
+# ---- names in single backticks
+
+
+def places():
+    """Return where every public name is described, by what users write: with its part, and without it."""
+    found = {}
+    for path, value in documented():
+        _, part, name = path.split(".")
+        keys = [name, f"{part}.{name}"]
+        found |= {key: path for key in keys if key not in found}
+        if inspect.isclass(value):
+            found |= {
+                f"{key}.{method}": f"{path}.{method}" for key in keys for method in vars(value) if method[0] != "_"
+            }
+    return found
+
+
+def name_role(kind, raw, text, line, inliner, options=None, content=None):
+    """Make a link of a public name: ``dnnfem.dorfler``, or a class by itself; all else is code."""
+    literal = nodes.literal(raw, text)
+    place = PLACES.get(text.removeprefix("dnnfem.")) if text.startswith("dnnfem.") or text[0].isupper() else None
+    if place is None:
+        return [literal], []
+    return [addnodes.pending_xref("", literal, refdomain="py", reftype="obj", reftarget=place, refwarn=False)], []
+
+
+PLACES = places()
+
+
+def setup(app):
+    """Register the role."""
+    app.add_role("name", name_role)
+
+
+# ---- the gallery
+
+DEMOS = HERE / "_demos"
+"""Demos run in a copy, where they find no archive of an earlier run; the folder is new in every build."""
+
+
+def copy_demos():
+    """Make the folder in which demos run."""
+    shutil.rmtree(DEMOS, ignore_errors=True)
+    shutil.copytree(ROOT / "demos", DEMOS, ignore=shutil.ignore_patterns("output", "__pycache__"))
+
+
+copy_demos()
+sphinx_gallery_conf = {
+    "examples_dirs": str(DEMOS),
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "_gallery.Order",
+    "reset_argv": "_gallery.arguments",
+    "reset_modules": ("_gallery.named",),
+    "first_notebook_cell": "import builtins\n\nbuiltins.__file__ = 'demo.py'  # what is written goes to output/",
+    "download_all_examples": False,
+    "show_memory": False,
+    "min_reported_time": 1e9,
+    "plot_gallery": "True",
+}

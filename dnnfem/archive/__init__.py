@@ -50,7 +50,13 @@ class Problem(Protocol):
 
 
 class Level(NamedTuple):
-    """Where a run stands: what the first lines of a loop need."""
+    """Where a run stands: what the first lines of a loop need.
+
+    Attributes
+    ----------
+    space, state, quadrature, previous : of the level; the estimate of the level before, None on the first one
+    x : array, shape (dim,)
+    """
 
     space: Any
     x: Array
@@ -69,7 +75,16 @@ def _version() -> str:
 
 @dataclass(frozen=True, eq=False)
 class LevelRecord:
-    """A level as stored; what is not there yet is None."""
+    """A level as stored; what is not there yet is None.
+
+    Attributes
+    ----------
+    number : int
+    space, transfer : of the level, and from the level before
+    start, x : array, shape (dim,), before and after the solve
+    status, steps, estimate : of the level
+    marked : int array, shape (k,): cells of the estimate
+    """
 
     number: int
     space: NetworkSpace
@@ -95,7 +110,7 @@ class Archive:
     """A run on disk; use `Archive.open`.
 
     The object is an observer: handed to a solver, it stores the progress of the solve, as often as it can without
-    taking more than a twentieth of the time.
+    taking more than a twentieth of the time.  Its `path`, `problem` and `space` are those of `open`.
     """
 
     def __init__(self, path: Path, problem: Problem, space: NetworkSpace | None = None) -> None:
@@ -302,6 +317,10 @@ def read(path: str | Path, space: NetworkSpace | None = None) -> list[LevelRecor
         A space of the run whose field is a `dnnfem.ModuleField`: modules are not stored, and without it networks on the
         spaces that are returned cannot be evaluated.
 
+    Returns
+    -------
+    list of LevelRecord
+
     Raises
     ------
     ArchiveError
@@ -314,6 +333,14 @@ def read(path: str | Path, space: NetworkSpace | None = None) -> list[LevelRecor
 
 def read_ansatz(path: str | Path) -> dict[str, Any]:
     """Return plain data of the ansatz of an archive, and labels of classes; files of version 1 of the format have none.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    dict
 
     Raises
     ------

@@ -103,6 +103,11 @@ def expected_calibration_error(probabilities: Any, labels: Any, bins: int = BINS
     bins : int
         Of equal width.
 
+    Returns
+    -------
+    float
+        Between 0 and 1.
+
     Raises
     ------
     ValueError

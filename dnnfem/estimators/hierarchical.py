@@ -103,6 +103,17 @@ def hierarchical(
     References
     ----------
     Bank and Smith, SIAM J. Numer. Anal. 30 (1993) 921-935, for the principle and the saturation assumption.
+
+    Examples
+    --------
+    >>> t = np.linspace(-3.0, 3.0, 100)
+    >>> problem = fem.Regression(t, np.sin(2.0 * t))
+    >>> J = problem.on(fem.FeedforwardSpace(inputs=1, hidden=(2,), outputs=1))
+    >>> x = fem.gauss_newton(J, J.space.initial(seed=0), fem.relative(1e-2)).x
+    >>> estimate = fem.hierarchical(J, x, fem.ridge_candidates(J.space, problem.quadrature))
+    >>> space, P = fem.widen(J.space, estimate.cells[fem.dorfler(estimate.indicators)])
+    >>> space.hidden > J.space.hidden, estimate.total > 0.1
+    (True, True)
     """
     space = functional.space
     if isinstance(space, FlowSpace):

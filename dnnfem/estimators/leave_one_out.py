@@ -125,8 +125,12 @@ def generalized_cross_validation(
 
     Parameters
     ----------
-    functional, x, hessian
-        See `leave_one_out`.
+    functional : Functional
+        Of residuals; see `leave_one_out`.
+    x : array, shape (dim,)
+        A minimizer.
+    hessian : str
+        ``"full"`` or ``"curvature"``; see `leave_one_out`.
 
     Returns
     -------

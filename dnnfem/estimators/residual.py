@@ -46,6 +46,14 @@ def residual(functional: Functional, x: Array) -> Estimate:
     References
     ----------
     Verfürth, A Posteriori Error Estimation Techniques for Finite Element Methods (2013), for the principle.
+
+    Examples
+    --------
+    >>> problem = fem.Collocation(lambda p, u: u.laplacian + 2.0, fem.Box([0], [1]), dirichlet=0.0)
+    >>> J = problem.on(fem.FeedforwardSpace(inputs=1, hidden=(4,), outputs=1))
+    >>> estimate = fem.residual(J, fem.gauss_newton(J, J.space.initial(seed=0), 1e-5).x)
+    >>> estimate.total < 1e-3, len(estimate.cells) == problem.quadrature.cell_count
+    (True, True)
     """
     terms = [integral for _, integral in integrals_of(functional) if integral.quadrature.mesh is not None]
     kinds = {str(integral.law.kind) for integral in terms} - {"residual"}

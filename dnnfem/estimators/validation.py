@@ -43,7 +43,7 @@ class Validation:
         The chosen level of its path, counted from 0.
     networks : tuple of (space, x)
         Those of the folds at the chosen level: any of them is a start for the solve on all samples.
-    held : tuple of int arrays
+    held : tuple of int arrays, shapes (k,)
         For each of these networks the numbers of the samples that it has not seen, e.g. for `dnnfem.calibrated`.
     estimate : Estimate
         Of ``sqrt(2 E L)`` at unseen points, for residuals the root mean square misfit, of a network that is trained on

@@ -119,6 +119,10 @@ def _check_terms(terms: tuple[Functional, ...]) -> None:
 class Sum:
     """``J_1 + J_2 + ...``; all terms in the coefficients of one space.
 
+    Parameters
+    ----------
+    *terms : Functional
+
     Raises
     ------
     ValueError
@@ -163,7 +167,19 @@ class Sum:
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """``factor * J``."""
+    """``factor * J``.
+
+    Parameters
+    ----------
+    functional : Functional
+        ``J``.
+    factor : float
+
+    Raises
+    ------
+    ValueError
+        If the factor is not finite.
+    """
 
     functional: Functional
     factor: float
@@ -198,7 +214,15 @@ class Scaled:
 
 @dataclass(frozen=True, eq=False)
 class Shifted:
-    """``J(x) + <shift, x>`` with a dual vector, e.g. the coarse model ``J_H(x_H + s) + <P^T g_h - g_H, s>``."""
+    """``J(x) + <shift, x>`` with a dual vector, e.g. the coarse model ``J_H(x_H + s) + <P^T g_h - g_H, s>``.
+
+    Parameters
+    ----------
+    functional : Functional
+        ``J``.
+    shift : array, shape (dim,)
+        Dual.
+    """
 
     functional: Functional
     shift: Array
@@ -226,7 +250,13 @@ class Shifted:
         return CombinedLinearization(part.x, (part,), (1.0,), self.shift)
 
     def on(self, *, transfer: Transfer | None = None, **changes: Any) -> Shifted:
-        """Refuse another space: the shift belongs to this one; another quadrature is fine."""
+        """Return the same with another quadrature.
+
+        Raises
+        ------
+        ValueError
+            On another space: the shift belongs to this one.
+        """
         if changes.get("space") is not None:
             raise ValueError("space: got another space, expected none as the shift is a dual vector of the present one")
         return replace(self, functional=self.functional.on(**changes))
@@ -234,7 +264,17 @@ class Shifted:
 
 @dataclass(frozen=True, eq=False)
 class Composed:
-    """``J(P(y))`` for an affine map ``P``: a functional on a subspace, e.g. with most coefficients held fixed."""
+    """``J(P(y))`` for an affine map ``P``: a functional on a subspace, e.g. with most coefficients held fixed.
+
+    Parameters
+    ----------
+    functional : Functional
+        ``J``.
+    transfer : Transfer
+        ``P``, from R^k into the space of ``J``.
+    condensable : int array, shape (j,), optional
+        Numbers of the coefficients ``y`` that the outputs are affine in.
+    """
 
     functional: Functional
     transfer: Transfer
@@ -255,7 +295,13 @@ class Composed:
         return ComposedLinearization(x, self.functional.linearize(self.transfer(x)), self.transfer)
 
     def on(self, *, transfer: Transfer | None = None, **changes: Any) -> Composed:
-        """Refuse another space; another quadrature is fine."""
+        """Return the same with another quadrature.
+
+        Raises
+        ------
+        ValueError
+            On another space.
+        """
         if changes.get("space") is not None:
             raise ValueError("space: got another space, expected none as the composition belongs to the present one")
         return replace(self, functional=self.functional.on(**changes))

@@ -42,7 +42,17 @@ def _system(linearization: Linearization, columns: Index | None = None) -> Least
 
 @dataclass(frozen=True, eq=False)
 class Condensed:
-    """The functional that is left in the inner coefficients ``y``; see `condense`."""
+    """The functional that is left in the inner coefficients ``y``; see `condense`.
+
+    Attributes
+    ----------
+    functional : Functional
+        In all coefficients.
+    outer, inner : int array, shape (k,) and (dim - k,)
+        Which coefficients are eliminated, and which are left.
+    ridge : float
+        Weight of the penalty on the eliminated ones.
+    """
 
     functional: Functional
     outer: Index
@@ -90,7 +100,15 @@ class Condensed:
 
 @dataclass(frozen=True, eq=False)
 class CondensedLinearization:
-    """A condensed functional at a point."""
+    """A condensed functional at a point.
+
+    Attributes
+    ----------
+    x : array, shape (dim - k,)
+        Inner coefficients.
+    condensed : Condensed
+        The functional.
+    """
 
     x: Array
     condensed: Condensed

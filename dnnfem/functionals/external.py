@@ -134,11 +134,26 @@ def from_callables(
     residual, jacobian : callable, optional
         ``residual(x) -> (m,)`` and ``jacobian(x) -> (m, dim)``: then ``J = |r|^2 / 2`` and Gauss-Newton methods apply.
 
+    Returns
+    -------
+    Functional
+        That every solver takes.
+
     Raises
     ------
     ValueError
         If `dim` is no positive integer, or neither ``value`` and ``derivative`` nor ``residual`` and ``jacobian`` are
         given; at use, if a function returns a wrong shape.
+
+    Examples
+    --------
+    >>> def rosenbrock(x):
+    ...     return np.array([10.0 * (x[1] - x[0] ** 2), 1.0 - x[0]])
+    >>> def jacobian(x):
+    ...     return np.array([[-20.0 * x[0], 10.0], [-1.0, 0.0]])
+    >>> J = fem.from_callables(2, residual=rosenbrock, jacobian=jacobian)
+    >>> fem.gauss_newton(J, np.array([-1.2, 1.0]), 1e-8).x.round(6)
+    array([1., 1.])
     """
     if (value is None or derivative is None) and (residual is None or jacobian is None):
         raise ValueError("from_callables: expected value and derivative, or residual and jacobian")
@@ -159,9 +174,25 @@ def from_callables(
 def as_scipy(functional: Functional) -> dict[str, Callable[..., Any]]:
     """Return ``fun``, ``jac`` and ``hessp`` for `scipy.optimize.minimize`.
 
+    One linearization serves all three at the same point.
+
+    Parameters
+    ----------
+    functional : Functional
+
+    Returns
+    -------
+    dict
+        ``fun(x) -> float``, ``jac(x) -> (dim,)`` and ``hessp(x, v) -> (dim,)``.
+
     Examples
     --------
-    ``scipy.optimize.minimize(x0=x, method="trust-krylov", **dnnfem.as_scipy(J))``
+    >>> from scipy.optimize import minimize
+    >>> t = np.linspace(-1.0, 1.0, 100)
+    >>> J = fem.Regression(t, np.exp(t)).on(fem.FeedforwardSpace(inputs=1, hidden=(4,), outputs=1))
+    >>> result = minimize(x0=J.space.initial(seed=0), method="trust-krylov", tol=1e-3, **fem.as_scipy(J))
+    >>> result.success, result.fun < 1e-3
+    (True, True)
     """
     last: list[Linearization] = []
 

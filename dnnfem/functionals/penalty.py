@@ -37,6 +37,13 @@ class Tikhonov:
     ------
     ValueError
         If `rule` is a norm and not a rule, or `alpha` or `x_ref` is not as described.
+
+    Examples
+    --------
+    >>> space = fem.FeedforwardSpace(inputs=1, hidden=(3,), outputs=1)
+    >>> R = fem.Tikhonov(space, fem.Euclidean, 0.1)
+    >>> R.value(np.ones(space.dim))  # 0.1 / 2 for each of ten coefficients
+    0.5
     """
 
     space: Space
@@ -70,7 +77,13 @@ class Tikhonov:
         return TikhonovLinearization(x, self.norm, self.alpha, x if self.x_ref is None else x - self.x_ref)
 
     def on(self, *, space: Any = None, quadrature: Any = None, transfer: Transfer | None = None) -> Tikhonov:
-        """Return the penalty on another space, with the reference point carried along."""
+        """Return the penalty on another space, with the reference point carried along.
+
+        Raises
+        ------
+        ValueError
+            If there is a reference point, and no transfer to carry it.
+        """
         if space is None:
             return self
         if transfer is not None:

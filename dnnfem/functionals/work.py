@@ -13,6 +13,15 @@ def gradient_work(functional: Functional) -> float:
 
     It is the number of weights that the network applies to all samples, summed over the integrals in the functional;
     penalties are free.  A functional without samples counts as many as it has coefficients.
+
+    Parameters
+    ----------
+    functional : Functional
+
+    Returns
+    -------
+    float
+        Products of a weight with a number.
     """
     found = [_sweep(term) for _, term in terms_of(functional)]
     return sum(found) or float(functional.space.dim)

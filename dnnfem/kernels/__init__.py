@@ -17,9 +17,23 @@ DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 def check(name: str | None, device: str | None = None, precision: str = "double") -> None:
-    """Raise a `ValueError` if there is no backend `name`, or if it does not compute as the other two say.
+    """Check that there is a backend, and that it computes as is asked for.
 
-    Whether there is such a device is seen when something is placed there; None is the default.
+    Whether there is such a device is seen when something is placed there.
+
+    Parameters
+    ----------
+    name : str or None
+        Backend; None for the default.
+    device : str, optional
+        E.g. ``"cuda:1"``.
+    precision : str
+        ``"double"`` or ``"single"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend, or it does not compute as the other two say.
     """
     name = "compiled" if name is None else name
     if name not in BACKENDS:
@@ -35,7 +49,17 @@ def check(name: str | None, device: str | None = None, precision: str = "double"
 
 
 def load(name: str) -> Backend:
-    """Return the backend `name`; its dependencies are imported only now.
+    """Return a backend; its dependencies are imported only now.
+
+    Parameters
+    ----------
+    name : str
+        ``"compiled"``, ``"reference"`` or ``"device"``.
+
+    Returns
+    -------
+    Backend
+        The module.
 
     Raises
     ------
@@ -60,6 +84,26 @@ def place(
 
     The default is the compiled backend, or that of devices for a program with an opaque map; the distributed one has
     the default on the share of each process.
+
+    Parameters
+    ----------
+    program : Program
+        Of a space.
+    quadrature : PlacedPoints
+        Points, weights and data.
+    ansatz : Ansatz
+        Maps between the user's coordinates and units and those of the program.
+    law : Law
+        What is integrated.
+    memory : int, optional
+        Bytes that a linearization may keep.
+    backend, device, precision : str, optional
+        See `check`.
+
+    Returns
+    -------
+    Evaluator
+        Of the functional on this space at these points.
 
     Raises
     ------

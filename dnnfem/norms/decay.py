@@ -15,6 +15,15 @@ def weight_decay(space: FeedforwardSpace) -> Weighted:
     """Return the norm ``sum of squares of all weights + 1e-3 times that of all biases``.
 
     It is a rule for `dnnfem.Tikhonov`, whose ``alpha`` then is what is called weight decay.
+
+    Parameters
+    ----------
+    space : FeedforwardSpace
+
+    Returns
+    -------
+    Weighted
+        Diagonal.
     """
     weights = np.ones(space.dim)
     for block in space.blocks:

@@ -79,7 +79,12 @@ class Weighted(Norm):
 
 @dataclass(frozen=True, eq=False)
 class Euclidean(Norm):
-    """The Euclidean norm of the coefficients: it sees the parametrization, not the function."""
+    """The Euclidean norm of the coefficients: it sees the parametrization, not the function.
+
+    Parameters
+    ----------
+    space : Space
+    """
 
     space: Space
 

@@ -19,6 +19,17 @@ def jacobi(space: Space, linearization: Linearization) -> Weighted:
     It is a metric, for the argument `norm` of the solvers: the scaling of Levenberg-Marquardt methods.  The diagonal is
     that of the matrix in single precision, which dense steps begin with.
 
+    Parameters
+    ----------
+    space : Space
+    linearization : Linearization
+        At the point.
+
+    Returns
+    -------
+    Weighted
+        Definite by its floor.
+
     References
     ----------
     Moré, The Levenberg-Marquardt algorithm, Lecture Notes in Mathematics 630 (1978) 105-116.

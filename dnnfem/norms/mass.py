@@ -119,6 +119,15 @@ def _mass(space: FlowSpace) -> tuple[Array, Array]:
 def L2(space: FlowSpace) -> TimeNorm:
     """Return the norm of ``L2(0, T)`` for theta, the Euclidean one for encoder and decoder: a rule for `Tikhonov`.
 
+    Parameters
+    ----------
+    space : FlowSpace
+
+    Returns
+    -------
+    TimeNorm
+        Of the coefficients.
+
     Raises
     ------
     ValueError
@@ -129,6 +138,16 @@ def L2(space: FlowSpace) -> TimeNorm:
 
 def H1(space: FlowSpace) -> TimeNorm:
     """Return ``int |theta|^2 + |theta'|^2 dt`` for theta, the Euclidean norm for encoder and decoder.
+
+    Parameters
+    ----------
+    space : FlowSpace
+        With piecewise linear weights.
+
+    Returns
+    -------
+    TimeNorm
+        Of the coefficients.
 
     Raises
     ------

@@ -87,8 +87,10 @@ def pulled_back(functional: Functional, delta: float = 1e-8, base: Norm | None =
     ----------
     functional : Functional
         On the space of the coefficients.
-    delta, base
-        See `Pullback`.
+    delta : float
+        Weight of the norm that makes it definite, see `Pullback`.
+    base : Norm, optional
+        ``V``; default Euclidean.
 
     Returns
     -------

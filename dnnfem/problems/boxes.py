@@ -39,6 +39,12 @@ class Boxes:
     ValueError
         If there are no boxes, two of them overlap, or have different numbers of coordinates; if a part has no faces, or
         its function returns no mask.
+
+    Examples
+    --------
+    >>> L = fem.Boxes([fem.Box([-1, -1], [0, 0]), fem.Box([-1, 0], [0, 1]), fem.Box([0, 0], [1, 1])])
+    >>> L.volume
+    3.0
     """
 
     boxes: Sequence[Box]

@@ -58,6 +58,16 @@ class Classification:
     ValueError
         On inputs that are not finite, labels of mixed types or with fractions or of fewer than two classes, shapes that
         do not match, or weights that are not positive or belong to no class.
+
+    Examples
+    --------
+    >>> t = np.linspace(-1.0, 1.0, 40)
+    >>> problem = fem.Classification(t, t > 0.1)
+    >>> space = fem.FeedforwardSpace(inputs=1, hidden=(2,), outputs=2)
+    >>> J = fem.Sum(problem.on(space), fem.Tikhonov(space, fem.Euclidean, 1e-4))
+    >>> u = problem.solution(space, fem.trust_region(J, space.initial(seed=0), 1e-4).x)
+    >>> u.labels([[-0.5], [0.5]])
+    array([False,  True])
     """
 
     inputs: Array

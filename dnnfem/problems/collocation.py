@@ -49,9 +49,10 @@ class Collocation:
 
     The weights sum to one.  The sizes ``s_k`` are the root mean square responses of the equations to random functions,
     relative to those of `u`, so nothing has to be scaled by hand, and ``sqrt(2 J)`` is in the units of `u`.  Conditions
-    on sides of a box hold exactly, see `dnnfem.problems.lift`, or their residuals are further terms of `J`, scaled
-    like equations; on the boundary of another domain always the latter.  The law is then measured on
-    functions that are constant where values are prescribed, so that its residual stands for the error that it causes.
+    on sides of a box hold exactly, see `dnnfem.problems.lift`, or their residuals are further terms of `J`, scaled like
+    equations; on the boundary of another domain always the latter.  The law is then measured on functions that are
+    constant where values are prescribed, so that its residual stands for the error that it causes.  Sources: Lagaris,
+    Likas and Fotiadis, IEEE Trans. Neural Networks 9 (1998) 987-1000; Gordon and Hall, Numer. Math. 21 (1973) 109-129.
 
     Parameters
     ----------
@@ -98,10 +99,9 @@ class Collocation:
         at a point; if conditions contradict each other where they meet, or concern sides that there are not; if no law
         takes one of the unknowns, or observations do not fit.
 
-    References
-    ----------
-    Lagaris, Likas and Fotiadis, IEEE Trans. Neural Networks 9 (1998) 987-1000; Gordon and Hall, Numer. Math. 21 (1973)
-    109-129, for the lift.
+    Examples
+    --------
+    >>> problem = fem.Collocation(lambda p, u: u.laplacian + 2.0, fem.Box([0], [1]), dirichlet=0.0)
     """
 
     law: ResidualLaw

@@ -104,6 +104,12 @@ class Box:
     ------
     ValueError
         If they have different lengths, are not finite, or the box is empty.
+
+    Examples
+    --------
+    >>> square = fem.Box([0, 0], [1, 1])
+    >>> square.dim, square.volume
+    (2, 1.0)
     """
 
     low: Sequence[float]

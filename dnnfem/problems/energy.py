@@ -71,6 +71,15 @@ class Energy:
     References
     ----------
     Ritz, J. reine angew. Math. 135 (1909) 1-61; E and Yu, Commun. Math. Stat. 6 (2018) 1-12, for networks.
+
+    Examples
+    --------
+    >>> density = lambda p, u: 0.5 * (u.grad**2).sum(dim=0) - 2.0 * u.value
+    >>> problem = fem.Energy(density, fem.Box([0], [1]), dirichlet=0.0)
+    >>> space = fem.FeedforwardSpace(inputs=1, hidden=(4,), outputs=1)
+    >>> result = fem.trust_region(problem.on(space), space.initial(seed=0), 1e-5, curvature=True)
+    >>> problem.solution(space, result.x)([[0.5]]).round(3)  # x (1 - x)
+    array([[0.25]])
     """
 
     density: Density

@@ -127,7 +127,13 @@ class ModuleField:
         return value
 
     def check(self, columns: int, rows: int) -> None:
-        """Raise a `ValueError` unless the module maps samples (m, columns) to (m, rows), each by itself, smoothly."""
+        """Check that the module maps samples (m, columns) to (m, rows), each by itself, smoothly.
+
+        Raises
+        ------
+        ValueError
+            If it does not.
+        """
         y = torch.sin(torch.arange(1.0, SAMPLES * columns + 1.0, dtype=torch.float64)).view(SAMPLES, columns)
         given = y.clone()
         value, again, alone = (self._tried(part, rows) for part in (given, y.clone(), y[:-1].clone()))

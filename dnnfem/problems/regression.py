@@ -53,6 +53,15 @@ class Regression:
     ------
     ValueError
         On NaN or infinity, non-numeric data, shapes that do not match or fewer than two samples.
+
+    Examples
+    --------
+    >>> t = np.linspace(0.0, 3.0, 50)
+    >>> problem = fem.Regression(t, np.sin(t))
+    >>> J = problem.on(fem.FeedforwardSpace(inputs=1, hidden=(4,), outputs=1))
+    >>> u = problem.solution(J.space, fem.gauss_newton(J, J.space.initial(seed=0), 1e-4).x)
+    >>> u(np.array([1.5])).round(3)
+    array([[0.997]])
     """
 
     inputs: Array

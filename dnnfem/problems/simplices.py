@@ -82,6 +82,13 @@ class Simplices:
     From meshio: ``Simplices(mesh.points[:, :2], mesh.cells_dict["triangle"])``; from scikit-fem:
     ``Simplices.oriented(mesh.p.T, mesh.t.T)``.  Where the mesh does not fit together, with a vertex inside an edge of
     another cell, both sides of this edge count as boundary.
+
+    Examples
+    --------
+    >>> points, cells = [[0, 0], [1, 0], [1, 1], [0, 1]], [[0, 1, 2], [0, 2, 3]]
+    >>> square = fem.Simplices(points, cells, parts={"left": lambda p: p[:, 0] == 0.0})
+    >>> square.volume, sorted(square.parts)
+    (1.0, ['boundary', 'left'])
     """
 
     points: Array

@@ -48,6 +48,16 @@ _KINDS = {
 def mesh_from_attributes(attributes: Mapping[str, Any], arrays: Mapping[str, Array]) -> Mesh:
     """Rebuild a mesh from `Mesh.attributes` and `Mesh.arrays`.
 
+    Parameters
+    ----------
+    attributes : mapping of str to number or str
+    arrays : mapping of str to array, of the shapes that the kind of mesh has
+
+    Returns
+    -------
+    Mesh
+        Equal to the one that they come from.
+
     Raises
     ------
     ValueError

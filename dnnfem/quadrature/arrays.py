@@ -15,7 +15,17 @@ BLOCK = 2**18
 
 
 def row_blocks(array: Array) -> Iterator[slice]:
-    """Yield slices that cover the rows of an array, about `BLOCK` numbers at a time."""
+    """Yield slices that cover the rows of an array, about `BLOCK` numbers at a time.
+
+    Parameters
+    ----------
+    array : array, shape (m, ...)
+
+    Yields
+    ------
+    slice
+        Of rows.
+    """
     step = max(1, BLOCK * len(array) // max(array.size, 1))
     return (slice(start, start + step) for start in range(0, len(array), step))
 
@@ -25,6 +35,20 @@ def as_finite(name: str, value: Any, ndim: int) -> Array:
 
     float32 stays float32, everything else becomes float64.  An array that is contiguous and has one of these types is
     not copied: the result is a view, and follows when the array is changed.
+
+    Parameters
+    ----------
+    name : str
+        For the message of an error.
+    value : array_like
+        Numbers, in any form that NumPy takes.
+    ndim : int
+        Number of axes.
+
+    Returns
+    -------
+    array, any shape with `ndim` axes
+        Of float64 or float32.
 
     Raises
     ------

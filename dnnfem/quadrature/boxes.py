@@ -142,7 +142,7 @@ class BoxMesh:
 
         Parameters
         ----------
-        marked : int array
+        marked : int array, shape (k,)
             Numbers of cells, in any order.
 
         Raises

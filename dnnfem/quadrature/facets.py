@@ -70,7 +70,7 @@ class FacetMesh:
         Parameters
         ----------
         mesh : Mesh
-        numbers : int array
+        numbers : int array, shape (k,)
             The cells that have been replaced, each once.
         """
         if mesh is self.mesh:

@@ -234,7 +234,21 @@ class Quadrature:
 
     @classmethod
     def samples(cls, points: Any, data: Any, weights: Any = None) -> Quadrature:
-        """Return samples with weights that sum to one (default: equal)."""
+        """Return samples with weights that sum to one.
+
+        Parameters
+        ----------
+        points : array, shape (m, d) or (m,)
+        data : array, shape (m, k) or (m,)
+            What the law reads at each point, e.g. targets.
+        weights : array, shape (m,), optional
+            Positive; default equal.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match, numbers are not finite, or a weight is not positive.
+        """
         if weights is None:
             points = as_finite("points", points, 2)
             return cls(points, np.asarray(1.0 / max(len(points), 1)), data)
@@ -312,7 +326,7 @@ class Quadrature:
 
         Parameters
         ----------
-        marked : int array
+        marked : int array, shape (k,)
             Numbers of cells, in any order: first the `cell_count` of the interior, then those of the regions, one
             region after another.
 

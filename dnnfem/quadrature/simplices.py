@@ -117,7 +117,7 @@ class SimplexMesh:
 
         Parameters
         ----------
-        marked : int array
+        marked : int array, shape (k,)
             Numbers of cells, in any order.
 
         Raises

@@ -21,7 +21,21 @@ COUNT = 300
 
 @dataclass(frozen=True, eq=False)
 class RidgeCandidates:
-    """A rule that draws candidate neurons; see `ridge_candidates`."""
+    """A rule that draws candidate neurons; see `ridge_candidates`.
+
+    Attributes
+    ----------
+    space : FeedforwardSpace
+        The space to be widened.
+    points : array, shape (m, inputs)
+        Of the data.
+    seed, count : int
+        Of the draw, and candidates per layer.
+    layers : tuple of int
+        Hidden layers to widen.
+    directions : str
+        How directions are drawn.
+    """
 
     space: FeedforwardSpace
     points: Array
@@ -95,6 +109,11 @@ def ridge_candidates(
         in which the data do not vary; pairs have the covariance of the data.  ``"sparse"``: of k random inputs alone,
         with probability ``2^-k``; layers after the first one have all directions.  For equations in many dimensions,
         whose solutions are often sums of functions of few coordinates.
+
+    Returns
+    -------
+    RidgeCandidates
+        For `dnnfem.hierarchical` and `dnnfem.insertion_sensitivity`.
 
     Raises
     ------

@@ -53,6 +53,13 @@ def insert_layer(
     ------
     ValueError
         If `position` is out of range, or a flow has no such cell.
+
+    Examples
+    --------
+    >>> space = fem.FeedforwardSpace(inputs=1, hidden=(3,), outputs=1)
+    >>> deep, P = fem.insert_layer(space, 1)
+    >>> deep.hidden, deep.residual
+    ((3, 3), (False, True))
     """
     return insert_step(space, position) if isinstance(space, FlowSpace) else _identity(space, position)
 

@@ -39,6 +39,13 @@ def bisect(space: FlowSpace, cells: Iterable[Any]) -> tuple[FlowSpace, Transfer]
     ------
     ValueError
         If the space is no flow, there are no cells, or a number is none of a cell.
+
+    Examples
+    --------
+    >>> space = fem.FlowSpace.uniform(inputs=2, width=4, outputs=1, cells=2, steps=8)
+    >>> fine, P = fem.bisect(space, [1])
+    >>> fine.weight_mesh, fine.steps
+    ((0.0, 0.5, 0.75, 1.0), 8)
     """
     chosen = check_cells("cells", cells, check_flow(space).cells)
     weight_mesh = with_middles(space.weight_mesh, chosen)
@@ -207,6 +214,11 @@ def prolongation(coarse: FlowSpace, fine: FlowSpace) -> Transfer:
     Parameters
     ----------
     coarse, fine : FlowSpace
+
+    Returns
+    -------
+    Transfer
+        From `coarse` to `fine`.
 
     Raises
     ------

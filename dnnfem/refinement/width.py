@@ -108,6 +108,16 @@ def widen(space: FeedforwardSpace, neurons: Iterable[Neuron]) -> tuple[Feedforwa
     ValueError
         If the space is not feedforward, there is no neuron, a layer does not exist or is residual, or the weights do
         not fit its fan-in or are not finite.
+
+    Examples
+    --------
+    >>> space = fem.FeedforwardSpace(inputs=1, hidden=(3,), outputs=1)
+    >>> problem = fem.Regression([0.0, 1.0, 2.0], [0.0, 1.0, 4.0])
+    >>> candidates = fem.ridge_candidates(space, problem.quadrature, count=2)
+    >>> neurons = candidates.draw(problem.ansatz.reference, space.initial(seed=0))
+    >>> wide, P = fem.widen(space, neurons)
+    >>> wide.hidden, P.shape
+    ((5,), (16, 10))
     """
     check_feedforward(space)
     added: dict[int, list[Neuron]] = {}

@@ -185,6 +185,11 @@ def more_sorensen(matrix: Array, derivative: Array, norm: Norm, radius: float) -
     radius : float
         Positive and finite.
 
+    Returns
+    -------
+    InnerStep
+        The step, with its multiplier.
+
     Raises
     ------
     ValueError

@@ -230,6 +230,14 @@ def gauss_newton(
     ----------
     Golub and Pereyra (1973); Kaufman (1975); Moré (1978); Transtrum and Sethna (2012) for the geodesic correction;
     Webb, Jerad and Cartis (2026), arXiv 2607.02194.
+
+    Examples
+    --------
+    >>> t = np.linspace(-1.0, 1.0, 100)
+    >>> J = fem.Regression(t, np.exp(t)).on(fem.FeedforwardSpace(inputs=1, hidden=(4,), outputs=1))
+    >>> result = fem.gauss_newton(J, J.space.initial(seed=0), tolerance=1e-4)
+    >>> result.status.name, result.value < 1e-8
+    ('CONVERGED', True)
     """
     if condensed is None:
         condensed = functional.condensable is not None

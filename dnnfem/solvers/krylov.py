@@ -87,6 +87,11 @@ def steihaug(
     max_iterations : int
         At most this many products.
 
+    Returns
+    -------
+    InnerStep
+        The step, and why the iteration ended.
+
     Raises
     ------
     ValueError

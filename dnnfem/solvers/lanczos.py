@@ -267,6 +267,11 @@ def gltr(
         At most this many products, unless the memory for Lanczos vectors (`MEMORY`) does not suffice: those that are
         left out then cost another one each.
 
+    Returns
+    -------
+    InnerStep
+        The step, and why the iteration ended.
+
     Raises
     ------
     ValueError

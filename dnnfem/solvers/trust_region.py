@@ -353,6 +353,14 @@ def trust_region(
     Gould, Lucidi, Roma and Toint, SIAM J. Optim. 9 (1999) 504-525.
 
     Transtrum and Sethna, arXiv:1201.5885 (geodesic correction).
+
+    Examples
+    --------
+    >>> t = np.linspace(-1.0, 1.0, 100)
+    >>> J = fem.Regression(t, np.exp(t)).on(fem.FeedforwardSpace(inputs=1, hidden=(4,), outputs=1))
+    >>> result = fem.trust_region(J, J.space.initial(seed=0), fem.relative(1e-3))
+    >>> print(result.status.value)
+    converged: the dual norm of the derivative is below the tolerance
     """
     dense = is_dense(dense, functional.space.dim, DENSE_LIMIT["curvature" if curvature else "hessian"])
     if norm is None and curvature and dense:

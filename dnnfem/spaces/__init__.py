@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dnnfem.spaces.feedforward import FeedforwardSpace
+from dnnfem.spaces.feedforward import FeedforwardSpace, Neuron
 from dnnfem.spaces.fields import AffineMap, TimeSteps, register_field
 from dnnfem.spaces.flow import FlowSpace
 from dnnfem.spaces.hierarchy import Hierarchy
@@ -19,6 +19,7 @@ __all__ = [
     "FlowSpace",
     "Hamiltonian",
     "Hierarchy",
+    "Neuron",
     "Purpose",
     "SingleLayer",
     "Space",

@@ -75,6 +75,11 @@ class FeedforwardSpace:
     ValueError
         If a width is not positive, there is no hidden layer, the activation is unknown, a residual layer would change
         the width, `periodic` are not different inputs, or `unknowns` is negative.
+
+    Examples
+    --------
+    >>> fem.FeedforwardSpace(inputs=2, hidden=(8, 8), outputs=1, activation="sin").initial(seed=0).shape
+    (105,)
     """
 
     inputs: int

@@ -21,7 +21,17 @@ ZERO_AT_ZERO = ("identity", "tanh", "sin", "gelu", "relu")
 
 @dataclass(frozen=True)
 class AffineMap:
-    """``y -> sigma(W y + b)`` with ``W`` of shape (rows, columns); without `bias` there is no ``b``."""
+    """``y -> sigma(W y + b)``.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Shape of ``W``.
+    activation : str
+        As for `dnnfem.FeedforwardSpace`, or ``"identity"``.
+    bias : bool
+        Whether there is ``b``.
+    """
 
     rows: int
     columns: int
@@ -176,7 +186,14 @@ _FIELDS: dict[str, Any] = {}
 
 
 def register_field(name: str, build: Any) -> None:
-    """Make a field of one's own known to archives; `build` takes its attributes as keywords, without ``field``.
+    """Make a field of one's own known to archives.
+
+    Parameters
+    ----------
+    name : str
+        The attribute ``field`` of the field.
+    build : callable
+        Returns the field; it takes the other attributes as keywords.
 
     Raises
     ------

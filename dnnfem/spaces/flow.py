@@ -27,7 +27,8 @@ class FlowSpace:
     ``p`` are the reference coordinates.  There are two meshes of [0, T].  On the *weight mesh* theta is piecewise
     constant or continuous and piecewise linear; its cells are what is refined.  The *state mesh* is a refinement of it,
     on which a Runge-Kutta scheme runs.  Spaces with a common state mesh are nested: a prolonged iterate is the same
-    network, to rounding.  Equal meshes, piecewise constant weights and Euler's method are an ordinary residual network.
+    network, to rounding.  Equal meshes, piecewise constant weights and Euler's method are an ordinary residual
+    network.  Sources: E, Commun. Math. Stat. 5 (2017) 1-11; Haber and Ruthotto, Inverse Problems 34 (2018) 014004.
 
     Coefficients are stored in the order of time: encoder (``E`` row by row, then ``e``; if it is trained), theta at one
     cell (node) after another, decoder (``D`` row by row, then ``d``).
@@ -55,9 +56,10 @@ class FlowSpace:
         If a dimension is not positive, a mesh does not begin at 0 and increase, the state mesh is no refinement of the
         weight mesh, or degree, scheme, field or encoder are not as described.
 
-    References
-    ----------
-    E, Commun. Math. Stat. 5 (2017) 1-11; Haber and Ruthotto, Inverse Problems 34 (2018) 014004.
+    Examples
+    --------
+    >>> fem.FlowSpace.uniform(inputs=2, width=4, outputs=1, cells=2, steps=8).dim
+    45
     """
 
     inputs: int
@@ -96,9 +98,7 @@ class FlowSpace:
         T: float = 1.0,
         **more: Any,
     ) -> FlowSpace:
-        """Return the space on uniform meshes: `cells` of the weights and `steps`, a multiple of them, of the states.
-
-        `more` are further parameters of the class.
+        """Return the space with `cells` and `steps`, a multiple of them, of equal lengths, `more` parameters.
 
         Raises
         ------

@@ -15,6 +15,13 @@ class Hierarchy:
     A transfer normally goes from a level to the next finer one; after coarsening it goes back, from the coarser new
     level to the one before.
 
+    Parameters
+    ----------
+    spaces : tuple of Space
+        From the first level to the last.
+    transfers : tuple of Transfer
+        One less.
+
     Raises
     ------
     ValueError

@@ -35,7 +35,13 @@ def _matrix(entries: list[tuple[Array, Index, Index]], shape: tuple[int, int]) -
 
 @dataclass(frozen=True)
 class SingleLayer:
-    """``f(z) = sigma(W z + b)``, theta = (W row by row, b): the step of an ordinary residual network."""
+    """``f(z) = sigma(W z + b)``, theta = (W row by row, b): the step of an ordinary residual network.
+
+    Parameters
+    ----------
+    activation : str
+        As for `dnnfem.FeedforwardSpace`.
+    """
 
     activation: str = "tanh"
 
@@ -66,7 +72,20 @@ class SingleLayer:
 
 @dataclass(frozen=True)
 class DoubleLayer:
-    """``f(z) = W_2 sigma(W_1 z + b_1) + b_2`` with `inner` neurons, theta = (W_1, b_1, W_2, b_2): not bounded."""
+    """``f(z) = W_2 sigma(W_1 z + b_1) + b_2``, theta = (W_1, b_1, W_2, b_2): not bounded.
+
+    Parameters
+    ----------
+    inner : int
+        Number of neurons, the rows of ``W_1``.
+    activation : str
+        As for `dnnfem.FeedforwardSpace`.
+
+    Raises
+    ------
+    ValueError
+        If `inner` is not positive, or the activation unknown.
+    """
 
     inner: int
     activation: str = "tanh"
@@ -110,6 +129,18 @@ class Antisymmetric:
     The eigenvalues of the matrix are imaginary but for the damping, which is meant to keep states and cotangents from
     exploding (Haber and Ruthotto, Inverse Problems 34 (2018) 014004); undamped ones need RK4, as Euler's and Heun's
     methods amplify them.
+
+    Parameters
+    ----------
+    damping : float
+        Not negative.
+    activation : str
+        As for `dnnfem.FeedforwardSpace`.
+
+    Raises
+    ------
+    ValueError
+        If the damping is negative or not finite, or the activation unknown.
     """
 
     damping: float = 0.0
@@ -145,7 +176,13 @@ class Antisymmetric:
         return np.append(random.standard_normal(count) / np.sqrt(width), 0.5 * random.standard_normal(width))
 
     def vanishing(self, width: int) -> Array:
-        """Return zero weights, if nothing is damped."""
+        """Return zero weights, if nothing is damped.
+
+        Raises
+        ------
+        ValueError
+            If something is, or the activation does not vanish at zero.
+        """
         _odd(self, self.activation)
         if self.damping:
             raise ValueError(f"field: {self} does not vanish for any weights; expected no damping")
@@ -162,6 +199,11 @@ class Hamiltonian:
 
     For weights that do not depend on time it conserves ``H(z) = sum_i S((K z + b)_i)``, ``S' = sigma`` (Galimberti,
     Furieri, Xu and Ferrari-Trecate, IEEE Trans. Automat. Control 68 (2023) 3155-3162).
+
+    Parameters
+    ----------
+    activation : str
+        As for `dnnfem.FeedforwardSpace`.
     """
 
     activation: str = "tanh"
@@ -170,7 +212,13 @@ class Hamiltonian:
         _check_activation(self.activation)
 
     def maps(self, width: int) -> tuple[AffineMap, ...]:
-        """Return the two maps."""
+        """Return the two maps.
+
+        Raises
+        ------
+        ValueError
+            If the width is odd.
+        """
         if width % 2:
             raise ValueError(f"width: got {width}, expected an even number for a Hamiltonian field")
         return AffineMap(width, width, self.activation), AffineMap(width, width, "identity", bias=False)

@@ -57,7 +57,15 @@ class NetworkSpace(Space, Protocol):
 
 @dataclass(frozen=True)
 class Coordinates:
-    """A space that is nothing but R^dim: that of a user's own functional, or of a condensed one."""
+    """A space that is nothing but R^dim: that of a user's own functional, or of a condensed one.
+
+    Parameters
+    ----------
+    dim : int
+        Number of coefficients.
+    condensable : None
+        There are no coefficients that can be eliminated.
+    """
 
     dim: int
     condensable: None = None
@@ -78,7 +86,21 @@ class Purpose(enum.IntEnum):
 def generator(seed: int, dim: int, purpose: Purpose, *number: int) -> np.random.Generator:
     """Return the generator that belongs to (seed, dim, purpose): nothing to store, nothing to get out of step.
 
-    Draws that are repeated, one batch of samples after another, have a `number` besides.
+    Parameters
+    ----------
+    seed : int
+        The user's.
+    dim : int
+        ``space.dim``.
+    purpose : Purpose
+        What is drawn.
+    *number : int
+        Of the draw, where draws are repeated, one batch of samples after another.
+
+    Returns
+    -------
+    numpy.random.Generator
+        The same for the same arguments.
 
     Raises
     ------
@@ -118,6 +140,15 @@ def register(kind: str, build: Callable[..., NetworkSpace]) -> None:
 
 def space_from_attributes(attributes: Mapping[str, Any]) -> NetworkSpace:
     """Rebuild a space from `NetworkSpace.attributes`.
+
+    Parameters
+    ----------
+    attributes : mapping of str to number, str or tuple
+
+    Returns
+    -------
+    NetworkSpace
+        Equal to the one that they come from.
 
     Raises
     ------

@@ -29,6 +29,19 @@ class Transfer:
         Linear part.
     offset : array, shape (fine,)
         ``c``; not zero where refinement adds coefficients that must not vanish, e.g. the directions of new neurons.
+
+    Raises
+    ------
+    ValueError
+        If the offset has another length than the matrix has rows.
+
+    Examples
+    --------
+    >>> coarse = fem.FeedforwardSpace(inputs=1, hidden=(3,), outputs=1)
+    >>> fine, P = fem.insert_layer(coarse, 1)
+    >>> x = coarse.initial(seed=0)
+    >>> np.allclose(P.project(P(x)), x)
+    True
     """
 
     matrix: sp.csr_array
