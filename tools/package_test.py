@@ -110,7 +110,7 @@ def oldest(environment: Environment, wheel: Path, tests: list[str]) -> dict[str,
     """Return whether tests pass with the oldest dependencies."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lists = [project["dependencies"], *(project["optional-dependencies"][name] for name in ("onnx", "demos"))]
-    pinned = [re.sub(">=", "==", line) for lines in lists for line in lines if not line.startswith("torch")]
+    pinned = [re.sub(">=", "==", line) for lines in lists for line in lines if not line.startswith(("torch", "dnnfem"))]
     environment.install(TORCH)
     environment.install(*pinned, "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.151", "onnxruntime")
     environment.install("--no-deps", str(wheel))
