@@ -36,6 +36,7 @@ _public = {
         "slabs",
     ),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "TimeHorizon", "as_scipy", "condense", "from_callables"),
+    "learn": (),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
     "norms": ("H1", "L2", "Blocks", "Euclidean", "Norm", "Pullback", "Weighted", "pulled_back"),
     "observers": ("observe", "progress"),
@@ -96,7 +97,7 @@ _public = {
 
 # For type checkers and editors; a test keeps it in step with the table.
 if TYPE_CHECKING:
-    from dnnfem import plotting as plotting, testing as testing
+    from dnnfem import learn as learn, plotting as plotting, testing as testing
     from dnnfem.archive import Archive as Archive, ArchiveError as ArchiveError, read as read
     from dnnfem.control import decide as decide
     from dnnfem.estimators.algebraic import algebraic as algebraic
