@@ -194,10 +194,10 @@ class AdaptiveRegressor(RegressorMixin, Adaptive):
 class AdaptiveClassifier(ClassifierMixin, Adaptive):
     """Classification by a network that grows until cross-validation says that it is wide enough.
 
-    The network has one hidden layer, whose first neurons lie between pairs of samples.  Newton's method minimizes the
-    mean cross-entropy with a penalty; the neurons that would gain most are added, and the width doubles.  The whole
-    path is repeated without each of three folds of the samples for several penalties, which race: this chooses
-    penalty and width, estimates the error at unseen samples, and calibrates the probabilities.
+    The network has one hidden layer, whose first neurons lie between pairs of samples.  A trust-region method minimizes
+    the mean cross-entropy, with a penalty that the evidence sets; the neurons that would gain most are added, and the
+    width doubles.  The whole path is repeated without each of three folds of the samples: this chooses the width,
+    estimates the error at unseen samples, and calibrates the probabilities.
 
     Parameters
     ----------
@@ -258,8 +258,7 @@ class AdaptiveClassifier(ClassifierMixin, Adaptive):
         problem = Classification(points, data[:, 0].astype(np.int64), sums)
         same = before is not None and np.array_equal(before, classes)
         starts, others = self._known(problem, len(classes)) if same else ({}, ())
-        alphas = {fit.alpha for fit in starts.values()} or classification.ALPHAS
-        outcome = classification.fitted(problem, seed, starts, others, tuple(alphas))
+        outcome = classification.fitted(problem, seed, starts, others)
         self.classes_ = classes
         self._keep(problem, seed, outcome)
         logits = outcome.unseen(problem, lambda fit, where: problem.solution(fit.space, fit.x)(where))

@@ -1,24 +1,34 @@
-"""What the loops of all estimators share: networks that know how they grew, and the choice among them."""
+"""What the loops of all estimators share: networks that know how they grew, solves, and the choice of the level."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from dnnfem.estimators import cross_validation
+from dnnfem.estimators import cross_validation, penalty_weight
 from dnnfem.estimators.folds import Copies, Problem
 from dnnfem.estimators.race import Network
 from dnnfem.estimators.validation import Validation
 from dnnfem.functionals import Sum, Tikhonov
 from dnnfem.norms import weight_decay
 from dnnfem.quadrature import Quadrature
-from dnnfem.records import Array, State
+from dnnfem.records import Array, Result, State
 from dnnfem.spaces import FeedforwardSpace, Hierarchy
 
 FOLDS = 3
 """Parts that are held out in turn."""
+
+FIRST_STEPS, LEVEL_STEPS = (10, 10), (8, 8)
+"""Steps of the solves of the first and of every other level; the penalty is re-estimated after each solve."""
+
+FIRST_ALPHA, CLOSE = 1e-3, 2.0
+"""Weight of the penalty to begin with, and the factor between two estimates of it that changes nothing."""
+
+TOLERANCE = 0.15
+"""Of a solve, relative to the root mean square of the functional."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +53,20 @@ def functional(problem: Problem, quadrature: Quadrature, fit: Fit) -> Sum:
     return Sum(problem.on(fit.space, quadrature), Tikhonov(fit.space, weight_decay, fit.alpha))
 
 
-Path = Callable[[Quadrature, Hashable], Iterator[Fit]]
-"""A loop that yields the network of every level, grown with no other samples than those of the quadrature."""
+Solver = Callable[[Sum, Fit, float, int], Result]
+"""``solver(J, fit, tolerance, max_steps)`` goes on from a network."""
+
+
+def solved(problem: Problem, quadrature: Quadrature, fit: Fit, rounds: Sequence[int], solver: Solver) -> Fit:
+    """Solve, re-estimate the penalty, and again."""
+    for steps in rounds:
+        J = functional(problem, quadrature, fit)
+        result = solver(J, fit, TOLERANCE * math.sqrt(2.0 * J.value(fit.x)), steps)
+        last, alpha = fit.alpha, penalty_weight(J, result.x)
+        fit = Fit(fit.hierarchy, result.x, alpha, result.state)
+        if result.status.converged and abs(math.log(alpha / last)) < math.log(CLOSE):
+            break
+    return fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +104,30 @@ class Outcome:
 
 def chosen(
     problem: Problem,
-    path: Path,
-    settings: Sequence[Hashable],
+    path: Callable[[Quadrature, Fit | None], Iterator[Fit]],
     solve: Callable[[Fit], Fit],
     seed: int,
-    others: Sequence[Fit] = (),
+    starts: Mapping[str, Fit],
+    others: Sequence[Fit],
 ) -> Outcome:
-    """Choose setting and level by cross-validation over the whole path; solve the best network on all samples.
+    """Choose the level of a path by cross-validation over all of it; solve the best network on all samples.
 
     Parameters
     ----------
     problem : Problem
     path : callable
-    settings : sequence of hashable
-        See `dnnfem.cross_validation`.
+        Yields the network of every level, grown with no other samples than those of a quadrature, from a network on
+        or from none.
     solve : callable
-        Solves on, with all samples, from one of the folds' networks or of the others: that with the lowest functional.
+        Solves on with all samples, from that of the networks of the folds and of the others for which the functional
+        is lowest.
     seed : int
         Of the division into folds.
+    starts : mapping of str to Fit
+        Networks that the path may go on from, by the hash of the samples that they were trained with: what has seen
+        other samples cannot be judged by them.
     others : sequence of Fit
-        Further starts of the last solve; they may have seen any samples, as nothing is estimated with them.
+        They may have seen any samples, as nothing is estimated with them.
 
     Raises
     ------
@@ -111,16 +137,17 @@ def chosen(
     found: list[Fit] = []
 
     def networks(quadrature: Quadrature, setting: Hashable) -> Iterator[Network]:
-        for fit in path(quadrature, setting):
+        for fit in path(quadrature, starts.get(quadrature.hash)):
             found.append(fit)
             yield fit.space, fit.x
 
     places = len(Copies.of(problem.quadrature.points).first)
     if places < 2:
         raise ValueError(f"X: got {len(problem.quadrature)} samples at the same point, expected different points")
-    validation = cross_validation(problem, networks, settings, folds=min(FOLDS, places), seed=seed)
+    validation = cross_validation(problem, networks, [None], folds=min(FOLDS, places), seed=seed)
     folds = tuple(next(fit for fit in found if fit.x is x) for _, x in validation.networks)
 
-    starts = [*folds, *(replace(fit, alpha=folds[0].alpha) for fit in others)]
-    best = min(starts, key=lambda fit: functional(problem, problem.quadrature, fit).value(fit.x))
-    return Outcome(solve(best), folds, validation)
+    def value(fit: Fit) -> float:
+        return functional(problem, problem.quadrature, fit).value(fit.x)
+
+    return Outcome(solve(min((*folds, *others), key=value)), folds, validation)

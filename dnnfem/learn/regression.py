@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from dnnfem.estimators import insertion_sensitivity, penalty_weight
-from dnnfem.learn.growth import Fit, Outcome, chosen, functional
+from dnnfem.estimators import insertion_sensitivity
+from dnnfem.functionals import Sum
+from dnnfem.learn import growth
+from dnnfem.learn.growth import FIRST_ALPHA, FIRST_STEPS, LEVEL_STEPS, Fit, Outcome
 from dnnfem.problems import Regression
 from dnnfem.quadrature import Quadrature
+from dnnfem.records import Result
 from dnnfem.refinement import ridge_candidates, widen
 from dnnfem.solvers import trust_region
 from dnnfem.spaces import FeedforwardSpace, Hierarchy
@@ -19,11 +22,8 @@ FIRST_WIDTH = 5
 GROWTH = 0.5
 """New neurons of a layer, relative to those that it has."""
 
-FIRST_STEPS, LEVEL_STEPS = (10, 10), (8, 8)
-"""Steps of the solves of the first and of every other level; the penalty is re-estimated after each solve."""
-
 MOST = 3000
-"""No level but the first has more coefficients."""
+"""No level has more coefficients, unless the first one of an input with hundreds of features."""
 
 SAMPLES = 12
 """Samples that a level is solved with, per coefficient: more would cost more than they tell."""
@@ -31,24 +31,15 @@ SAMPLES = 12
 CANDIDATES, SCORED = 32, 2000
 """Candidates per layer, and samples that they are scored with."""
 
-FIRST_ALPHA, CLOSE = 1e-3, 2.0
-"""Weight of the penalty to begin with, and the factor between two estimates of it that changes nothing."""
 
-TOLERANCE = 0.15
-"""Of a solve, relative to the root mean square of the functional."""
+def dense(J: Sum, fit: Fit, tolerance: float, steps: int) -> Result:
+    """Take Levenberg-Marquardt steps from the curvature as a matrix."""
+    return trust_region(J, fit.x, tolerance, state=fit.state, curvature=True, max_steps=steps)
 
 
 def solved(problem: Regression, quadrature: Quadrature, fit: Fit, rounds: Sequence[int] = LEVEL_STEPS) -> Fit:
     """Solve, re-estimate the penalty, and again."""
-    for steps in rounds:
-        J = functional(problem, quadrature, fit)
-        tolerance = TOLERANCE * math.sqrt(2.0 * J.value(fit.x))
-        result = trust_region(J, fit.x, tolerance, state=fit.state, curvature=True, max_steps=steps)
-        last, alpha = fit.alpha, penalty_weight(J, result.x)
-        fit = Fit(fit.hierarchy, result.x, alpha, result.state)
-        if result.status.converged and abs(math.log(alpha / last)) < math.log(CLOSE):
-            break
-    return fit
+    return growth.solved(problem, quadrature, fit, rounds, dense)
 
 
 def scratch(space: FeedforwardSpace, seed: int = 0) -> Fit:
@@ -56,7 +47,7 @@ def scratch(space: FeedforwardSpace, seed: int = 0) -> Fit:
     return Fit(Hierarchy((space,)), space.initial(seed=seed), FIRST_ALPHA)
 
 
-def growth(
+def path(
     problem: Regression, quadrature: Quadrature, seed: int = 0, start: Fit | None = None, adaptive: bool = True
 ) -> Iterator[Fit]:
     """Yield the network of every level: solve, estimate, mark, refine.
@@ -103,7 +94,7 @@ def first(quadrature: Quadrature, count: int) -> Quadrature:
 def fitted(
     problem: Regression, seed: int = 0, starts: Mapping[str, Fit] | None = None, others: Sequence[Fit] = ()
 ) -> Outcome:
-    """Choose the level of the growth path by cross-validation, and solve on all samples.
+    """Choose the level of the path by cross-validation, and solve on all samples.
 
     Parameters
     ----------
@@ -111,15 +102,14 @@ def fitted(
         Its samples are in random order.
     seed : int
         Of everything that is random.
-    starts : mapping of str to Fit, optional
-        Networks that the path may go on from, by the hash of the samples that they were trained with: what has seen
-        other samples cannot be judged by them.
-    others : sequence of Fit
-        See `dnnfem.learn.growth.chosen`.
+    starts, others
+        Networks to begin with, see `dnnfem.learn.growth.chosen`.
     """
-    known = starts or {}
-
-    def path(quadrature: Quadrature, setting: Hashable) -> Iterator[Fit]:
-        return growth(problem, quadrature, seed, known.get(quadrature.hash))
-
-    return chosen(problem, path, [None], lambda fit: solved(problem, problem.quadrature, fit), seed, others)
+    return growth.chosen(
+        problem,
+        lambda quadrature, start: path(problem, quadrature, seed, start),
+        lambda fit: solved(problem, problem.quadrature, fit),
+        seed,
+        starts or {},
+        others,
+    )
