@@ -1,9 +1,9 @@
 """Do intervals of `AdaptiveRegressor` cover what they should?  See ``bench_regression.py --data DIR --coverage``.
 
-Every set comes with fixed test masks.  A regressor with its defaults is fitted to the training samples, and the interval
-of the mean plus and minus 1.645 standard deviations should hold nine tenths of the test targets.  Very wide intervals
-cover everything: so their mean width is given relative to that of the intervals of *constant* width about the same
-predictions that hold nine tenths of the *test* targets, which nobody could have known.
+Every set comes with fixed test masks.  A regressor with its defaults is fitted to the training samples, and the
+interval of the mean plus and minus 1.645 standard deviations should hold nine tenths of the test targets.  Very wide
+intervals cover everything: so their mean width is given relative to that of the intervals of *constant* width about the
+same predictions that hold nine tenths of the *test* targets, which nobody could have known.
 """
 
 from __future__ import annotations

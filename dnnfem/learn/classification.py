@@ -63,6 +63,9 @@ def path(problem: Classification, quadrature: Quadrature, seed: int = 0, start: 
         estimate = insertion_sensitivity(functional(problem, quadrature, fit), fit.x, candidates)
         marked = fixed_fraction(estimate.indicators, min(1.0, fit.space.hidden[0] / CANDIDATES))
         space, P = widen(fit.space, estimate.cells[marked])
+        # As for regression; one of the logits is free.
+        if space.dim > 2 * len(quadrature) * (len(problem.classes) - 1):
+            return
         fit = Fit(fit.hierarchy.refined(space, P), P(fit.x), fit.alpha, fit.state)
 
 

@@ -64,7 +64,10 @@ class Adaptive(BaseEstimator):
     def _known(self, problem: Regression | Classification, outputs: int) -> tuple[dict[str, Fit], Sequence[Fit]]:
         """Return networks that the path goes on from in the folds, and those that the last solve may start from."""
         before = self._before
-        if before is None or (before.fit.space.inputs, before.fit.space.outputs) != (problem.quadrature.inputs, outputs):
+        if before is None or (before.fit.space.inputs, before.fit.space.outputs) != (
+            problem.quadrature.inputs,
+            outputs,
+        ):
             return {}, ()
         return before.starts if before.problem == problem.quadrature.hash else {}, (before.fit,)
 
