@@ -62,6 +62,8 @@ def path(problem: Classification, quadrature: Quadrature, seed: int = 0, start: 
         candidates = ridge_candidates(fit.space, quadrature, seed=seed, count=CANDIDATES, directions="pairs")
         estimate = insertion_sensitivity(functional(problem, quadrature, fit), fit.x, candidates)
         marked = fixed_fraction(estimate.indicators, min(1.0, fit.space.hidden[0] / CANDIDATES))
+        if not len(marked):
+            return
         space, P = widen(fit.space, estimate.cells[marked])
         # As for regression; one of the logits is free.
         if space.dim > 2 * len(quadrature) * (len(problem.classes) - 1):

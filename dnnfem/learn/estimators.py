@@ -105,8 +105,7 @@ class AdaptiveRegressor(RegressorMixin, Adaptive):
     Attributes
     ----------
     score_estimate_ : float
-        Estimated root mean square error at unseen samples, in the units of the targets; for several targets root of
-        the mean square over them.
+        Estimated root mean square error at unseen samples, in the units of the targets, over all of them.
     hierarchy_ : Hierarchy
         The spaces that the network has grown through; printing it gives a table.
     validation_ : Validation
@@ -160,9 +159,9 @@ class AdaptiveRegressor(RegressorMixin, Adaptive):
         problem = Regression(*distinct(X, targets.reshape(len(X), -1), weights, seed))
         outcome = regression.fitted(problem, seed, *self._known(problem, problem.targets.shape[1]))
         self._keep(problem, seed, outcome)
-        self.score_estimate_ = problem.rms(outcome.validation.estimate.total)
         self.solution_ = problem.solution(outcome.fit.space, outcome.fit.x)
         self._spread = Spread.calibrated(problem, outcome)
+        self.score_estimate_ = float(np.sqrt(np.mean(self._spread.error**2)))
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:

@@ -21,7 +21,7 @@ def checked_weights(sample_weight: Any, points: Array) -> Array | None:
     """
     if sample_weight is None:
         return None
-    weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weights: Array = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     if weights.ndim != 1:
         raise ValueError(f"sample_weight: got shape {weights.shape}, expected one number per sample")
     check_consistent_length(weights, points)
@@ -52,7 +52,7 @@ def distinct(points: Array, data: Array, weights: Array | None, seed: int) -> tu
     positive = given > 0.0
     points, data, given = points[positive], data[positive], given[positive]
     copies = Copies.of(np.hstack([points, data]))
-    sums = np.bincount(copies.group, given)
+    sums = np.asarray(np.bincount(copies.group, given), dtype=np.float64)
     order = np.random.default_rng(seed).permutation(len(sums))
     rows = copies.first[order]
     equal = bool((sums == sums[0]).all())

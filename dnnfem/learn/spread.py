@@ -5,7 +5,8 @@ penalty, a network that was trained with ``m`` samples with noise of variance ``
 ``s^2 g(p)``, ``g = T H^-1 T^T / m``, and unseen targets deviate from them by ``v(p) = s^2 (1 + g(p))``: the network is
 linearized (MacKay 1992).  What the linearization does not know, such as other minima, widths and a penalty that might
 have been different, are in the residuals ``e`` at held-out samples: they decide about ``s`` and about the factor ``t``
-in ``v(p) = s^2 (1 + t g(p))``, by maximum likelihood, with ``g`` and ``e`` of the network that has not seen the sample.
+in ``v(p) = s^2 (1 + t g(p))``, with ``g`` and ``e`` of the network that has not seen the sample.  They have the highest
+posterior probability, where the prior of ``t`` is log-normal about one: few residuals say little about ``t``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from dnnfem.records import Array
 
 FACTORS = (1e-4, 1e4)
 """Bounds of the factor of the variance that comes from the coefficients."""
+
+DEVIATION = 1.0
+"""Of its logarithm, in the prior."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +74,14 @@ class Spread:
     covariance : Covariance
     noise, factor : array, shape (outputs,)
         ``s``, in the units of the targets, and ``t``.
+    error : array, shape (outputs,)
+        Root mean squares of the residuals that it was calibrated with.
     """
 
     covariance: Covariance
     noise: Array
     factor: Array
+    error: Array
 
     @classmethod
     def calibrated(cls, problem: Regression, outcome: Outcome) -> Spread:
@@ -92,9 +99,10 @@ class Spread:
         total, fewer = estimate.total, estimate.parts["fewer samples in the folds"]
         better = total / (total + fewer) if 0.0 < total < math.inf else 1.0
         residuals = better * (predicted - samples.data[held])
-        pairs = [likely(column, variances, samples.weights[held]) for column in residuals.T]
-        noise, factor = np.array(pairs).T
-        return cls(Covariance.of(problem, samples, outcome.fit), noise, factor)
+        weights = samples.weights[held]
+        noise, factor = np.array([likely(column, variances, weights) for column in residuals.T]).T
+        error = np.sqrt(np.average(residuals**2, axis=0, weights=weights))
+        return cls(Covariance.of(problem, samples, outcome.fit), noise, factor, error)
 
     def __call__(self, points: Array) -> Array:
         """Return the standard deviations at points (m, d), shape (m, outputs)."""
@@ -102,7 +110,7 @@ class Spread:
 
 
 def likely(residuals: Array, variances: Array, weights: Any) -> tuple[float, float]:
-    """Return ``s`` and ``t`` that make residuals of the variances ``s^2 (1 + t g)`` most probable, for ``g`` given.
+    """Return the most probable ``s`` and ``t`` for residuals of the variances ``s^2 (1 + t g)``, with ``g`` given.
 
     For a given ``t``, ``s^2`` is the weighted mean of ``e^2 / (1 + t g)``, so that the standardized residuals have the
     mean square one, whatever their distribution is.
@@ -117,7 +125,8 @@ def likely(residuals: Array, variances: Array, weights: Any) -> tuple[float, flo
 
     def information(logarithm: float) -> float:
         t = math.exp(logarithm)
-        return math.log(mean(t)) + float(share @ np.log1p(t * variances))
+        prior = (logarithm / DEVIATION) ** 2 / len(residuals)
+        return math.log(mean(t)) + float(share @ np.log1p(t * variances)) + prior
 
     found = minimize_scalar(information, bounds=np.log(FACTORS), method="bounded", options={"xatol": 1e-2})
     t = math.exp(found.x)
