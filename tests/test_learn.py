@@ -29,7 +29,7 @@ def test_the_checks_of_scikit_learn(estimator, check):
 
 
 def test_the_examples_in_the_docstrings():
-    assert doctest.testmod(estimators) == (0, 9)
+    assert doctest.testmod(estimators) == (0, 13)
 
 
 def truth(points):
@@ -44,11 +44,11 @@ def noisy(count=150, noise=0.2, seed=0):
 
 
 def labelled(count=300, seed=0):
-    """Return points, and labels of which a tenth is flipped."""
+    """Return points, and labels that are less and less certain towards a circle."""
     random = np.random.default_rng(seed)
     points = random.uniform(-1.0, 1.0, (count, 2))
-    inside = (np.sum(points**2, axis=1) < 0.6) ^ (random.uniform(size=count) < 0.1)
-    return points, np.where(inside, "in", "out")
+    inside = 1.0 / (1.0 + np.exp(8.0 * (np.sum(points**2, axis=1) - 0.6)))
+    return points, np.where(random.uniform(size=count) < inside, "in", "out")
 
 
 BOTH = pytest.mark.parametrize(("kind", "data"), [(AdaptiveRegressor, noisy), (AdaptiveClassifier, labelled)])
@@ -77,11 +77,11 @@ def test_intervals_cover_unseen_targets_and_the_error_is_known():
         shares.append(np.mean(np.abs(mean - targets) <= 1.645 * std))
         errors.append(model.score_estimate_ / np.sqrt(np.mean((mean - targets) ** 2)))
         # Noise, and what the samples do not say about the function; more of that where there are none.
-        assert 0.17 < np.median(std) < 0.27
-        assert model.predict([[3.0, 3.0]], return_std=True)[1][0] > 1.5 * np.median(std)
+        assert 0.17 < np.median(std) < 0.25
+        assert model.predict([[3.0, 3.0]], return_std=True)[1][0] > 1.2 * np.median(std)
         np.testing.assert_array_equal(model.predict(points), mean)
     assert 0.85 <= np.median(shares) <= 0.95 and min(shares) > 0.82 and max(shares) < 0.96, shares
-    assert 0.9 < np.median(errors) < 1.2 and all(0.8 < error < 1.3 for error in errors), errors
+    assert 0.9 < np.median(errors) < 1.1 and all(0.8 < error < 1.25 for error in errors), errors
 
 
 def test_every_target_has_its_own_noise_and_unit():
@@ -99,18 +99,19 @@ def test_every_target_has_its_own_noise_and_unit():
 
 
 def test_error_rate_and_probabilities_of_unseen_labels():
-    rates, gaps = [], []
-    for seed in range(3):
+    rates, losses, gaps = [], [], []
+    for seed in range(4):
         model = AdaptiveClassifier().fit(*labelled(seed=seed))
         points, labels = labelled(4000, seed=100 + seed)
         p, numbers = model.predict_proba(points), (labels == "out").astype(int)
         np.testing.assert_array_equal(model.classes_, ["in", "out"])
-        rates.append(model.score_estimate_ - (1.0 - model.score(points, labels)))
+        rates.append(model.score_estimate_ / (1.0 - model.score(points, labels)))
+        losses.append(model.log_loss_estimate_ / -np.mean(np.log(p[np.arange(4000), numbers])))
         gaps.append(expected_calibration_error(p, numbers))
-        assert model.log_loss_estimate_ == pytest.approx(-np.mean(np.log(p[np.arange(4000), numbers])), rel=0.35)
-        assert model.score(points, labels) > 0.83
-    assert max(np.abs(rates)) < 0.06 and abs(np.mean(rates)) < 0.04, rates
-    assert np.median(gaps) < 0.06, gaps
+    # A fifth of the labels is wrong, so that the standard error of an estimate is a tenth of it.
+    assert 0.85 < np.mean(rates) < 1.15 and all(0.7 < rate < 1.4 for rate in rates), rates
+    assert 0.85 < np.mean(losses) < 1.15 and all(0.7 < loss < 1.4 for loss in losses), losses
+    assert np.median(gaps) < 0.05, gaps
 
 
 # Laplace's approximation
@@ -146,12 +147,14 @@ def test_noise_and_factor_are_found_by_likelihood():
         s, t = likely(residuals, variances, np.ones(len(variances)))
         assert (s, t) == pytest.approx((7.0, factor), rel=0.15)
         assert np.mean(residuals**2 / (s**2 * (1.0 + t * variances))) == pytest.approx(1.0, rel=1e-12)
-    # Where the variances say nothing they hardly count, and weights are numbers of samples.
+    # Where the variances say nothing they hardly count.
     s, t = likely(random.standard_normal(20000), variances, np.ones(20000))
     assert s == pytest.approx(1.0, rel=0.03) and t < 0.1
     few, weights = random.standard_normal(50), random.integers(1, 4, 50)
-    repeated = likely(few.repeat(weights), variances[:50].repeat(weights), np.ones(weights.sum()))
-    assert likely(few, variances[:50], weights) == pytest.approx(repeated, rel=1e-6)
+    found = likely(few, variances[:50], weights)
+    assert likely(3.0 * few, variances[:50], 5.0 * weights) == pytest.approx((3.0 * found[0], found[1]), rel=1e-9)
+    # Three residuals know little: the factor is near that of the theory.
+    assert 0.2 < likely(few[:3], variances[:3], weights[:3])[1] < 5.0
     assert likely(np.zeros(5), np.ones(5), np.ones(5)) == (0.0, 0.0)
 
 
@@ -267,8 +270,8 @@ def test_the_hierarchy_tells_how_it_grew():
 @BOTH
 def test_samples_that_say_nothing(kind, data):
     points, targets = data(60)
-    with pytest.raises(ValueError, match="^X: got 60 samples at the same point, expected different points"):
-        kind().fit(np.ones((60, 2)), np.arange(60.0) if kind is AdaptiveRegressor else np.arange(60) % 60)
+    with pytest.raises(ValueError, match="^X: got 20 samples at the same point, expected different points"):
+        kind().fit(np.ones((60, 2)), np.arange(60) // 3)
     with pytest.raises(ValueError, match="^sample_weight: got -1, expected no negative ones"):
         kind().fit(points, targets, np.where(np.arange(60) == 3, -1.0, 1.0))
     with pytest.raises(ValueError, match="^sample_weight: got zeros only"):
@@ -294,10 +297,10 @@ def test_constant_targets_are_known_exactly_enough():
     assert np.abs(mean - 7.0).max() < 0.02 and std.max() < 0.02
 
 
-def test_many_features_and_few_samples():
+def test_more_features_than_samples():
     random = np.random.default_rng(0)
-    points = random.standard_normal((60, 200))
-    model = AdaptiveRegressor().fit(points, points[:, 0] + 0.1 * random.standard_normal(60))
+    points = random.standard_normal((40, 60))
+    model = AdaptiveRegressor().fit(points, points[:, 0] + 0.1 * random.standard_normal(40))
     assert np.isfinite(model.predict(points, return_std=True)).all() and model.score_estimate_ > 0.3
 
 

@@ -46,7 +46,7 @@ class Row:
 def run(folder: Path, fold: int) -> Row:
     """Fit one set on one fold."""
     table = np.loadtxt(folder / "data.csv.gz", delimiter=",")
-    test = np.loadtxt(folder / "test_mask.csv.gz", delimiter=",")[:, fold] == 1
+    test = np.loadtxt(folder / "test_mask.csv.gz", delimiter=",", ndmin=2)[:, fold] == 1
     began = time.perf_counter()
     model = fem.learn.AdaptiveRegressor().fit(table[~test, :-1], table[~test, -1])
     seconds = time.perf_counter() - began

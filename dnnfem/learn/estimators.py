@@ -100,7 +100,7 @@ class AdaptiveRegressor(RegressorMixin, Adaptive):
     warm_start : bool
         Whether `fit` goes on from the network of the fit before.  With the same samples all folds go on too, from the
         level that was chosen.  With other ones they begin anew, as they can only be judged by samples that they have
-        not seen, and only the last solve may start from the network before.
+        not seen, and only the last solve may start from the network before.  What was random in the first fit is kept.
 
     Attributes
     ----------
@@ -142,7 +142,8 @@ class AdaptiveRegressor(RegressorMixin, Adaptive):
         X : array-like, shape (m, d)
         y : array-like, shape (m,) or (m, outputs)
         sample_weight : array-like, shape (m,), optional
-            Not negative; a sample of weight two counts like two.
+            Not negative; a sample of weight two is the same as one that is there twice.  A common factor does not
+            matter.
 
         Raises
         ------
@@ -241,7 +242,8 @@ class AdaptiveClassifier(ClassifierMixin, Adaptive):
         y : array-like, shape (m,)
             Labels of at least two classes.
         sample_weight : array-like, shape (m,), optional
-            Not negative; a sample of weight two counts like two.
+            Not negative; a sample of weight two is the same as one that is there twice.  A common factor does not
+            matter.
 
         Raises
         ------
