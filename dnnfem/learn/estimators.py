@@ -18,7 +18,7 @@ from dnnfem.learn import classification, regression
 from dnnfem.learn.growth import Fit, Outcome
 from dnnfem.learn.samples import checked_weights, distinct
 from dnnfem.learn.spread import Spread
-from dnnfem.problems import Classification, Regression
+from dnnfem.problems import Classification, Classifier, Regression
 from dnnfem.records import Array
 
 
@@ -28,8 +28,6 @@ class Memory:
 
     Attributes
     ----------
-    problem : str
-        Hash of the samples.
     seed : int
     fit : Fit
         The network.
@@ -37,7 +35,6 @@ class Memory:
         Networks of the folds, by the hash of the samples that they were trained with.
     """
 
-    problem: str
     seed: int
     fit: Fit
     starts: dict[str, Fit]
@@ -61,20 +58,16 @@ class Adaptive(BaseEstimator):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _known(self, problem: Regression | Classification, outputs: int) -> tuple[dict[str, Fit], Sequence[Fit]]:
+    def _known(self, outputs: int) -> tuple[dict[str, Fit], Sequence[Fit]]:
         """Return networks that the path goes on from in the folds, and those that the last solve may start from."""
-        before = self._before
-        if before is None or (before.fit.space.inputs, before.fit.space.outputs) != (
-            problem.quadrature.inputs,
-            outputs,
-        ):
+        before, shape = self._before, (self.n_features_in_, outputs)
+        if before is None or (before.fit.space.inputs, before.fit.space.outputs) != shape:
             return {}, ()
-        return before.starts if before.problem == problem.quadrature.hash else {}, (before.fit,)
+        return before.starts, (before.fit,)
 
     def _keep(self, problem: Regression | Classification, seed: int, outcome: Outcome) -> None:
-        samples = problem.quadrature
-        starts = {outcome.trained(samples, number).hash: fit for number, fit in enumerate(outcome.folds)}
-        self._memory = Memory(samples.hash, seed, outcome.fit, starts)
+        starts = {outcome.trained(problem.quadrature, number).hash: fit for number, fit in enumerate(outcome.folds)}
+        self._memory = Memory(seed, outcome.fit, starts)
         self.hierarchy_ = outcome.fit.hierarchy
         self.validation_ = outcome.validation
 
@@ -158,7 +151,7 @@ class AdaptiveRegressor(RegressorMixin, Adaptive):
         targets = np.asarray(y, dtype=np.float64)
         self._flat = targets.ndim == 1
         problem = Regression(*distinct(X, targets.reshape(len(X), -1), weights, seed))
-        outcome = regression.fitted(problem, seed, *self._known(problem, problem.targets.shape[1]))
+        outcome = regression.fitted(problem, seed, *self._known(problem.targets.shape[1]))
         self._keep(problem, seed, outcome)
         self.solution_ = problem.solution(outcome.fit.space, outcome.fit.x)
         self._spread = Spread.calibrated(problem, outcome)
@@ -221,7 +214,7 @@ class AdaptiveClassifier(ClassifierMixin, Adaptive):
     hierarchy_, validation_, n_features_in_, feature_names_in_
         See `AdaptiveRegressor`.
     solution_ : Classifier
-        The network as a function.
+        The network as a function, with ``labels``, ``probabilities`` and, called, logits.
 
     Examples
     --------
@@ -261,7 +254,7 @@ class AdaptiveClassifier(ClassifierMixin, Adaptive):
         points, data, sums = distinct(X, numbers[:, None], weights, seed)
         problem = Classification(points, data[:, 0].astype(np.int64), sums)
         same = before is not None and np.array_equal(before, classes)
-        starts, others = self._known(problem, len(classes)) if same else ({}, ())
+        starts, others = self._known(len(classes)) if same else ({}, ())
         outcome = classification.fitted(problem, seed, starts, others)
         self.classes_ = classes
         self._keep(problem, seed, outcome)
@@ -271,13 +264,14 @@ class AdaptiveClassifier(ClassifierMixin, Adaptive):
         self.score_estimate_ = float(share @ (np.argmax(logits, axis=1) != held) / np.sum(share))
         self.log_loss_estimate_ = 0.5 * outcome.validation.estimate.total**2
         self.temperature_ = _temperature(logits, held)
-        self.solution_ = problem.solution(outcome.fit.space, outcome.fit.x, self.temperature_)
+        network = problem.solution(outcome.fit.space, outcome.fit.x).network
+        self.solution_ = Classifier(network, classes, self.temperature_)
         return self
 
     def predict(self, X: Any) -> Array:
         """Return the most probable labels of samples (m, d), shape (m,)."""
         points = self._points(X)
-        return np.asarray(self.classes_[self.solution_.labels(points)])
+        return self.solution_.labels(points)
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probabilities of the classes of samples (m, d), calibrated, shape (m, classes)."""
