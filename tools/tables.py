@@ -47,28 +47,31 @@ from dnnfem.spaces.feedforward import ridges
 
 Array = np.ndarray
 
+ALPHA = 1e-3
+"""Weight of the penalty that everything begins with; `AdaptiveRegressor` lets two of them race."""
+
 
 def regression(inputs: Array, targets: Array) -> tuple[fem.Regression, Outcome]:
     """Fit a table: cross-validation over the growth path, then the best network of the folds on all samples."""
     order = np.random.default_rng(0).permutation(len(targets))
     problem = fem.Regression(inputs[order], targets[order])
-    return problem, fitted(problem)
+    return problem, fitted(problem, alphas=[ALPHA])
 
 
 def from_scratch(problem: fem.Regression, fit: Fit, levels: int) -> Fit:
     """Solve on the final architecture from a random start, with the steps of so many levels and of the last solve."""
-    return solved(problem, problem.quadrature, scratch(fit.space), FIRST_STEPS + levels * LEVEL_STEPS)
+    return solved(problem, problem.quadrature, scratch(fit.space, ALPHA), FIRST_STEPS + levels * LEVEL_STEPS)
 
 
 def uniform(problem: fem.Regression, fit: Fit) -> Fit:
     """Grow to the final architecture with candidates as they are drawn."""
-    levels = path(problem, problem.quadrature, adaptive=False)
+    levels = path(problem, problem.quadrature, ALPHA, adaptive=False)
     return solved(problem, problem.quadrature, next(f for f in levels if f.space.dim >= fit.space.dim))
 
 
 def smaller(problem: fem.Regression, fit: Fit) -> Iterator[Fit]:
     """Yield the networks of the growth path that are smaller than the chosen one, with the last solve, and that one."""
-    for level in path(problem, problem.quadrature):
+    for level in path(problem, problem.quadrature, ALPHA):
         if level.space.dim >= fit.space.dim:
             break
         yield solved(problem, problem.quadrature, level)

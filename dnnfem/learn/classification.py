@@ -9,7 +9,7 @@ import numpy as np
 from dnnfem.estimators import insertion_sensitivity
 from dnnfem.functionals import Sum
 from dnnfem.learn import growth
-from dnnfem.learn.growth import FIRST_ALPHA, FIRST_STEPS, LEVEL_STEPS, Fit, Outcome, functional
+from dnnfem.learn.growth import ALPHAS, FIRST_STEPS, LEVEL_STEPS, Fit, Outcome, functional
 from dnnfem.marking import fixed_fraction
 from dnnfem.norms import kronecker
 from dnnfem.problems import Classification
@@ -40,7 +40,9 @@ def solved(problem: Classification, quadrature: Quadrature, fit: Fit, rounds: Se
     return growth.solved(problem, quadrature, fit, rounds, step)
 
 
-def path(problem: Classification, quadrature: Quadrature, seed: int = 0, start: Fit | None = None) -> Iterator[Fit]:
+def path(
+    problem: Classification, quadrature: Quadrature, alpha: float, seed: int = 0, start: Fit | None = None
+) -> Iterator[Fit]:
     """Yield the network of every level: solve, estimate, mark, refine; the width doubles.
 
     Parameters
@@ -48,13 +50,15 @@ def path(problem: Classification, quadrature: Quadrature, seed: int = 0, start: 
     problem : Classification
     quadrature : Quadrature
         The samples.
+    alpha : float
+        Weight of the penalty to begin with.
     seed : int
         Of the candidates.
     start : Fit, optional
         Goes on from there; default a few neurons between pairs of samples, as in many dimensions few other directions
         matter.
     """
-    fit = start or between_samples(problem, quadrature, seed)
+    fit = start or between_samples(problem, quadrature, alpha, seed)
     rounds = LEVEL_STEPS if start else FIRST_STEPS
     while True:
         fit, rounds = solved(problem, quadrature, fit, rounds), LEVEL_STEPS
@@ -71,25 +75,30 @@ def path(problem: Classification, quadrature: Quadrature, seed: int = 0, start: 
         fit = Fit(fit.hierarchy.refined(space, P), P(fit.x), fit.alpha, fit.state)
 
 
-def between_samples(problem: Classification, quadrature: Quadrature, seed: int) -> Fit:
+def between_samples(problem: Classification, quadrature: Quadrature, alpha: float, seed: int) -> Fit:
     """Return a network of neurons between pairs of samples, whose output is zero."""
     space = FeedforwardSpace(quadrature.inputs, (FIRST_WIDTH,), len(problem.classes), "gelu")
     rule = ridge_candidates(space, quadrature, seed=seed, count=FIRST_WIDTH, directions="pairs")
     x = np.zeros(space.dim)
     for number, neuron in enumerate(rule.draw(problem.ansatz.reference, x)):
         x[space.incoming(0, number)] = np.append(neuron.weights, neuron.bias)
-    return Fit(Hierarchy((space,)), x, FIRST_ALPHA)
+    return Fit(Hierarchy((space,)), x, alpha)
 
 
 def fitted(
-    problem: Classification, seed: int = 0, starts: Mapping[str, Fit] | None = None, others: Sequence[Fit] = ()
+    problem: Classification,
+    seed: int = 0,
+    alphas: Sequence[float] = ALPHAS,
+    starts: Mapping[tuple[str, float], Fit] | None = None,
+    others: Sequence[Fit] = (),
 ) -> Outcome:
     """Choose the level of the path by cross-validation, and solve on all samples; see the one for regression."""
     return growth.chosen(
         problem,
-        lambda quadrature, start: path(problem, quadrature, seed, start),
+        lambda quadrature, alpha, start: path(problem, quadrature, alpha, seed, start),
         lambda fit: solved(problem, problem.quadrature, fit),
         seed,
+        alphas,
         starts or {},
         others,
     )

@@ -31,13 +31,13 @@ class Memory:
     seed : int
     fit : Fit
         The network.
-    starts : dict of str to Fit
-        Networks of the folds, by the hash of the samples that they were trained with.
+    starts : dict of (str, float) to Fit
+        Networks of the folds, see `dnnfem.learn.growth.chosen`.
     """
 
     seed: int
     fit: Fit
-    starts: dict[str, Fit]
+    starts: dict[tuple[str, float], Fit]
 
 
 class Adaptive(BaseEstimator):
@@ -58,7 +58,7 @@ class Adaptive(BaseEstimator):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _known(self, outputs: int) -> tuple[dict[str, Fit], Sequence[Fit]]:
+    def _known(self, outputs: int) -> tuple[dict[tuple[str, float], Fit], Sequence[Fit]]:
         """Return networks that the path goes on from in the folds, and those that the last solve may start from."""
         before, shape = self._before, (self.n_features_in_, outputs)
         if before is None or (before.fit.space.inputs, before.fit.space.outputs) != shape:
@@ -66,7 +66,10 @@ class Adaptive(BaseEstimator):
         return before.starts, (before.fit,)
 
     def _keep(self, problem: Regression | Classification, seed: int, outcome: Outcome) -> None:
-        starts = {outcome.trained(problem.quadrature, number).hash: fit for number, fit in enumerate(outcome.folds)}
+        alpha: Any = outcome.validation.setting
+        starts = {
+            (outcome.trained(problem.quadrature, number).hash, alpha): fit for number, fit in enumerate(outcome.folds)
+        }
         self._memory = Memory(seed, outcome.fit, starts)
         self.hierarchy_ = outcome.fit.hierarchy
         self.validation_ = outcome.validation
@@ -80,10 +83,10 @@ class Adaptive(BaseEstimator):
 class AdaptiveRegressor(RegressorMixin, Adaptive):
     """Regression by a network that grows until cross-validation says that it is wide enough.
 
-    The network has two hidden layers.  It is solved by a trust-region method, with a penalty that the evidence sets;
-    candidates for new neurons are ranked by what they would gain, and the best of them are added.  The whole path is
-    repeated without each of three folds of the samples: this chooses the width, estimates the error at unseen samples,
-    and calibrates the standard deviations.  Inputs and targets need no scaling.
+    The network has two hidden layers.  It is solved by a trust-region method, with a penalty that the evidence sets,
+    from a weak or from a strong one on; candidates for new neurons are ranked by what they would gain, and the best of
+    them are added.  The whole path is repeated without each of three folds of the samples: this chooses the width,
+    estimates the error at unseen samples, and calibrates the standard deviations.  Inputs and targets need no scaling.
 
     Parameters
     ----------
@@ -92,8 +95,9 @@ class AdaptiveRegressor(RegressorMixin, Adaptive):
         the same to the bit, in whatever order these are given.
     warm_start : bool
         Whether `fit` goes on from the network of the fit before.  With the same samples all folds go on too, from the
-        level that was chosen.  With other ones they begin anew, as they can only be judged by samples that they have
-        not seen, and only the last solve may start from the network before.  What was random in the first fit is kept.
+        level that was chosen, and compete with paths that begin anew with another penalty.  With other samples all
+        begin anew, as networks can only be judged by samples that they have not seen, and only the last solve may start
+        from the network before.  What was random in the first fit is kept.
 
     Attributes
     ----------
@@ -151,7 +155,8 @@ class AdaptiveRegressor(RegressorMixin, Adaptive):
         targets = np.asarray(y, dtype=np.float64)
         self._flat = targets.ndim == 1
         problem = Regression(*distinct(X, targets.reshape(len(X), -1), weights, seed))
-        outcome = regression.fitted(problem, seed, *self._known(problem.targets.shape[1]))
+        starts, others = self._known(problem.targets.shape[1])
+        outcome = regression.fitted(problem, seed, starts=starts, others=others)
         self._keep(problem, seed, outcome)
         self.solution_ = problem.solution(outcome.fit.space, outcome.fit.x)
         self._spread = Spread.calibrated(problem, outcome)
@@ -255,7 +260,7 @@ class AdaptiveClassifier(ClassifierMixin, Adaptive):
         problem = Classification(points, data[:, 0].astype(np.int64), sums)
         same = before is not None and np.array_equal(before, classes)
         starts, others = self._known(len(classes)) if same else ({}, ())
-        outcome = classification.fitted(problem, seed, starts, others)
+        outcome = classification.fitted(problem, seed, starts=starts, others=others)
         self.classes_ = classes
         self._keep(problem, seed, outcome)
         logits = outcome.unseen(problem, lambda fit, where: problem.solution(fit.space, fit.x)(where))

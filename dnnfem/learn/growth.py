@@ -24,8 +24,12 @@ FOLDS = 3
 FIRST_STEPS, LEVEL_STEPS = (10, 10), (8, 8)
 """Steps of the solves of the first and of every other level; the penalty is re-estimated after each solve."""
 
-FIRST_ALPHA, CLOSE = 1e-3, 2.0
-"""Weight of the penalty to begin with, and the factor between two estimates of it that changes nothing."""
+ALPHAS, CLOSE = (1e-3, 1e-2), 2.0
+"""Weights of the penalty to begin with, and the factor between two estimates of it that changes nothing.
+
+The evidence has more than one fixed point: from a weak penalty on a network may follow noise, from a strong one on it
+may stay too simple.  Which is worse depends on the data, so both race.
+"""
 
 TOLERANCE = 0.15
 """Of a solve, relative to the root mean square of the functional."""
@@ -80,6 +84,7 @@ class Outcome:
     folds : tuple of Fit
         Networks of the same level; each has not seen the samples ``validation.held`` of the same number.
     validation : Validation
+        Its setting is the weight of the penalty that the path began with.
     """
 
     fit: Fit
@@ -104,10 +109,11 @@ class Outcome:
 
 def chosen(
     problem: Problem,
-    path: Callable[[Quadrature, Fit | None], Iterator[Fit]],
+    path: Callable[[Quadrature, float, Fit | None], Iterator[Fit]],
     solve: Callable[[Fit], Fit],
     seed: int,
-    starts: Mapping[str, Fit],
+    alphas: Sequence[float],
+    starts: Mapping[tuple[str, float], Fit],
     others: Sequence[Fit],
 ) -> Outcome:
     """Choose the level of a path by cross-validation over all of it; solve the best network on all samples.
@@ -116,16 +122,18 @@ def chosen(
     ----------
     problem : Problem
     path : callable
-        Yields the network of every level, grown with no other samples than those of a quadrature, from a network on
-        or from none.
+        Yields the network of every level, grown with no other samples than those of a quadrature: with the weight of
+        the penalty to begin with, and the network to go on from, or None.
     solve : callable
         Solves on with all samples, from that of the networks of the folds and of the others for which the functional
         is lowest.
     seed : int
         Of the division into folds.
-    starts : mapping of str to Fit
-        Networks that the path may go on from, by the hash of the samples that they were trained with: what has seen
-        other samples cannot be judged by them.
+    alphas : sequence of float
+        Weights of the penalty that paths race with.
+    starts : mapping of (str, float) to Fit
+        Networks that a path may go on from, by the hash of the samples that they were trained with and the weight that
+        they began with: what has seen other samples cannot be judged by them.
     others : sequence of Fit
         They may have seen any samples, as nothing is estimated with them.
 
@@ -137,14 +145,15 @@ def chosen(
     found: list[Fit] = []
 
     def networks(quadrature: Quadrature, setting: Hashable) -> Iterator[Network]:
-        for fit in path(quadrature, starts.get(quadrature.hash)):
+        assert isinstance(setting, float)
+        for fit in path(quadrature, setting, starts.get((quadrature.hash, setting))):
             found.append(fit)
             yield fit.space, fit.x
 
     places = len(Copies.of(problem.quadrature.points).first)
     if places < 2:
         raise ValueError(f"X: got {len(problem.quadrature)} samples at the same point, expected different points")
-    validation = cross_validation(problem, networks, [None], folds=min(FOLDS, places), seed=seed)
+    validation = cross_validation(problem, networks, alphas, folds=min(FOLDS, places), seed=seed)
     folds = tuple(next(fit for fit in found if fit.x is x) for _, x in validation.networks)
 
     def value(fit: Fit) -> float:

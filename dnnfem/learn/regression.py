@@ -10,7 +10,7 @@ import numpy as np
 from dnnfem.estimators import insertion_sensitivity
 from dnnfem.functionals import Sum
 from dnnfem.learn import growth
-from dnnfem.learn.growth import FIRST_ALPHA, FIRST_STEPS, LEVEL_STEPS, Fit, Outcome
+from dnnfem.learn.growth import ALPHAS, FIRST_STEPS, LEVEL_STEPS, Fit, Outcome
 from dnnfem.problems import Regression
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Result
@@ -18,7 +18,9 @@ from dnnfem.refinement import ridge_candidates, widen
 from dnnfem.solvers import trust_region
 from dnnfem.spaces import FeedforwardSpace, Hierarchy
 
-FIRST_WIDTH = 5
+WIDTHS = (5, 4, 3, 2, 1)
+"""Of the two layers of the first network: the largest one with no more coefficients than there are values."""
+
 GROWTH = 0.5
 """New neurons of a layer, relative to those that it has."""
 
@@ -42,13 +44,25 @@ def solved(problem: Regression, quadrature: Quadrature, fit: Fit, rounds: Sequen
     return growth.solved(problem, quadrature, fit, rounds, dense)
 
 
-def scratch(space: FeedforwardSpace, seed: int = 0) -> Fit:
+def scratch(space: FeedforwardSpace, alpha: float, seed: int = 0) -> Fit:
     """Return a random network."""
-    return Fit(Hierarchy((space,)), space.initial(seed=seed), FIRST_ALPHA)
+    return Fit(Hierarchy((space,)), space.initial(seed=seed), alpha)
+
+
+def smallest(quadrature: Quadrature) -> FeedforwardSpace:
+    """Return the first space for some samples."""
+    inputs, outputs = quadrature.inputs, quadrature.data.shape[1]
+    spaces = [FeedforwardSpace(inputs, (width, width), outputs) for width in WIDTHS]
+    return next((space for space in spaces if space.dim <= min(quadrature.data.size, MOST)), spaces[-1])
 
 
 def path(
-    problem: Regression, quadrature: Quadrature, seed: int = 0, start: Fit | None = None, adaptive: bool = True
+    problem: Regression,
+    quadrature: Quadrature,
+    alpha: float,
+    seed: int = 0,
+    start: Fit | None = None,
+    adaptive: bool = True,
 ) -> Iterator[Fit]:
     """Yield the network of every level: solve, estimate, mark, refine.
 
@@ -57,6 +71,8 @@ def path(
     problem : Regression
     quadrature : Quadrature
         The samples, in random order.
+    alpha : float
+        Weight of the penalty to begin with.
     seed : int
         Of initial weights and candidates.
     start : Fit, optional
@@ -64,9 +80,7 @@ def path(
     adaptive : bool
         Whether candidates are marked by what they would gain, or taken as they are drawn.
     """
-    inputs, outputs = quadrature.inputs, quadrature.data.shape[1]
-    width = max(1, min(FIRST_WIDTH, MOST // (inputs + outputs)))
-    fit = start or scratch(FeedforwardSpace(inputs, (width, width), outputs), seed)
+    fit = start or scratch(smallest(quadrature), alpha, seed)
     rounds = LEVEL_STEPS if start else FIRST_STEPS
     while True:
         fit, rounds = solved(problem, first(quadrature, SAMPLES * fit.space.dim), fit, rounds), LEVEL_STEPS
@@ -81,7 +95,7 @@ def path(
             marked += list(estimate.cells[best[: math.ceil(GROWTH * width)]])
         space, P = widen(fit.space, marked)
         # More coefficients than twice the values would only wait for the penalty to take them away.
-        if space.dim > min(2 * len(quadrature) * outputs, MOST):
+        if space.dim > min(2 * quadrature.data.size, MOST):
             return
         fit = Fit(fit.hierarchy.refined(space, P), P(fit.x), fit.alpha, fit.state)
 
@@ -92,7 +106,11 @@ def first(quadrature: Quadrature, count: int) -> Quadrature:
 
 
 def fitted(
-    problem: Regression, seed: int = 0, starts: Mapping[str, Fit] | None = None, others: Sequence[Fit] = ()
+    problem: Regression,
+    seed: int = 0,
+    alphas: Sequence[float] = ALPHAS,
+    starts: Mapping[tuple[str, float], Fit] | None = None,
+    others: Sequence[Fit] = (),
 ) -> Outcome:
     """Choose the level of the path by cross-validation, and solve on all samples.
 
@@ -102,14 +120,15 @@ def fitted(
         Its samples are in random order.
     seed : int
         Of everything that is random.
-    starts, others
-        Networks to begin with, see `dnnfem.learn.growth.chosen`.
+    alphas, starts, others
+        What to begin with, see `dnnfem.learn.growth.chosen`.
     """
     return growth.chosen(
         problem,
-        lambda quadrature, start: path(problem, quadrature, seed, start),
+        lambda quadrature, alpha, start: path(problem, quadrature, alpha, seed, start),
         lambda fit: solved(problem, problem.quadrature, fit),
         seed,
+        alphas,
         starts or {},
         others,
     )
