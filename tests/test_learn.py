@@ -163,16 +163,16 @@ def test_noise_and_factor_are_found_by_likelihood():
 
 @BOTH
 def test_order_copies_and_units_of_weights_do_not_matter_to_the_bit(kind, data):
-    points, targets = data(60)
+    points, targets = data(40)
     random = np.random.default_rng(1)
-    weights, order = random.integers(0, 4, 60), random.permutation(60)
+    weights, order = random.integers(0, 4, 40), random.permutation(40)
     expected = says(kind().fit(points, targets, weights), points)
     many = points.repeat(weights, axis=0), targets.repeat(weights)
     shuffled = random.permutation(len(many[0]))
     assert equal(says(kind().fit(many[0][shuffled], many[1][shuffled]), points), expected)
     assert equal(says(kind().fit(points[order], targets[order], 4.0 * weights[order]), points), expected)
     plain = says(kind().fit(points, targets), points)
-    assert equal(says(kind().fit(points[order], targets[order], np.full(60, 0.1)), points), plain)
+    assert equal(says(kind().fit(points[order], targets[order], np.full(40, 0.1)), points), plain)
     assert not equal(plain, expected)
 
 
@@ -204,20 +204,20 @@ def test_pickles_say_the_same_to_the_bit(kind, data):
 
 
 def test_pipelines_searches_and_clones():
-    points, targets = noisy(90)
+    points, targets = noisy(60)
     pipeline = make_pipeline(StandardScaler(), AdaptiveRegressor(warm_start=True))
-    search = GridSearchCV(pipeline, {"adaptiveregressor__random_state": [0, 3]}, cv=3).fit(points, targets)
-    assert search.best_score_ > 0.5
+    search = GridSearchCV(pipeline, {"adaptiveregressor__random_state": [0, 3]}, cv=2).fit(points, targets)
+    assert search.best_score_ > 0.3
     best = search.best_estimator_
     again = clone(best).fit(points, targets)
     assert again.get_params()["adaptiveregressor__warm_start"]
     np.testing.assert_array_equal(again.predict(points), search.predict(points))
     mean, std = best.predict(points, return_std=True)
-    assert mean.shape == std.shape == (90,)
+    assert mean.shape == std.shape == (60,)
 
 
 def test_random_states():
-    points, targets = noisy(60)
+    points, targets = noisy(25)
 
     def fitted(state):
         return AdaptiveRegressor(random_state=state).fit(points, targets).predict(points)
@@ -246,8 +246,8 @@ def test_a_warm_start_goes_on_with_the_same_samples(kind, data):
 
 @BOTH
 def test_a_warm_start_with_other_samples_is_judged_as_a_cold_one(kind, data):
-    points, targets = data(200)
-    warm, cold = kind(warm_start=True).fit(points[:150], targets[:150]), kind().fit(points, targets)
+    points, targets = data(100)
+    warm, cold = kind(warm_start=True).fit(points[:80], targets[:80]), kind().fit(points, targets)
     warm.fit(points, targets)
     # Networks that have seen a sample cannot tell what the error is where it was not seen.
     assert str(warm.validation_) == str(cold.validation_)
