@@ -38,6 +38,7 @@ _public = {
     ),
     "exchange": ("export", "from_torch", "load"),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "TimeHorizon", "as_scipy", "condense", "from_callables"),
+    "learn": (),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
     "norms": ("H1", "L2", "Blocks", "Euclidean", "Norm", "Pullback", "Weighted", "pulled_back"),
     "observers": ("observe", "progress"),
@@ -98,7 +99,7 @@ _public = {
 
 # For type checkers and editors; a test keeps it in step with the table.
 if TYPE_CHECKING:
-    from dnnfem import plotting as plotting, testing as testing
+    from dnnfem import learn as learn, plotting as plotting, testing as testing
     from dnnfem.archive import Archive as Archive, ArchiveError as ArchiveError, read as read
     from dnnfem.control import decide as decide
     from dnnfem.distributed import SharedArchive as SharedArchive

@@ -98,6 +98,16 @@ def write_pages(folder):
             path.write_text(text, encoding="utf-8")
 
 
+def foreign(app, what, name, member, skip, options):
+    """Leave out methods that other packages have put into classes of this one."""
+    return skip or (inspect.isfunction(member) and not member.__module__.startswith("dnnfem."))
+
+
+def setup(app):
+    """Connect."""
+    app.connect("autodoc-skip-member", foreign)
+
+
 write_pages(HERE / "_api")
 
 

@@ -9,6 +9,7 @@ from dnnfem.estimators import (
     cross_validation,
     hierarchical,
     insertion_sensitivity,
+    penalty,
     penalty_weight,
     removal,
 )
@@ -331,6 +332,35 @@ def test_the_weight_of_the_penalty_is_that_of_the_evidence(scale):
     moved = Tikhonov(space, weight_decay, alpha, x - x / scale)
     near = penalty_weight(Sum(integral, moved), x)
     assert near == pytest.approx(np.clip(expected * scale**2, alpha / 10, 10 * alpha), rel=1e-6)
+
+
+def classes():
+    """Return three classes of points."""
+    points = np.random.default_rng(0).uniform(-1.0, 1.0, (80, 2))
+    return Classification(points, np.digitize(points[:, 0] * points[:, 1], (-0.1, 0.1)))
+
+
+def test_a_loss_knows_its_noise():
+    space, alpha = FeedforwardSpace(2, (4,), 3), 3e-3
+    integral, matrix = classes().on(space), np.diag(weight_decay(space).weights)
+    functional = Sum(integral, Tikhonov(space, weight_decay, alpha))
+    x = trust_region(functional, space.initial(0), 1e-3, curvature=True, max_steps=50).x
+    curvature = integral.linearize(x).curvature(np.eye(space.dim))
+    gamma = np.trace(np.linalg.solve(curvature + alpha * matrix, curvature))
+    expected = gamma / (80 * (x @ matrix @ x))
+    assert alpha / 10 < expected < 10 * alpha
+    assert penalty_weight(functional, x) == pytest.approx(expected, rel=1e-8)
+    assert penalty_weight(Scaled(functional, 3.0), x) == pytest.approx(expected, rel=1e-8)
+
+
+def test_the_trace_of_many_coefficients_is_estimated(monkeypatch):
+    space = FeedforwardSpace(2, (40,), 3)
+    functional = Sum(classes().on(space), Tikhonov(space, weight_decay, 1e-4))
+    x = trust_region(functional, space.initial(0), 1e-2, curvature=True, max_steps=30).x
+    exact = penalty_weight(functional, x)
+    monkeypatch.setattr(penalty, "DENSE", 0)
+    assert penalty_weight(functional, x) == pytest.approx(exact, rel=0.3)
+    assert penalty_weight(functional, np.zeros(space.dim)) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("device", [None, DEVICE])

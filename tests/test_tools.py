@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -118,3 +119,18 @@ def test_archives_under_faults():
     assert line["kills"] == 3 and line["flips"] == line["flips_detected"] == 20 and line["bitwise_equal"] == 1
     assert not any(line[key] for key in ("lost_levels", "unreadable", "crashes", "leftovers"))
     assert line["full_disk"] == 1 and line["read_only"] in (None, 1)
+
+
+def test_coverage_of_tables(tmp_path):
+    random = np.random.default_rng(0)
+    inputs = random.uniform(-1.0, 1.0, (200, 2))
+    table = np.column_stack([inputs, inputs[:, 0] + 0.1 * random.standard_normal(200)])
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        np.savetxt(tmp_path / name / "data.csv.gz", table, delimiter=",")
+        np.savetxt(tmp_path / name / "test_mask.csv.gz", random.permuted(np.arange(200) % 2)[:, None], delimiter=",")
+    options = ("--data", str(tmp_path), "--folds", "1", "--coverage", "--json")
+    line = json.loads(run("bench_regression.py", *options).splitlines()[-1])
+    assert set(line["quartiles"]) == {"first", "second", "all"} and line["fits"] == 2
+    assert line["median_coverage"] == line["quartiles"]["all"][1] and 0.8 < line["median_coverage"] < 0.98
+    assert 0.7 < line["median_width_vs_constant"] < 1.4 and 0.7 < line["median_effectivity"] < 1.4

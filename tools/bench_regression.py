@@ -2,8 +2,10 @@
 
     python tools/bench_regression.py --function sincos --seeds 10 --json
     python tools/bench_regression.py --data DIR --folds 3 --jobs 2 --json
+    python tools/bench_regression.py --data DIR --folds 3 --coverage --json
 
-The second form fits tables, see `tables.py` beside this file.  In the first form every run uses defaults only.  A seed
+The second form fits tables, see `tables.py` beside this file; the third one counts what the intervals of
+`AdaptiveRegressor` cover on them, see `intervals.py`.  In the first form every run uses defaults only.  A seed
 draws the sample and everything that is random in the method.  The ablations have as many coefficients as the adaptive
 network, frozen ones counted:
 
@@ -29,6 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import intervals
 import numpy as np
 import tables
 
@@ -255,13 +258,14 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3, help="with --data: the first columns of the test masks")
     parser.add_argument("--sets", help="with --data: names of some tables, separated by commas; default all")
     parser.add_argument("--jobs", type=int, default=1, help="with --data: processes, each with one thread")
+    parser.add_argument("--coverage", action="store_true", help="with --data: intervals, without peers and ablations")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="two seeds and half the coefficients, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON line per function, last")
     options = parser.parse_args()
     if options.data is not None:
         names = options.sets and options.sets.split(",")
-        tables.main(options.data, names, options.folds, options.jobs, options.json)
+        (intervals if options.coverage else tables).main(options.data, names, options.folds, options.jobs, options.json)
         return
     lines = []
     for name in FUNCTIONS if options.function == "all" else [options.function]:

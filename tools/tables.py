@@ -1,8 +1,9 @@
 """Regression of tables against scikit-learn's tuned networks and boosted trees; see ``bench_regression.py --data``.
 
-Every set comes with fixed test masks.  dnnfem grows a network with two hidden layers: the weight of the penalty is
-re-estimated by the evidence while the network is solved, and cross-validation over the whole growth path says how wide
-it becomes and how large its error is at unseen samples.  Nothing is chosen per set, and no test sample is looked at.
+Every set comes with fixed test masks.  dnnfem runs the loop of `AdaptiveRegressor`, which grows a network with two
+hidden layers: the weight of the penalty is re-estimated by the evidence while the network is solved, and
+cross-validation over the whole growth path says how wide it becomes and how large its error is at unseen samples.
+Nothing is chosen per set, and no test sample is looked at.
 
 Ablations have the final architecture, or as many coefficients: untrained random features, growth with candidates as
 they are drawn, and a solve from scratch with as many steps as the path and the last solve may take together.  All end
@@ -40,126 +41,40 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import dnnfem as fem
-from dnnfem.norms import weight_decay
+from dnnfem.learn.growth import FIRST_STEPS, LEVEL_STEPS, Fit, Outcome
+from dnnfem.learn.regression import fitted, path, scratch, solved
 from dnnfem.spaces.feedforward import ridges
 
 Array = np.ndarray
 
-FIRST_WIDTH = 5
-GROWTH = 0.5
-"""New neurons of a layer, relative to those that it has."""
-
-FIRST_STEPS, LEVEL_STEPS = (10, 10), (8, 8)
-"""Steps of the solves of the first and of every other level; the penalty is re-estimated after each solve."""
-
-FOLDS = 3
-"""Parts that are held out in turn."""
-
-MOST = 3000
-"""No level has more coefficients."""
-
-SAMPLES = 12
-"""Samples that a level is solved with, per coefficient: more would cost more than they tell."""
-
-CANDIDATES, SCORED = 32, 2000
-"""Candidates per layer, and samples that they are scored with."""
-
-FIRST_ALPHA, CLOSE = 1e-3, 2.0
-"""Weight of the penalty to begin with, and the factor between two estimates of it that changes nothing."""
-
-TOLERANCE = 0.15
-"""Of a solve, relative to the root mean square of the functional."""
+ALPHA = 1e-3
+"""Weight of the penalty that everything begins with; `AdaptiveRegressor` lets two of them race."""
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A network with the weight of its penalty, and what the solver goes on with."""
-
-    space: fem.FeedforwardSpace
-    x: Array
-    alpha: float
-    state: fem.State | None = None
-
-
-def solved(problem: fem.Regression, quadrature: fem.Quadrature, fit: Fit, rounds: tuple[int, ...]) -> Fit:
-    """Solve, re-estimate the penalty, and again."""
-    space, x, alpha, state = fit.space, fit.x, fit.alpha, fit.state
-    integral = problem.on(space, quadrature)
-    for steps in rounds:
-        J = fem.Sum(integral, fem.Tikhonov(space, weight_decay, alpha))
-        tolerance = TOLERANCE * math.sqrt(2.0 * J.value(x))
-        result = fem.trust_region(J, x, tolerance, state=state, curvature=True, max_steps=steps)
-        x, state = result.x, result.state
-        last, alpha = alpha, fem.penalty_weight(J, x)
-        if result.status.converged and abs(math.log(alpha / last)) < math.log(CLOSE):
-            break
-    return Fit(space, x, alpha, state)
-
-
-def growth(problem: fem.Regression, quadrature: fem.Quadrature, adaptive: bool = True) -> Iterator[Fit]:
-    """Yield the network of every level."""
-    space = fem.FeedforwardSpace(quadrature.inputs, (FIRST_WIDTH, FIRST_WIDTH), 1)
-    fit, rounds = Fit(space, space.initial(seed=0), FIRST_ALPHA), FIRST_STEPS
-    # More coefficients than twice the samples would only wait for the penalty to take them away.
-    while fit.space.dim <= min(2 * len(quadrature), MOST):
-        fit, rounds = solved(problem, first(quadrature, SAMPLES * fit.space.dim), fit, rounds), LEVEL_STEPS
-        yield fit
-        scored = problem.on(fit.space, first(quadrature, SCORED))
-        candidates = fem.ridge_candidates(fit.space, quadrature, seed=0, count=CANDIDATES)
-        estimate = fem.insertion_sensitivity(scored, fit.x, candidates)
-        chosen = []
-        for layer, width in enumerate(fit.space.hidden):
-            own = np.array([number for number, neuron in enumerate(estimate.cells) if neuron.layer == layer])
-            best = own[np.argsort(-estimate.indicators[own], kind="stable")] if adaptive else own
-            chosen += list(estimate.cells[best[: math.ceil(GROWTH * width)]])
-        space, P = fem.widen(fit.space, chosen)
-        fit = Fit(space, P(fit.x), fit.alpha, fit.state)
-
-
-def first(quadrature: fem.Quadrature, count: int) -> fem.Quadrature:
-    """Return the first samples, all if there are no more; their order is random."""
-    return quadrature if len(quadrature) <= count else quadrature.subset(np.arange(count))
-
-
-def regression(inputs: Array, targets: Array) -> tuple[fem.Regression, Fit, fem.estimators.Validation]:
+def regression(inputs: Array, targets: Array) -> tuple[fem.Regression, Outcome]:
     """Fit a table: cross-validation over the growth path, then the best network of the folds on all samples."""
     order = np.random.default_rng(0).permutation(len(targets))
     problem = fem.Regression(inputs[order], targets[order])
-
-    found: list[Fit] = []
-
-    def path(quadrature: fem.Quadrature, setting: None) -> Iterator[tuple[fem.FeedforwardSpace, Array]]:
-        for fit in growth(problem, quadrature):
-            found.append(fit)
-            yield fit.space, fit.x
-
-    validation = fem.cross_validation(problem, path, [None], folds=FOLDS)
-    fits = [next(fit for fit in found if fit.x is x) for _, x in validation.networks]
-
-    def value(fit: Fit) -> float:
-        return fem.Sum(problem.on(fit.space), fem.Tikhonov(fit.space, weight_decay, fit.alpha)).value(fit.x)
-
-    return problem, solved(problem, problem.quadrature, min(fits, key=value), LEVEL_STEPS), validation
+    return problem, fitted(problem, alphas=[ALPHA])
 
 
-def scratch(problem: fem.Regression, fit: Fit, levels: int) -> Fit:
+def from_scratch(problem: fem.Regression, fit: Fit, levels: int) -> Fit:
     """Solve on the final architecture from a random start, with the steps of so many levels and of the last solve."""
-    start = Fit(fit.space, fit.space.initial(seed=0), FIRST_ALPHA)
-    return solved(problem, problem.quadrature, start, FIRST_STEPS + levels * LEVEL_STEPS)
+    return solved(problem, problem.quadrature, scratch(fit.space, ALPHA), FIRST_STEPS + levels * LEVEL_STEPS)
 
 
 def uniform(problem: fem.Regression, fit: Fit) -> Fit:
     """Grow to the final architecture with candidates as they are drawn."""
-    path = growth(problem, problem.quadrature, adaptive=False)
-    return solved(problem, problem.quadrature, next(f for f in path if f.space.dim >= fit.space.dim), LEVEL_STEPS)
+    levels = path(problem, problem.quadrature, ALPHA, adaptive=False)
+    return solved(problem, problem.quadrature, next(f for f in levels if f.space.dim >= fit.space.dim))
 
 
 def smaller(problem: fem.Regression, fit: Fit) -> Iterator[Fit]:
     """Yield the networks of the growth path that are smaller than the chosen one, with the last solve, and that one."""
-    for level in growth(problem, problem.quadrature):
+    for level in path(problem, problem.quadrature, ALPHA):
         if level.space.dim >= fit.space.dim:
             break
-        yield solved(problem, problem.quadrature, level, LEVEL_STEPS)
+        yield solved(problem, problem.quadrature, level)
     yield fit
 
 
@@ -238,8 +153,9 @@ def run(folder: Path, fold: int) -> Row:
     inputs, targets = table[~test, :-1], table[~test, -1]
     unseen, wanted = table[test, :-1], table[test, -1]
     began = time.perf_counter()
-    problem, fit, validation = regression(inputs, targets)
+    problem, outcome = regression(inputs, targets)
     seconds = time.perf_counter() - began
+    fit, validation = outcome.fit, outcome.validation
 
     def tested(other: Fit) -> float:
         return rmse(problem.solution(other.space, other.x)(unseen)[:, 0], wanted)
@@ -252,7 +168,7 @@ def run(folder: Path, fold: int) -> Row:
     network = search.best_estimator_.regressor_[-1]
     trees = HistGradientBoostingRegressor(random_state=0).fit(inputs, targets)
     random = rmse(random_features(problem, fit, unseen), wanted)
-    others = random, tested(uniform(problem, fit)), tested(scratch(problem, fit, validation.level + 1))
+    others = random, tested(uniform(problem, fit)), tested(from_scratch(problem, fit, validation.level + 1))
     reached = (other.space.dim for other in smaller(problem, fit) if tested(other) <= min(others))
     return Row(
         folder.name,

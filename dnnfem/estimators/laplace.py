@@ -49,21 +49,25 @@ def integral_of(functional: Functional) -> tuple[Integral, float]:
     return found[0]
 
 
-def regularized(functional: Functional) -> tuple[Integral, Tikhonov, float]:
+def regularized(functional: Functional, losses: bool = False) -> tuple[Integral, Tikhonov, float]:
     """Return integral and penalty of a regression, and the factor of the penalty relative to that of the integral.
+
+    With `losses` the law may be a loss as well.
 
     Raises
     ------
     ValueError
-        If the functional is not the sum of an integral of a residual law and a Tikhonov term, both of positive weight.
+        If the functional is not the sum of an integral of such a law and a Tikhonov term, both of positive weight.
     """
+    kinds = ("residual", "loss") if losses else ("residual",)
     parts = [(term, factor) for term, factor in terms(functional) if factor > 0.0]
     penalties = [(term, factor) for term, factor in parts if isinstance(term, Tikhonov) and term.alpha > 0.0]
-    integrals = [(term, factor) for term, factor in parts if isinstance(term, Integral) and term.law.kind == "residual"]
+    integrals = [(term, factor) for term, factor in parts if isinstance(term, Integral) and term.law.kind in kinds]
     if len(terms(functional)) != 2 or len(penalties) != 1 or len(integrals) != 1:
         names = " + ".join(type(term).__name__ for term, _ in terms(functional))
         raise ValueError(
             f"functional: got {names}, expected the integral of a residual law and a Tikhonov term of positive weight"
+            + (", or of a loss and such a term" if losses else "")
         )
     return integrals[0][0], penalties[0][0], penalties[0][1] / integrals[0][1]
 
