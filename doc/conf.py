@@ -103,11 +103,6 @@ def foreign(app, what, name, member, skip, options):
     return skip or (inspect.isfunction(member) and not member.__module__.startswith("dnnfem."))
 
 
-def setup(app):
-    """Connect."""
-    app.connect("autodoc-skip-member", foreign)
-
-
 write_pages(HERE / "_api")
 
 
@@ -141,8 +136,9 @@ PLACES = places()
 
 
 def setup(app):
-    """Register the role."""
+    """Register the role, and what is left out."""
     app.add_role("name", name_role)
+    app.connect("autodoc-skip-member", foreign)
 
 
 # ---- the gallery

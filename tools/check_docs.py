@@ -174,7 +174,9 @@ def findings(path: str, value: Any, method: bool = False) -> Iterator[str]:
                 yield f"{title}: no shape of {entry.name or entry.type}"
     if inspect.isclass(value):
         for name in sorted(names_of(sections["Attributes"]) - wanted):
-            if not hasattr(value, name) and name not in getattr(value, "__annotations__", {}):
+            # What scikit-learn's estimators have after a fit ends with an underscore.
+            known = name.endswith("_") or hasattr(value, name) or name in getattr(value, "__annotations__", {})
+            if not known:
                 yield f"describes {name}, which is no attribute"
     elif not (method or sections["Returns"] or sections["Yields"]) and inspect.signature(
         value

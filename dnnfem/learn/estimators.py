@@ -110,7 +110,7 @@ class AdaptiveRegressor(RegressorMixin, Adaptive):
     solution_ : Solution
         The network as a function, with ``gradient`` and ``to_torch``.
     n_features_in_ : int
-    feature_names_in_ : array of str
+    feature_names_in_ : array of str, shape (d,)
         If the samples were a data frame with names of columns.
 
     Notes
@@ -202,12 +202,14 @@ class AdaptiveClassifier(ClassifierMixin, Adaptive):
 
     Parameters
     ----------
-    random_state, warm_start
+    random_state : int, RandomState instance or None
+        See `AdaptiveRegressor`.
+    warm_start : bool
         See `AdaptiveRegressor`.
 
     Attributes
     ----------
-    classes_ : array
+    classes_ : array, shape (classes,)
         The labels, sorted.
     score_estimate_ : float
         Estimated error rate at unseen samples: ``1 - score(X, y)`` is expected to be about this.  It is that of the
