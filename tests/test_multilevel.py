@@ -1,6 +1,7 @@
 """Multilevel trust regions: coherent coarse models, exactness on quadratics, containment, and what all solvers keep."""
 
 import dataclasses
+import math
 import time
 from itertools import pairwise
 
@@ -15,10 +16,11 @@ from dnnfem.functionals import Composed, Sum, Tikhonov, from_callables, gradient
 from dnnfem.functionals.protocols import MatrixNorm
 from dnnfem.norms import Euclidean, Pullback, Weighted, jacobi
 from dnnfem.norms.galerkin import galerkin
-from dnnfem.records import Status
+from dnnfem.records import STEP_FIELDS, Progress, Status, Step, Steps
 from dnnfem.solvers.ascent import PATIENCE, Ascent
-from dnnfem.solvers.iteration import Limits
+from dnnfem.solvers.iteration import Limits, extrapolated
 from dnnfem.solvers.levels import levels_of, norms_of
+from dnnfem.solvers.multilevel import Multilevel
 from dnnfem.solvers.recursion import BOUND, FAILED, RADIUS, REST, Recursion
 from dnnfem.solvers.trust_region import VALUE_WORK
 from dnnfem.spaces import Transfer
@@ -319,18 +321,68 @@ class CountedLinearization:
         return self.part.hessian(v)
 
 
-@pytest.mark.parametrize("cycle", ["V", "F"])
-def test_the_work_is_that_of_all_levels_in_gradients_of_the_finest(cycle):
+@pytest.mark.parametrize(("cycle", "tolerance"), [("V", 1e-6), ("F", 1e-6), ("V", 0.0)])
+def test_the_work_is_that_of_all_levels_in_gradients_of_the_finest(cycle, tolerance):
     functionals, transfers, start = flows((2, 4, 8, 16))
     counted = [Counted(J, []) for J in functionals]
     costs = [gradient_work(J) for J in functionals]
     options = {"nested": True, "cycle": cycle, "costs": costs, "dense": False}
-    result = fem.multilevel(counted, transfers, start, 1e-6, **options)
+    result = fem.multilevel(counted, transfers, start, tolerance, **options)
     assert result.status is Status.CONVERGED
     actual = sum(sum(J.units) * cost / costs[-1] for J, cost in zip(counted, costs, strict=True))
     # At ends of coarse solves a derivative is counted that nobody asks for.
     assert actual <= result.steps[-1].work <= 1.1 * actual
     assert all(J.units for J in counted)
+
+
+def test_steps_that_fail_are_counted():
+    # No step from the tip of the cone is accepted, until they are too short to be steps.
+    tip = np.ones(3)
+    cone = from_callables(3, lambda x: 1e12 * np.linalg.norm(x - tip), np.zeros_like, lambda x, v: v)
+    P = Transfer(sp.csr_array(np.eye(4, 3)), np.zeros(4))
+    fine, counted = quadratic(np.eye(4), np.array([2.0, 3.0, 4.0, 0.0])), Counted(cone, [])
+    levels = levels_of([counted, fine], [P], [0.25, 1.0], 0)
+    found, here = Recursion(levels, False, 1), fine.linearize(np.append(tip, 0.0))
+    correction = found.corrected(1, fine, here, norms_of(levels, Euclidean(fine.space)), 1e3, found.unknown(1.0), "V")
+    assert correction.point is None and len(counted.units) > 20
+    assert correction.work == pytest.approx(0.25 * sum(counted.units), rel=1e-12)
+
+
+@pytest.mark.parametrize("family", [flows, networks])
+def test_a_dual_norm_on_the_finest_level_costs_a_gradient_and_the_norm_if_that_depends_on_the_point(family):
+    functionals, transfers, start = family()
+    metrics = {Euclidean(functionals[-1].space): 1.0, None: 3.0, jacobi: 3.0}
+    for norm, work in metrics.items():
+        result = fem.multilevel(
+            functionals, transfers, start, norm=norm, nested=True, curvature=True, dense=True, max_steps=0
+        )
+        assert result.status is Status.STEP_LIMIT and result.steps[0].work == work
+
+
+def test_the_next_level_charges_values_or_derivatives():
+    functionals, transfers, start = flows()
+    # Steps on the coarsest level cost next to nothing.
+    levels, seen = levels_of(functionals, transfers, [1e-9, 1.0, 1.0], np.inf), []
+    judged = (levels[0], dataclasses.replace(levels[1], functional=Watched(functionals[1], seen.append)), levels[2])
+    for norms, look in ((None, VALUE_WORK), (norms_of(levels, fem.L2(functionals[-1].space)), 1.0)):
+        seen.clear()
+        found = Ascent(0, start, math.nan).following(judged, norms, True, 0.0, Limits(1000, np.inf))
+        assert found.level == 1 and len(seen) > 2
+        assert found.work == pytest.approx(len(seen) * look, rel=1e-5)
+
+
+def test_rows_of_nested_iteration_are_no_steps_from_which_decreases_are_extrapolated():
+    functionals, transfers, start = flows()
+    norm = fem.L2(functionals[-1].space)
+    found, *_ = recursion(functionals, transfers, norm)
+    method = Multilevel(found, norm, "V", 0.0, Limits(1000, np.inf), 0.0, start)
+    nested = [Step(k, value, algebraic=math.inf) for k, value in enumerate((9.0, 4.0, 3.0))]
+    steps = [Step(3 + k, 2.0 + 1.0 / (2.0 + k), length=1.0, algebraic=math.inf) for k in range(12)]
+    for count in range(1, len(steps) + 1):
+        table = Steps((*nested, *steps[:count]))
+        assert method.estimate(table) == extrapolated(Steps(table[2:]))
+    # Of 1 / k what remains is known; the start of the finest level is its first row.
+    assert extrapolated(Steps(table[2:])) != extrapolated(table) and len(table[2:]) == 13
 
 
 def test_a_gradient_costs_samples_times_steps_times_weights_of_a_step():
@@ -412,6 +464,38 @@ def test_nested_iteration_shows_every_level_on_the_finest_one():
     assert limited.status is Status.TIME_LIMIT and np.array_equal(limited.x, x)
 
 
+@pytest.mark.parametrize(("norm", "price"), [(fem.L2, 1.0), (jacobi, 3.0)])
+def test_looks_in_between_are_rows_and_change_nothing_else(norm, price):
+    functionals, transfers, start = flows((2, 4, 8, 16), alpha=1e-3)
+    shown, coarse = [], []
+    functionals[0] = Watched(functionals[0], coarse.append)
+    norm = norm if price > 1.0 else norm(functionals[-1].space)
+    options = {"nested": True, "norm": norm, "dense": False, "costs": [1.0, 2.0, 4.0, 8.0]}
+    whole = fem.multilevel(functionals, transfers, start, 1e-4, **options)
+    count = len(coarse)
+    watched = fem.multilevel(functionals, transfers, start, 1e-4, watch=True, observer=shown.append, **options)
+    more = len(watched.steps) - len(whole.steps)
+    assert more >= 2 and np.array_equal(watched.x, whole.x) and len(coarse) == 2 * count
+    assert watched.steps[-1].work == pytest.approx(whole.steps[-1].work + price * more, rel=1e-12)
+    levels = [float(s.state.progress.memory.get("level", 3.0)) for s in shown]
+    looks = [k for k in range(1, len(shown)) if levels[k] == levels[k - 1] < 3.0]
+    assert len(looks) == more and levels == sorted(levels)
+    for k in looks:
+        before, row = shown[k - 1].step, shown[k].step
+        assert row.value <= shown[0].step.value and np.isnan(row.length)
+        # Not before it is time, which at the latest is after the next step.
+        work = row.work - price
+        assert (work - before.work) ** 2 >= 2.0 * price * work
+    # Without such looks the levels take as much work at once.
+    assert max(np.diff(whole.steps.column("work"))[:3]) > max(
+        shown[k].step.work - shown[k - 1].step.work for k in looks
+    )
+    # A norm that depends on the point in another way is that at the start of a level: nobody looks.
+    options["norm"] = lambda space, here: Pullback(space, here, delta=1e-2)
+    runs = [fem.multilevel(functionals, transfers, start, 0.1, watch=watch, **options) for watch in (True, False)]
+    assert len(runs[0].steps) == len(runs[1].steps)
+
+
 def test_a_relative_tolerance_is_that_of_the_start_and_may_be_met_by_a_coarse_level():
     functionals, transfers, start = flows((4, 8, 16), degree=1, rule=fem.H1, alpha=0.1)
     x, norm = prolonged(transfers, start), fem.H1(functionals[-1].space)
@@ -442,14 +526,49 @@ def climbed(fine, P=None, tolerance=0.0):
 
 
 @pytest.mark.parametrize("centre", [(-1.0, 1.0), (0.0, 0.0), (0.6, 0.3), (1.0, 1.0)])
-def test_a_coarse_level_is_left_where_the_value_on_the_next_one_falls_no_more(centre):
-    x, seen = climbed(from_callables(2, lambda x: 1.0 + np.sum((x - centre) ** 2), lambda x: 2.0 * (x - centre), None))
+@pytest.mark.parametrize("offset", [1.0, 0.0])
+def test_a_coarse_level_is_left_where_the_value_on_the_next_one_falls_no_more(centre, offset):
+    fine = from_callables(2, lambda x: offset + np.sum((x - centre) ** 2), lambda x: 2.0 * (x - centre), None)
+    x, seen = climbed(fine)
     distances = np.linalg.norm(seen - centre, axis=1)
     assert np.linalg.norm(x - centre) < 0.2 and any(np.array_equal(x, y) for y in seen)
     # Trial points that are not accepted may be closer.
     assert np.linalg.norm(x - centre) <= np.sort(distances)[2]
-    # The minimum of the coarse level, (1, 1), is not waited for.
-    assert (np.linalg.norm(seen - 1.0, axis=1).min() < 1e-6) == (centre == (1.0, 1.0))
+    # The minimum of the coarse level, (1, 1), is not waited for, unless the next one has the same, with the same value.
+    assert (np.linalg.norm(seen - 1.0, axis=1).min() < 1e-6) == (centre == (1.0, 1.0) and offset == 0.0)
+
+
+@pytest.mark.parametrize(
+    ("above", "promised", "over"),
+    [
+        ([5.0, 4.0, 3.0, 2.0], 0.0, False),
+        # Two steps are enough if the model agrees, five in any case; they may rise.
+        ([5.0, 3.0, 3.0, 2.95], 0.1, True),
+        ([5.0, 3.0, 3.0, 2.95], 0.4, False),
+        ([5.0, 3.0, 3.1, 3.2], 0.1, True),
+        ([5.0, 3.0, 2.95], 0.1, False),
+        ([5.0, 3.0, 3.0, 2.99, 2.98, 2.97], np.inf, False),
+        ([5.0, 3.0, 3.0, 2.99, 2.98, 2.97, 2.96], np.inf, True),
+        # Of what is not finite there nobody knows the discretization.
+        ([5.0, 4.0, np.inf, np.inf], 0.1, False),
+        ([np.inf, np.inf, np.inf], 0.1, False),
+    ],
+)
+def test_the_model_is_believed_when_two_steps_confirm_it(above, promised, over):
+    # On the level itself values are lower by one: a tenth of that is not worth a step.
+    values = [value - 1.0 if math.isfinite(value) else 3.0 for value in above]
+    rows = [Step(k, value, 1.0, algebraic=math.sqrt(2.0 * promised)) for k, value in enumerate(values)]
+    solve = Progress(np.ones(2), Steps(tuple(rows)), None, {"double": np.array(1.0)})
+    table = np.array([above, np.full(len(above), np.nan)])
+    state = Ascent(1, np.zeros(2), 3.0, 0.5, solve, table)
+    assert state._over(0.0) == over and state._over(1.0)
+    # This is what is remembered.
+    again = Ascent.remembered(state.memory, 0.5)
+    assert (again.level, again.first, again.radius, again.solve.memory["double"]) == (1, 3.0, 0.5, 1.0)
+    assert again._over(0.0) == over
+    for name in STEP_FIELDS:
+        assert again.solve.steps.column(name) == pytest.approx(solve.steps.column(name), abs=0.0, nan_ok=True)
+    assert np.array_equal(again.x, state.x) and np.array_equal(again.solve.x, solve.x)
 
 
 @pytest.mark.parametrize(("load", "most"), [(1e4, PATIENCE + 1), (1e-12, 100)])
@@ -488,15 +607,16 @@ def test_levels_whose_iterates_are_of_no_use_on_the_finest_one_are_passed():
     assert np.isfinite(result.steps.column("value")).all() and result.value < functionals[-1].value(x)
 
 
-@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("nested", [True, False, "watched"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dense", [True, False])
 def test_a_solve_goes_on_bit_for_bit_from_any_snapshot(family, dense, nested):
     functionals, transfers, start = FAMILIES[family]()
-    x = start if nested else prolonged(transfers, start)
+    x, watch = start if nested else prolonged(transfers, start), nested == "watched"
 
     def solve(**more):
-        options = {"nested": nested, "curvature": True, "dense": dense, "max_steps": 12}
+        options = {"nested": bool(nested), "watch": watch, "curvature": True, "dense": dense}
+        options["max_steps"] = 24 if watch else 12
         return fem.multilevel(functionals, transfers, x, 0.0, **options, **more)
 
     shown = []
@@ -544,14 +664,19 @@ def test_a_limit_on_the_time_stops_on_a_coarse_level_and_it_goes_on_from_there()
     slow = Watched(functionals[0], lambda x: time.sleep(0.1))
     levels, costs = [slow, *functionals[1:]], [1.0, 2.0, 4.0]
     options = {"nested": True, "costs": costs, "dense": False}
+    # This one first: that kernels are loaded takes time, too.
+    whole = fem.multilevel(functionals, transfers, start, 1e-8, **options)
     stopped = fem.multilevel(levels, transfers, start, 1e-8, max_seconds=0.8, **options)
     assert stopped.status is Status.TIME_LIMIT and len(stopped.steps) == 2 and stopped.steps[1].work > 1.0
     assert stopped.value < functionals[-1].value(prolonged(transfers, start))
     assert stopped.resumable.progress.memory["level"] == 0.0
+    # The time of the level so far counts once.
+    seconds = stopped.steps[-1].seconds + 0.8
+    further = fem.multilevel(levels, transfers, start, 1e-8, max_seconds=seconds, state=stopped.resumable, **options)
+    assert further.status is Status.TIME_LIMIT and further.steps[2].work > stopped.steps[1].work + 2.0
     result = fem.multilevel(functionals, transfers, start, 1e-8, state=stopped.resumable, **options)
-    whole = fem.multilevel(functionals, transfers, start, 1e-8, **options)
     assert result.status is Status.CONVERGED and np.isnan(result.steps.column("length")).sum() == 4
-    assert result.value == pytest.approx(whole.value, rel=1e-10)
+    assert result.value == whole.value and np.array_equal(result.x, whole.x)
 
 
 def test_statuses_and_limits():
@@ -609,7 +734,9 @@ def test_an_interrupt_on_a_coarse_level_returns_a_fine_iterate_from_which_it_goe
         resumed = solve(2, state=result.resumable)
         assert resumed.status is Status.CONVERGED
         assert resumed.steps[: len(result.steps)].__repr__() == result.steps[:].__repr__()
-        assert resumed.value == pytest.approx(whole.value, rel=1e-10) and resumed.x == pytest.approx(whole.x, abs=1e-4)
+        # The row of the interrupt is one more, and what follows is the same, bit for bit.
+        assert resumed.value == whole.value and np.array_equal(resumed.x, whole.x)
+        assert len(resumed.steps) == len(whole.steps) + 1
         # What the observer was shown last is the same state, bit for bit.
         assert np.array_equal(solve(2, state=snapshot.state).x, resumed.x)
 

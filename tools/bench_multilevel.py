@@ -18,9 +18,10 @@ Hessian, with which the trust region on the finest level needs a third of the wo
 the dual norm has fallen to a thousandth, or to its budget of work; the others are stopped where they have reached its
 last value.
 
-`multilevel` begins on the coarsest level (``nested=True``).  Nested iteration takes trust-region steps on every level,
-until the dual norm has fallen to a tenth (on the coarsest to a hundredth), at most 5, 10 or 30 steps on the levels
-between; the best of these three counts, for each seed.  After every level both look at the finest one, and may end.
+`multilevel` begins on the coarsest level (``nested=True``), and looks at the finest one during long solves, too
+(``watch=True``).  Nested iteration takes trust-region steps on every level, until the dual norm has fallen to a tenth
+(on the coarsest to a hundredth), at most 5, 10 or 30 steps on the levels between; the best of these three counts, for
+each seed, which nobody knows beforehand.  After every level both look at the finest one, and may end.
 In width steps are those of Levenberg and Marquardt, and the single level begins with the start of the coarsest,
 prolonged, or with weights of its own, whichever is better.
 
@@ -31,6 +32,8 @@ nested iteration does not, with twice the budget.
 work_ratio            work of `multilevel` over that of the single level; median over the seeds of the flow for which it
                       is largest
 work_ratio_vs_nested  over that of nested iteration, likewise
+work_ratio_vs_fixed   over that of nested iteration with one number of steps for all flows and seeds, likewise; of the
+                      three the one for which it is largest
 width_work_ratio      over that of the single level, in width
 lower_quartile_..., upper_quartile_..., and for each flow <problem>_work_ratio, <problem>_work_ratio_vs_nested
 """
@@ -194,6 +197,7 @@ def multilevel(case: Hierarchy, value: float, cycle: str = "V") -> float:
             case.start,
             0.0,
             nested=True,
+            watch=True,
             cycle=cycle,
             observer=meter,
             **options(case, -1),
@@ -224,10 +228,13 @@ def compared(case: Hierarchy) -> dict[str, float]:
     value = rows[-1][1]
     alone = min(work for work, reached in rows if reached <= value)
     found = {"value": value, "single": alone, "multilevel": multilevel(case, value)}
-    found["nested"] = min(*(nested(case, value, most) for most in STEPS), 2.0 * BUDGET)
+    fixed = {most: min(nested(case, value, most), 2.0 * BUDGET) for most in STEPS}
+    found["nested"] = min(fixed.values())
+    ratios = {f"work_ratio_vs_{most}": found["multilevel"] / work for most, work in fixed.items()}
     return found | {
         "work_ratio": found["multilevel"] / found["single"],
         "work_ratio_vs_nested": found["multilevel"] / found["nested"],
+        **ratios,
     }
 
 
@@ -241,6 +248,9 @@ def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, float | None]:
     """Return medians with quartiles: those of the flow with the largest median, and that of the networks."""
     line: dict[str, float | None] = {}
     flows = [name for name in runs if name != "width"]
+    if flows:
+        fixed = [quantile([run[f"work_ratio_vs_{most}"] for run in runs[name]]) for name in flows for most in STEPS]
+        line["work_ratio_vs_fixed"] = None if None in fixed else max(fixed)
     for key in ("work_ratio", "work_ratio_vs_nested"):
         if not flows:
             continue

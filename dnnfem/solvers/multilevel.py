@@ -36,10 +36,14 @@ from dnnfem.spaces.layout import check_coefficients
 
 @dataclass(frozen=True, eq=False)
 class CycleIterate(Iterate):
-    """A fine iterate with the norms of all levels if coarser levels come next, else with its Newton step."""
+    """A fine iterate with the norms of all levels if coarser levels come next, else with its Newton step.
+
+    In nested iteration it has what goes on below, unless that is only in the memory.
+    """
 
     norms: tuple[Norm, ...]
     newton: NewtonIterate | None
+    ascent: Ascent | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ class Multilevel:
     """Nested iteration, then corrections and steps of the trust region on the finest level in turn; see `multilevel`.
 
     In nested iteration, from `start`, the memory is that of an `Ascent`; then it holds what `Recursion` knows of the
-    levels, and the number of steps before the next correction.
+    levels, and the number of steps before the next correction.  With `watch`, the finest level is asked in between.
     """
 
     recursion: Recursion
@@ -57,6 +61,7 @@ class Multilevel:
     limits: Limits
     began: float
     start: Array | None = None
+    watch: bool = False
 
     @property
     def _finest(self) -> Level:
@@ -73,6 +78,11 @@ class Multilevel:
         metric = Euclidean(self._finest.functional.space) if self.metric is None else self.metric
         return norms_of(self.recursion.levels, metric) if isinstance(metric, Norm) else None
 
+    @property
+    def _price(self) -> float:
+        """Work of a dual norm: a gradient, and a product for a norm that depends on the point."""
+        return 1.0 if self._fixed is not None else 3.0
+
     def _norms(self, linearization: Linearization) -> tuple[Norm, ...]:
         if self._fixed is not None:
             return self._fixed
@@ -85,7 +95,7 @@ class Multilevel:
         if first or "level" in memory or (levels is not None and memory["steps"] == 0.0):
             norms = self._norms(linearization)
             if levels is None or self.recursion.seen(len(norms) - 1, linearization.derivative, norms, levels):
-                work = step.work + (1.0 if self._fixed is not None else 3.0)
+                work = step.work + self._price
                 dual_norm = norms[-1].dual_norm(linearization.derivative)
                 step = replace(step, dual_norm=dual_norm, algebraic=math.inf, work=work)
                 if first:
@@ -124,10 +134,9 @@ class Multilevel:
             newton = replace(newton, step=last)
             if levels is not None and left == 0.0:
                 levels[REST, -1] = max(levels[REST, -1] - 1.0, 0.0)
-        moved = self._smoother.moved(newton)
-        if isinstance(moved, Status):
-            return moved
-        there, row = moved
+        there, row = self._smoother.moved(newton)
+        if isinstance(there, Status):
+            return there
         if levels is None:
             levels = self.recursion.unknown(row.radius)
         left = (left or self.recursion.smoothing) - 1.0
@@ -136,11 +145,14 @@ class Multilevel:
     def _ascended(self, iterate: CycleIterate) -> Iterate:
         """Minimize on a coarse level, and see what the finest one says of the result."""
         levels, last = self.recursion.levels, iterate.step
-        here, work = Ascent.remembered(iterate.memory, last.radius), last.work
+        here, work = iterate.ascent or Ascent.remembered(iterate.memory, last.radius), last.work
         norms = None if self.metric is jacobi else iterate.norms
+        # Other norms that depend on the point are those at the last row, which has to be the start of the level.
+        between = self.watch and (norms is None or self._fixed is not None)
         while True:
             left = replace(self.limits, seconds=max(self.limits.seconds - (time.perf_counter() - self.began), 0.0))
-            here = here.following(levels, norms, self.recursion.curvature, self.tolerance, left)
+            spent = work if between else math.inf
+            here = here.following(levels, norms, self.recursion.curvature, self.tolerance, left, spent, self._price)
             work += here.work
             there, top = self._finest.functional.linearize(here.prolonged(levels)), here.level == len(levels) - 1
             # What is of no use on the finest level may still be on those between.
@@ -148,7 +160,8 @@ class Multilevel:
                 break
             work += VALUE_WORK
         row = Step(last.number + 1, there.value, radius=here.radius, work=work)
-        return replace(self.assess(there, row, NOTHING if top else here.memory), status=here.status)
+        assessed = self.assess(there, row, NOTHING if top else here.memory)
+        return replace(assessed, status=here.status, ascent=None if top else here)
 
 
 def _memory(levels: Array, steps: float) -> Mapping[str, Array]:
@@ -162,6 +175,7 @@ def multilevel(
     tolerance: Tolerance = 1e-10,
     *,
     nested: bool = False,
+    watch: bool = False,
     cycle: Literal["V", "F"] = "V",
     smoothing: int = 1,
     norm: Metric | None = None,
@@ -193,12 +207,17 @@ def multilevel(
     nested : bool
         Begin on the coarsest space and minimize on each of them until what is left is an error of its discretization,
         as seen from the next one: the last five steps have lowered the value there by no more than a tenth of the
-        difference between the values on both spaces, or the derivative here has been no more than a tenth of that
-        there; with the default norm of dense steps, which has no meaning on two spaces, only the former.  A space also
-        ends at the tolerance.  The table has a row for the start and one for each space, with value and dual norm on
-        the finest one, so that a relative tolerance is that of the start, and may be met before the finest space has
-        taken a step; from row to row values may rise.  A solve that was interrupted on a coarse space goes on from the
-        best iterate there, not bit for bit.
+        difference between the values on both spaces, or the last two have and the model promises no more either, or the
+        derivative here has been no more than a tenth of that there; with the default norm of dense steps, which has no
+        meaning on two spaces, not the last of these.  A space also ends at the tolerance.  The table has a row for the
+        start and one for each space, with value and dual norm on the finest one, so that a relative tolerance is that
+        of the start, and may be met before the finest space has taken a step; from row to row values may rise.  A solve
+        that was interrupted on a coarse space has one row more, of the best iterate there, and goes on bit for bit,
+        unless the norm is a rule of your own that depends on the point.
+    watch : bool
+        In nested iteration, rows during long solves on coarse spaces, too, for an observer that knows when it is
+        enough: after the work ``sqrt(2 w)``, with ``w`` that of all rows so far.  To a tolerance the way is longer, by
+        one gradient a look.  Nobody looks if the norm is a rule of your own that depends on the point.
     cycle : str
         ``"V"``: a coarse model is corrected once from the level below it; ``"F"``: twice, by an F- and a V-cycle.
     smoothing : int
@@ -252,7 +271,9 @@ def multilevel(
         x = Ascent(0, start, math.nan).prolonged(levels)
     if stands is not None:
         began -= stands.steps[-1].seconds
-    method = Multilevel(Recursion(levels, curvature, int(smoothing)), metric, cycle, tolerance, limits, began, start)
+    method = Multilevel(
+        Recursion(levels, curvature, int(smoothing)), metric, cycle, tolerance, limits, began, start, watch
+    )
     result = iterate(levels[-1].functional, x, method, tolerance, state, observer, limits)
     if result.status is Status.INTERRUPTED:
         raise Interrupted(result)

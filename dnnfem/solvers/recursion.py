@@ -169,14 +169,13 @@ class Recursion:
             if norm.norm(here.x - ball.centre) >= EDGE * ball.radius or norm.dual_norm(here.derivative) <= enough:
                 break
             current = method.assess(here, replace(row, work=0.0), keep)
-            moved = method.moved(current)
-            # The derivative at `here` is counted already.
-            work += current.step.work - 1.0
-            if isinstance(moved, Status):
+            there, following = method.moved(current)
+            # The derivative at `here` is counted already, that at the next point is not.
+            work += following.work
+            if isinstance(there, Status):
+                work -= 1.0
                 break
-            radius, used = row.radius, current.step.radius
-            here, row = moved
-            work += row.work - current.step.work + 1.0
+            radius, used, here, row = row.radius, current.step.radius, there, following
             # A step that the ball has shortened says nothing against the radius.
             if row.radius >= used and radius > used:
                 row = replace(row, radius=radius)

@@ -205,20 +205,23 @@ class TrustRegion:
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Reduce the radius until a step is accepted."""
         assert isinstance(iterate, NewtonIterate)
-        moved = self.moved(iterate)
-        return moved if isinstance(moved, Status) else self.assess(*moved, iterate.following)
+        there, row = self.moved(iterate)
+        return there if isinstance(there, Status) else self.assess(there, row, iterate.following)
 
-    def moved(self, iterate: NewtonIterate) -> tuple[Linearization, Step] | Status:
-        """Return the next point, and its row of the table as far as it is known without a model there."""
+    def moved(self, iterate: NewtonIterate) -> tuple[Linearization | Status, Step]:
+        """Return the next point, and its row of the table as far as it is known without a model there.
+
+        If there is none, then why, and the last row with the work that this took.
+        """
         here, last, norm = iterate.linearization, iterate.step, iterate.norm
         trial, model = iterate.trial, iterate.model
         if trial is None or model is None:
-            return Status.NOT_FINITE
+            return Status.NOT_FINITE, last
         work, inner, radius = last.work, max(trial.iterations, 1), last.radius
         exhausted = Status.EXHAUSTED if trial.decrease <= NOISE * abs(here.value) else Status.STAGNATED
         while True:
             if not trial.decrease > 0.0:
-                return Status.EXHAUSTED if model.finite else Status.NOT_FINITE
+                return Status.EXHAUSTED if model.finite else Status.NOT_FINITE, replace(last, work=work)
             bend = self._bend(iterate, trial)
             work += 0.0 if bend is None else 1.0
             step = trial.step if bend is None or norm.norm(bend) > BEND * norm.norm(trial.step) else trial.step + bend
@@ -228,10 +231,11 @@ class TrustRegion:
             if ratio >= ACCEPT:
                 break
             if max(abs(here.value - there.value), trial.decrease) <= ROUNDING * abs(here.value):
-                return exhausted
+                # The ratio took a derivative.
+                return exhausted, replace(last, work=work + 1.0)
             radius = SHRINK * min(radius, length)
             if radius <= np.finfo(float).eps * max(norm.norm(here.x), np.finfo(float).tiny):
-                return Status.STAGNATED
+                return Status.STAGNATED, replace(last, work=work + VALUE_WORK)
             expected = _expected(trial.multiplier, length, radius)
             trial, model = self._inner(here, norm, model, radius, expected)
             inner += max(trial.iterations, 1)
