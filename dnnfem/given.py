@@ -12,12 +12,12 @@ import numpy as np
 def real_array(name: str, value: Any) -> np.ndarray[Any, np.dtype[Any]]:
     """Return integers or floating-point numbers as an array of NumPy, of any shape; a view where that is possible.
 
-    Tensors that require a gradient are detached, and arrays of objects may consist of numbers.
+    Tensors that require a gradient are detached.
 
     Raises
     ------
     ValueError
-        If it is ragged, is masked in places, or has something else than real numbers.
+        If it is ragged, is masked in places, or has something else than real numbers, objects for instance.
     """
     if np.ma.is_masked(value):
         raise ValueError(f"{name}: got masked entries, expected real numbers everywhere")
@@ -28,11 +28,6 @@ def real_array(name: str, value: Any) -> np.ndarray[Any, np.dtype[Any]]:
         raise ValueError(f"{name}: got rows of different lengths, expected an array") from error
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{name}: got {type(value).__name__}, expected an array of real numbers ({error})") from error
-    if raw.dtype.kind == "O" and raw.size and all(isinstance(item, Real) for item in raw.ravel()):
-        try:
-            raw = raw.astype(np.float64)
-        except OverflowError as error:
-            raise ValueError(f"{name}: got an integer beyond 1.8e308, expected numbers that are below") from error
     if raw.dtype.kind not in "biuf":
         raise ValueError(f"{name}: got dtype {raw.dtype}, expected real numbers")
     return raw

@@ -153,7 +153,10 @@ class Box:
 
 
 def _corner(name: str, value: Any) -> tuple[float, ...]:
-    array = np.atleast_1d(real_array(name, value)).astype(np.float64)
+    try:
+        array = np.atleast_1d(real_array(name, value)).astype(np.float64)
+    except ValueError:
+        raise ValueError(f"{name}: got {value!r}, expected one number per coordinate") from None
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"{name}: got {value!r}, expected one finite number per coordinate")
     return tuple(array.tolist())

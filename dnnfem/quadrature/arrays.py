@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnfem.given import members, real_array
+from dnnfem.given import real_array
 from dnnfem.records import Array, Index
 
 BLOCK = 2**18
@@ -95,7 +95,10 @@ def cell_numbers(marked: Any, count: int) -> Index:
     ValueError
         If they are no integers in one axis, or there is no such cell; the message names it.
     """
-    raw = np.asarray(members("marked", marked, "numbers of cells in one axis"))
+    try:
+        raw = np.asarray(marked)
+    except ValueError:
+        raise ValueError("marked: got rows of different lengths, expected numbers of cells in one axis") from None
     if raw.size == 0:
         return np.empty(0, dtype=np.int64)
     if raw.ndim != 1 or raw.dtype.kind not in "iu":

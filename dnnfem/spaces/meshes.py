@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from dnnfem.given import members
 from dnnfem.records import Array, Index
 
 Nodes = tuple[float, ...]
@@ -91,7 +90,10 @@ def check_cells(name: str, cells: Iterable[Any], count: int) -> Index:
     ValueError
         If there are none, or one is no integer from 0 to ``count - 1``.
     """
-    chosen = members(name, cells, f"integers from 0 to {count - 1}")
+    try:
+        chosen = list(cells)
+    except TypeError:
+        chosen = [None]
     for cell in chosen:
         if isinstance(cell, bool) or not isinstance(cell, int | np.integer) or not 0 <= cell < count:
             raise ValueError(f"{name}: got {cell!r}, expected integers from 0 to {count - 1}")
