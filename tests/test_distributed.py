@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import dnnfem as fem
+from dnnfem.kernels import load
 from dnnfem.norms import kronecker
 
 RANDOM = np.random.default_rng(0)
@@ -168,6 +169,15 @@ def loop(path, levels, die=None):
     print(result.x.tobytes().hex(), len(archive.levels), len(archive.hierarchy.spaces))
 
 
+def little(small):
+    """Print what is told to others in a solve with few samples."""
+    kernels.SMALL, told, total = small, [], kernels.total
+    kernels.total = lambda array, what, key=0: (told.append(what), total(array, what, key))[1]
+    J = fem.Regression(INPUTS, TARGETS, backend="distributed").on(fem.FeedforwardSpace(2, (2,), 2))
+    fem.gauss_newton(J, J.space.initial(seed=0), 0.0, max_steps=2)
+    print(told)
+
+
 def apart():
     """Ask for different things."""
     J = fem.Regression(INPUTS, TARGETS, backend="distributed").on(fem.FeedforwardSpace(2, (2,), 2))
@@ -229,11 +239,18 @@ def test_errors_of_the_archive_are_those_of_all_processes(tmp_path):
         assert process.returncode == 1 and "not an HDF5 file, expected a dnnfem archive" in words
 
 
+def test_little_is_done_by_every_process():
+    assert set(outputs(launched(2, "little"))) == {"[]\n"}
+
+
 if __name__ == "__main__":
+    # The problems are small, and are shared nevertheless.
+    kernels, small = load("distributed"), load("distributed").SMALL
+    kernels.SMALL = 0
     what, *arguments = sys.argv[1:]
     if what == "operations":
         operations(*arguments or [None])
     elif what == "loop":
         loop(arguments[0], int(arguments[1]), *arguments[2:])
     else:
-        {"solves": solves, "apart": apart}[what]()
+        {"solves": solves, "apart": apart, "little": lambda: little(small)}[what]()

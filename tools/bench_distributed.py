@@ -2,13 +2,14 @@
 
     python tools/bench_distributed.py --json
 
-A network 10-64-64-1 on 100 000 samples: one linearization with twenty Hessian products, ten trust-region steps, ten
-steps of Gauss-Newton for 10-32-1 (whose dense factorizations all processes do), and two hundred stochastic steps; the
-lowest time of three.  Both runs begin with the processes started, and share the machine one after the other.
+A network 10-32-32-1 on 50 000 samples: one linearization with twenty Hessian products, five trust-region steps, five
+steps of Gauss-Newton for 10-16-1 (whose dense factorizations all processes do), and a hundred stochastic steps; the
+lowest time of three.  Both runs begin with the processes started, and have the machine one after the other.
 
 relative_difference  largest of value, derivative, Hessian products, trust-region and Gauss-Newton steps, stochastic
                      steps: norm of the difference over that of what one process computes
-speedup              time of one process over that of two, geometric mean over the four
+speedup              time of one process over that of two, geometric mean over products, trust region and Gauss-Newton:
+                     batches of a few hundred samples are too little to be shared, and stochastic steps take as long
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def tasks(samples: int) -> dict[str, Callable[[], np.ndarray]]:
     points = random.uniform(-1.0, 1.0, (samples, 10))
     targets = np.sin(points @ random.standard_normal(10)) + 0.1 * random.standard_normal(samples)
     problem = fem.Regression(points, targets, backend="distributed")
-    deep, wide = fem.FeedforwardSpace(10, (64, 64), 1), fem.FeedforwardSpace(10, (32,), 1)
+    deep, wide = fem.FeedforwardSpace(10, (32, 32), 1), fem.FeedforwardSpace(10, (16,), 1)
     x, y = deep.initial(seed=0), wide.initial(seed=0)
     J, narrow = problem.on(deep), problem.on(wide)
     penalized = fem.Sum(J, fem.Tikhonov(deep, weight_decay, 1e-3))
@@ -54,9 +55,9 @@ def tasks(samples: int) -> dict[str, Callable[[], np.ndarray]]:
 
     return {
         "products": products,
-        "trust region": lambda: fem.trust_region(penalized, x, 0.0, norm=fem.Euclidean(deep), max_steps=10).x,
-        "Gauss-Newton": lambda: fem.gauss_newton(narrow, y, 0.0, max_steps=10).x,
-        "stochastic": lambda: fem.stochastic(J, x, 0.0, max_steps=200, seed=0).x,
+        "trust region": lambda: fem.trust_region(penalized, x, 0.0, norm=fem.Euclidean(deep), max_steps=5).x,
+        "Gauss-Newton": lambda: fem.gauss_newton(narrow, y, 0.0, max_steps=5).x,
+        "stochastic": lambda: fem.stochastic(J, x, 0.0, max_steps=100, seed=0).x,
     }
 
 
@@ -91,7 +92,7 @@ def measured(count: int, samples: int) -> dict[str, np.ndarray]:
 def main() -> None:
     """Parse the command line, run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=100_000)
+    parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--quick", action="store_true", help="2000 samples")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one line of JSON last")
@@ -107,7 +108,8 @@ def main() -> None:
     for name, difference, speedup in zip(names, differences, speedups, strict=True):
         seconds = float(one[f"seconds {name}"])
         print(f"{name:14} {seconds:8.3f} s alone, {speedup:.2f} times sooner in two, difference {difference:.1e}")
-    summary = {"relative_difference": max(differences), "speedup": float(np.exp(np.mean(np.log(speedups))))}
+    shared = [speedup for name, speedup in zip(names, speedups, strict=True) if name != "stochastic"]
+    summary = {"relative_difference": max(differences), "speedup": float(np.exp(np.mean(np.log(shared))))}
     print(f"relative difference {summary['relative_difference']:.1e}, speedup {summary['speedup']:.2f}")
     if options.json:
         print(json.dumps(summary | {f"speedup {name}": s for name, s in zip(names, speedups, strict=True)}))

@@ -29,15 +29,16 @@ from dnnfem.kernels.influence import LeftOut
 from dnnfem.kernels.least_squares import DenseLeastSquares
 from dnnfem.kernels.orthogonal import Rotation
 from dnnfem.kernels.program import Program
-from dnnfem.kernels.protocol import MEMORY, Ansatz, Law, PlacedPoints
+from dnnfem.kernels.protocol import MEMORY, Ansatz, Evaluator, Law, PlacedPoints
 from dnnfem.kernels.reduction import Compression, Reduction
 from dnnfem.records import Array, Index
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which torchrun tells a process which of how many it is."""
 
-MESSAGE = 1024
-"""Numbers of the message by which processes find out that they do the same; what fits into it travels with it."""
+SMALL = 2**21
+"""Weights that are applied to points in one sweep, up to which every process does all of it: the others could not be
+told the result as fast."""
 
 if "LOCAL_WORLD_SIZE" in os.environ and "numba" not in sys.modules:
     # Processes on one machine share its cores.
@@ -84,32 +85,24 @@ def total(array: Any, what: str, key: int = 0) -> Array:
     RuntimeError
         If another process asks for something else, or at other coefficients (`key`).
     """
-    result, count = np.array(array, dtype=np.float64), processes()[1]
+    values, count = np.asarray(array, dtype=np.float64), processes()[1]
     if count == 1:
-        return result
-    # First a message of the same size whatever is asked for.  Its marks are equal if and only if the square of their
-    # sum is as large as that of their squares can be; all of these are integers below 2^53.
-    mark = zlib.crc32(f"{what} {result.shape} {key}".encode()) % 2**20
-    message, small = np.zeros(MESSAGE), result.size <= MESSAGE - 2
-    message[:2] = mark, mark**2
-    if small:
-        message[2 : 2 + result.size] = result.ravel()
-    message = _reduced(message)
+        return values.copy()
+    # Marks travel along.  They are equal if and only if the square of their sum is as large as that of their squares
+    # can be; all of these are integers below 2^53.
+    mark = zlib.crc32(f"{what} {values.shape} {key}".encode()) % 2**20
+    message = np.concatenate([[mark, mark**2], values.ravel()])
+    where = f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"
+    sums = torch.from_numpy(message).to(where)
+    with together():
+        dist.all_reduce(sums)
+    message = np.asarray(sums.cpu().numpy())
     if message[0] ** 2 != count * message[1]:
         raise RuntimeError(
             f"distributed: this process asks for the {what}, another one for something else or at other coefficients; "
             "expected the same script with the same data in all of them, with limits by steps, not by seconds"
         )
-    return message[2 : 2 + result.size].reshape(result.shape) if small else _reduced(result)
-
-
-def _reduced(array: Array) -> Array:
-    """Return the sum over all processes."""
-    where = f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"
-    sums = torch.from_numpy(array).to(where)
-    with together():
-        dist.all_reduce(sums)
-    return np.asarray(sums.cpu().numpy())
+    return message[2:].reshape(values.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,14 +348,19 @@ def place(
     memory: int | None = MEMORY,
     device: str | None = None,
     precision: str = "double",
-) -> DistributedEvaluator:
-    """Bind the four, each process with its share of the points; ``device="cuda"`` is a GPU of its own for each."""
+) -> Evaluator:
+    """Bind the four, each process with its share of the points; ``device="cuda"`` is a GPU of its own for each.
+
+    Where there is little to do everybody does all of it: batches of a stochastic solver, for instance.
+    """
     rank, count = processes()
     size = len(quadrature.weights)
     cuts = [size * number // count for number in range(count + 1)]
     share = Share(quadrature, *cuts[rank : rank + 2])
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if size * program.applied <= SMALL:
+        return kernels.place(program, quadrature, ansatz, law, memory, None, device, precision)
     local = kernels.place(program, share, ansatz, law, memory, None, device, precision)
     return DistributedEvaluator(local, share, max(1, *np.diff(cuts).tolist()))
 
