@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 
 import dnnfem as fem
 from dnnfem import plotting
-from dnnfem.norms import kronecker, weight_decay
+from dnnfem.norms import weight_decay
 
 output = Path(__file__).parent / "output"
 output.mkdir(exist_ok=True)
@@ -40,7 +40,7 @@ problem = fem.Classification(images[given], digits[given])
 # %%
 # The loop, as a generator that `cross_validation` can run on a part of the samples.  The network starts with neurons
 # that lie between pairs of samples; in 64 dimensions few other directions matter.  Newton's method
-# with conjugate gradients solves, preconditioned by the Kronecker-factored curvature.
+# with conjugate gradients solves.
 
 
 def loop(quadrature, alpha):
@@ -52,7 +52,7 @@ def loop(quadrature, alpha):
         x[space.incoming(0, number)] = np.append(neuron.weights, neuron.bias)
     while True:
         J = fem.Sum(problem.on(space, quadrature), fem.Tikhonov(space, weight_decay, alpha))
-        result = fem.trust_region(J, x, 0.02, norm=kronecker(J), dense=False, state=state, max_steps=20)
+        result = fem.trust_region(J, x, 0.02, state=state, max_steps=20)
         yield space, result.x
         candidates = fem.ridge_candidates(space, quadrature, count=100, directions="pairs")
         estimate = fem.insertion_sensitivity(J, result.x, candidates)

@@ -51,7 +51,7 @@ from threadpoolctl import threadpool_limits
 
 import dnnfem as fem
 from dnnfem.functionals import Composed
-from dnnfem.norms import kronecker, weight_decay
+from dnnfem.norms import weight_decay
 from dnnfem.spaces.feedforward import Neuron
 
 Array = np.ndarray
@@ -155,7 +155,7 @@ def functional(problem: fem.Classification, space: fem.FeedforwardSpace, quadrat
 
 def solve(J: fem.Sum, x: Array, state: fem.State | None, steps: int = STEPS) -> fem.Result:
     """Take some steps of Newton's method in a trust region."""
-    return fem.trust_region(J, x, TOLERANCE, norm=kronecker(J), dense=False, state=state, max_steps=steps)
+    return fem.trust_region(J, x, TOLERANCE, state=state, max_steps=steps)
 
 
 def path_of(problem: fem.Classification):

@@ -11,7 +11,6 @@ from dnnfem.functionals import Sum
 from dnnfem.learn import growth
 from dnnfem.learn.growth import ALPHAS, FIRST_STEPS, LEVEL_STEPS, Fit, Outcome, functional
 from dnnfem.marking import fixed_fraction
-from dnnfem.norms import kronecker
 from dnnfem.problems import Classification
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Result
@@ -26,13 +25,8 @@ DENSE = 600
 
 
 def step(J: Sum, fit: Fit, tolerance: float, steps: int) -> Result:
-    """Take Levenberg-Marquardt steps, or for larger networks those of Newton's method with conjugate gradients.
-
-    These are preconditioned by the Kronecker-factored curvature.
-    """
-    if fit.space.dim <= DENSE:
-        return trust_region(J, fit.x, tolerance, state=fit.state, curvature=True, max_steps=steps)
-    return trust_region(J, fit.x, tolerance, norm=kronecker(J), dense=False, state=fit.state, max_steps=steps)
+    """Take Levenberg-Marquardt steps, or for larger networks those of Newton's method with conjugate gradients."""
+    return trust_region(J, fit.x, tolerance, state=fit.state, curvature=fit.space.dim <= DENSE, max_steps=steps)
 
 
 def solved(problem: Classification, quadrature: Quadrature, fit: Fit, rounds: Sequence[int] = LEVEL_STEPS) -> Fit:

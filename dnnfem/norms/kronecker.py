@@ -141,6 +141,10 @@ def kronecker(functional: Functional) -> MetricOn:
     inverse cost two small matrix products per layer.  A small multiple of ``D`` (of the identity if there is none)
     bounds it from below.
 
+    It is as large as the curvature: `dnnfem.trust_region` is to take that, with ``curvature=True``.  Where the
+    curvature nearly vanishes the whole Hessian may not, as where outgoing weights are zero, and negative curvature in
+    directions that the norm takes for short makes steps fail.
+
     That layers are not independent is what preconditioning suffers from: a change of one can be undone by others.
     In large networks the directions of the basis with the largest values therefore span a coarse space, which has the
     curvature itself, across all layers: as the others keep their diagonal the norm is definite.  Where the law reads
