@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 
-def real_array(name: str, value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return integers or floating-point numbers as an array of NumPy, of any shape; a view where that is possible.
+def real_array(name: str, value: Any, axes: int | None = None) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return integers or floating-point numbers as an array of NumPy; a view where that is possible.
 
     Tensors that require a gradient are detached.
 
     Raises
     ------
     ValueError
-        If it is ragged, is masked in places, or has something else than real numbers, objects for instance.
+        If it is ragged, is masked in places, has something else than real numbers, objects for instance, or has another
+        number of `axes` than that.
     """
     if np.ma.is_masked(value):
         raise ValueError(f"{name}: got masked entries, expected real numbers everywhere")
@@ -30,6 +31,8 @@ def real_array(name: str, value: Any) -> np.ndarray[Any, np.dtype[Any]]:
         raise ValueError(f"{name}: got {type(value).__name__}, expected an array of real numbers ({error})") from error
     if raw.dtype.kind not in "biuf":
         raise ValueError(f"{name}: got dtype {raw.dtype}, expected real numbers")
+    if axes not in (None, raw.ndim):
+        raise ValueError(f"{name}: got shape {raw.shape}, expected {axes} ax{'i' if axes == 1 else 'e'}s")
     return raw
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnnfem.given import real_array, real_number
+from dnnfem.notebook import table
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -158,13 +159,19 @@ class Steps(Sequence[Step]):
             raise ValueError(f"name: got {name!r}, expected one of {', '.join(STEP_FIELDS)}")
         return np.array([getattr(row, name) for row in self.rows], dtype=np.float64)
 
-    def __str__(self) -> str:
-        """Return the table, without the columns that no row has a number in."""
+    def _lines(self) -> list[list[str]]:
+        """Return titles and rows, without the columns that no row has a number in."""
         shown = [name for name in FORMATS if not self.rows or not np.isnan(self.column(name)).all()]
         lines = [[format(getattr(row, name), FORMATS[name]) for name in shown] for row in self.rows]
-        width = [max([len(TITLES.get(name, name)), *(len(line[k]) for line in lines)]) for k, name in enumerate(shown)]
-        table = [[TITLES.get(name, name) for name in shown], *lines]
-        return "\n".join(" ".join(text.rjust(width[k]) for k, text in enumerate(line)) for line in table)
+        return [[TITLES.get(name, name) for name in shown], *lines]
+
+    def __str__(self) -> str:
+        lines = self._lines()
+        width = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(" ".join(text.rjust(width[k]) for k, text in enumerate(line)) for line in lines)
+
+    def _repr_html_(self) -> str:
+        return table(self._lines())
 
 
 @dataclass(frozen=True)
@@ -266,11 +273,11 @@ class Result:
 
     def __str__(self) -> str:
         last = self.steps[-1]
-        line = (
-            f"{self.status.value} ({last.number} steps, value {last.value:.5e}, algebraic {self.algebraic:.2e}, "
-            f"work {last.work:.1f}, {last.seconds:.2f} s)"
-        )
-        return "\n".join([line, *self.remarks])
+        words = f"{last.number} steps, value {last.value:.5e}, algebraic {self.algebraic:.2e}, work {last.work:.1f}"
+        return "\n".join([f"{self.status.value} ({words}, {last.seconds:.2f} s)", *self.remarks])
+
+    def _repr_html_(self) -> str:
+        return table(self.steps._lines(), str(self))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -329,9 +336,7 @@ class Estimate:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        indicators = real_array("indicators", self.indicators)
-        if indicators.ndim != 1:
-            raise ValueError(f"indicators: got shape {indicators.shape}, expected one axis with one entry per cell")
+        indicators = real_array("indicators", self.indicators, axes=1)
         object.__setattr__(self, "indicators", indicators)
         real_number("total", self.total, "a number")
         for name in ("cells", "signed", "cost"):
@@ -343,6 +348,9 @@ class Estimate:
         parts = "".join(f", {name} {value:.3g}" for name, value in self.parts.items())
         line = f"{self.quantity}: {self.total:.4e} ({len(self.indicators)} cells{parts})"
         return "\n".join([line, *self.remarks])
+
+    def _repr_html_(self) -> str:
+        return table([["part", "value"], *([name, f"{value:.4e}"] for name, value in self.parts.items())], str(self))
 
 
 @dataclass(frozen=True)

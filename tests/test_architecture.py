@@ -19,10 +19,12 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "dnnfem"
 
 # Direct arrows between the parts; what a part may import, it may import through others too.
-# Every part may import `records`, which are plain data, and `given`, which checks what users hand over.
+# Every part may import `records`, which are plain data, and below them `given`, which checks what users hand over, and
+# `notebook`.
 ARROWS = {
     "records": set(),
     "given": set(),
+    "notebook": set(),
     "_lazy": set(),
     "marking": set(),
     "quadrature": {"_lazy"},
@@ -143,8 +145,10 @@ NAMES = {module.name: module for module in MODULES}
 
 def targets():
     """For every restricted part, all modules (or whole parts) it may import."""
-    below = {"given": set(), "records": {"given"}}
-    reach = {part: {part} | below.get(part, {"records", "given"}) | arrows for part, arrows in ARROWS.items()}
+    below = {"given": set(), "notebook": set(), "records": {"given", "notebook"}}
+    reach = {
+        part: {part} | below.get(part, {"records", "given", "notebook"}) | arrows for part, arrows in ARROWS.items()
+    }
     while True:
         wider = {
             part: set().union(known, *(reach[other] for other in known if other in reach))

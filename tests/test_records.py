@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
 
+import dnnfem as fem
 from dnnfem.records import (
     FORMATS,
     STEP_FIELDS,
@@ -114,3 +116,19 @@ def test_a_relative_tolerance_lies_between_zero_and_one(factor):
     with pytest.raises(ValueError, match="^factor: got.*expected a number between 0 and 1"):
         relative(factor)
     assert relative(0.5) == Relative(0.5)
+
+
+def test_notebooks_show_tables():
+    points = np.linspace(-1.0, 1.0, 30)
+    problem, space = fem.Regression(points, np.sin(3.0 * points)), fem.FeedforwardSpace(1, (3,), 1)
+    J = problem.on(space)
+    result = fem.gauss_newton(J, space.initial(seed=0), 0.0, max_steps=3)
+    estimate = fem.hierarchical(J, result.x, fem.ridge_candidates(space, problem.quadrature, seed=0))
+    wide, P = fem.widen(space, estimate.cells[:2])
+    hierarchy = fem.Hierarchy((space, wide), (P,))
+    for shown, rows in ((result.steps, 4), (result, 4), (estimate, len(estimate.parts)), (hierarchy, 2)):
+        html = xml.etree.ElementTree.fromstring(f"<div>{shown._repr_html_()}</div>")
+        lines = html.findall("table/tbody/tr")
+        assert len(lines) == rows and {len(line) for line in lines} == {len(html.findall("table/thead/tr/th"))}
+    assert result.status.value in result._repr_html_() and f"{estimate.total:.4e}" in estimate._repr_html_()
+    assert repr(problem.solution(space, result.x)) == "Solution(1-3-1 tanh, 10 coefficients)"

@@ -19,7 +19,7 @@ from dnnfem.spaces import FlowSpace
 from dnnfem.spaces.layout import NetworkSpace, check_coefficients
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Solution:
     """A function of the trial space, callable at points.
 
@@ -50,6 +50,9 @@ class Solution:
         x = check_coefficients(self.space, self.x, finite=True)
         x.setflags(write=False)
         object.__setattr__(self, "x", x)
+
+    def __repr__(self) -> str:
+        return f"Solution({self.space}, {self.space.dim} coefficients)"
 
     def _checked(self, points: Any) -> Array:
         checked = as_finite("points", points, 2)

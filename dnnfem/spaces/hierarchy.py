@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+from dnnfem.notebook import table
 from dnnfem.spaces.layout import Space
 from dnnfem.spaces.transfer import Transfer
 
@@ -73,9 +75,14 @@ class Hierarchy:
             result = transfer.after(result)
         return result
 
+    def _lines(self) -> list[list[str]]:
+        dims = [space.dim for space in self.spaces]
+        growth = ["", *(f"{after / before:.2f}" for before, after in pairwise(dims))]
+        rows = [[str(k), str(dims[k]), growth[k], str(space)] for k, space in enumerate(self.spaces)]
+        return [["level", "dim", "growth", "space"], *rows]
+
     def __repr__(self) -> str:
-        lines = [f"{'level':>5} {'dim':>7} {'growth':>7}  space"]
-        for number, space in enumerate(self.spaces):
-            growth = f"{space.dim / self.spaces[number - 1].dim:7.2f}" if number else " " * 7
-            lines.append(f"{number:5d} {space.dim:7d} {growth}  {space}")
-        return "\n".join(lines)
+        return "\n".join(f"{level:>5} {dim:>7} {growth:>7}  {space}" for level, dim, growth, space in self._lines())
+
+    def _repr_html_(self) -> str:
+        return table(self._lines())
