@@ -73,6 +73,7 @@ def solved(problem, archive):
         archive.refined(marked, space, P)
 
 
+# Here it begins anew each time; without the next lines it would go on, or return what is there.
 path = output / "distributed.h5"
 if rank == 0:
     path.unlink(missing_ok=True)

@@ -123,7 +123,7 @@ def check(paths: Sequence[Path], as_json: bool) -> bool:
             for before, level in pairwise(levels):
                 _check_start(path, before, level)
             found.append({"file": str(path), "sound": True, "says": f"undamaged, levels: {len(levels)}"})
-        except (ArchiveError, OSError) as error:
+        except (ValueError, OSError) as error:
             found.append({"file": str(path), "sound": False, "says": str(error).removeprefix(f"{path}: ")})
     for line in found:
         print(json.dumps(line) if as_json else f"{line['file']}: {line['says']}")
@@ -230,7 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             info(options.json)
         else:
             precompile()
-    except (ArchiveError, OSError) as error:
+    except BrokenPipeError:
+        # Whoever reads has seen enough, as head does; there is nobody to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:
         print(f"dnnfem: {error}", file=sys.stderr)
         return 1
     return 0

@@ -5,7 +5,7 @@ them: values, derivatives, products and least-squares systems are sums over all,
 has the size of the coefficients is done by each.  An archive is one file that the first process writes.
 
 Processes have to do the same: limits by steps or work are the same everywhere, limits by seconds are not.  Where they
-get out of step, or one of them ends, the others say so and end too.
+get out of step, or one of them ends, the others end too.
 """
 
 from __future__ import annotations

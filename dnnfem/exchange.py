@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from os import PathLike
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from dnnfem.problems.solution import Solution
 from dnnfem.problems.unknowns import Unknowns, UnknownsAnsatz
 from dnnfem.records import Array
 from dnnfem.spaces import FeedforwardSpace
-from dnnfem.spaces.layout import NetworkSpace
+from dnnfem.spaces.layout import NetworkSpace, check_coefficients
 
 PRECISIONS = ("mixed", "single", "double")
+
+SINGLE = {"gelu", "softplus"}
+"""Activations that ONNX runtimes do not have in float64."""
 
 _ACTIVATIONS: dict[type[torch.nn.Module], str] = {
     torch.nn.Tanh: "tanh",
@@ -53,8 +56,6 @@ def load(path: str | Path, level: int | None = None, space: NetworkSpace | None 
         If the file is not an archive, damaged or of a newer version, the level is not solved, or the solution holds
         conditions exactly: these are functions of the script, which a file cannot have.
     """
-    if not isinstance(path, str | PathLike):
-        raise ArchiveError(f"path: got {path!r}, expected the name of a file")
     levels, data = read(path, space), read_ansatz(path)
     solved = [record for record in levels if record.x is not None and level in (None, record.number)]
     if not solved:
@@ -118,13 +119,14 @@ def export(solution: Solution | Classifier, path: str | Path, precision: str = "
             onnxscript.
     precision : str
         Of ONNX: ``"single"``; ``"double"``; or ``"mixed"``, float32 outside and float64 inside, so that values are
-        right to float32 however large the weights are.
+        right to float32 however large the weights are.  Networks of gelu or softplus, which runtimes do not have in
+        float64, are in single precision then.
 
     Raises
     ------
     ValueError
-        If the suffix or the precision is another one, the network needs what ONNX's operators do not have in float64,
-        or conditions cannot be exported.
+        If there is no such folder, the suffix or the precision is another one, the network needs in float64 what ONNX's
+        runtimes do not have, or conditions or a module cannot be exported.
     ImportError
         If a package is missing.
     """
@@ -132,6 +134,8 @@ def export(solution: Solution | Classifier, path: str | Path, precision: str = "
     writers = {".npz": _write_npz, ".pt2": _write_torch, ".onnx": _write_onnx}
     if path.suffix not in writers:
         raise ValueError(f"path: got {str(path)!r}, expected a name that ends with {', '.join(writers)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"path: there is no folder {path.parent}, expected an existing one")
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
     writers[path.suffix](solution, path, precision)
@@ -158,21 +162,24 @@ def _exported(module: torch.nn.Module, inputs: int, dtype: torch.dtype) -> Any:
             return torch.export.export(module, (points,), dynamic_shapes=({0: torch.export.Dim("m")},))
     except Exception as error:
         raise ValueError(
-            "solution: conditions could not be exported, expected functions of tensors without branches that depend on "
-            f"numbers in them, and p.x[0] rather than len(p): {str(error).splitlines()[0]}"
+            "solution: could not be exported; conditions and modules have to be functions of tensors without branches "
+            f"that depend on numbers in them, and without len(p): {str(error).splitlines()[0]}"
         ) from error
 
 
 def _write_torch(solution: Solution | Classifier, path: Path, precision: str) -> None:
-    torch.export.save(_exported(_module(solution), _network(solution).space.inputs, torch.float64), path)
+    program = _exported(_module(solution), _network(solution).space.inputs, torch.float64)
+    with open(path, "wb") as file:
+        torch.export.save(program, file)
 
 
 def _write_onnx(solution: Solution | Classifier, path: Path, precision: str) -> None:
     space, module = _network(solution).space, _module(solution)
-    if precision != "single" and any(stage.activation == "gelu" for stage in space.program.stages):
-        raise ValueError(
-            f"precision: got {precision!r} for gelu, expected 'single': ONNX runtimes have no erf in float64"
-        )
+    lacking = {stage.activation for stage in space.program.stages} & SINGLE
+    if lacking and precision == "double":
+        raise ValueError(f"precision: got 'double' for {', '.join(lacking)}, which ONNX runtimes have in float32 only")
+    if lacking:
+        precision = "single"
     dtype = torch.float64 if precision == "double" else torch.float32
     program = _exported(_Mixed(module) if precision == "mixed" else module.to(dtype), space.inputs, dtype)
     # It would log what packages it could do more with.
@@ -191,7 +198,8 @@ def _write_onnx(solution: Solution | Classifier, path: Path, precision: str) -> 
 def _write_npz(solution: Solution | Classifier, path: Path, precision: str) -> None:
     network = _network(solution)
     program, attributes = network.space.program, network.ansatz.attributes()  # type: ignore[attr-defined]
-    program.require_affine("npz")
+    if program.is_opaque:
+        raise ValueError(f"path: got {str(path)!r} for a network with a module of torch, expected .pt2 or .onnx")
     if "conditions" in attributes:
         raise ValueError(
             f"path: got {str(path)!r} for a solution that holds conditions exactly, expected .pt2 or .onnx"
@@ -201,6 +209,9 @@ def _write_npz(solution: Solution | Classifier, path: Path, precision: str) -> N
     for number, block in enumerate(program.blocks):
         arrays[f"W{number}"] = weights[block.start : block.bias_start].reshape(block.rows, block.columns)
         arrays[f"b{number}"] = weights[block.bias_start : block.stop] if block.bias else np.zeros(block.rows)
+    # Behind the functions there may be unknowns.
+    last, functions = program.stages[-1].block, len(attributes["output_shift"])
+    arrays |= {f"{name}{last}": arrays[f"{name}{last}"][:functions] for name in "Wb"}
     for name in ("input", "block", "activation", "scale"):
         arrays[name] = np.array([getattr(stage, name) for stage in program.stages])
     carried = [(number, *pair) for number, stage in enumerate(program.stages) for pair in stage.carry]
@@ -230,8 +241,8 @@ def from_torch(module: Any, problem: Any) -> tuple[FeedforwardSpace, Array]:
     Raises
     ------
     ValueError
-        If the module consists of something else, does not fit the problem, or the problem's solutions hold conditions
-        exactly.
+        If the module consists of something else, has weights that are not finite, does not fit the problem, or the
+        problem's solutions hold conditions exactly.
     """
     linear, activation = _layers(module)
     ansatz = problem.ansatz
@@ -255,13 +266,13 @@ def from_torch(module: Any, problem: Any) -> tuple[FeedforwardSpace, Array]:
     weights[0] *= np.where(np.isfinite(ansatz.input_scale), ansatz.input_scale, 0.0)
     bias[-1] = (bias[-1] - ansatz.output_shift) / ansatz.output_scale
     weights[-1] /= ansatz.output_scale[:, None]
-    return space, np.concatenate([part for pair in zip(weights, bias, strict=True) for part in map(np.ravel, pair)])
+    x = np.concatenate([part for pair in zip(weights, bias, strict=True) for part in map(np.ravel, pair)])
+    return space, check_coefficients(space, x, "module", finite=True)
 
 
 def _layers(module: Any) -> tuple[list[torch.nn.Linear], str]:
     """Return the linear layers of a module and the activation between them."""
-    parts = [part for part in module.modules() if part is not module] if isinstance(module, torch.nn.Sequential) else []
-    parts = [part for part in parts if not isinstance(part, torch.nn.Sequential)]
+    parts = _flat(module) if isinstance(module, torch.nn.Sequential) else []
     linear = [part for part in parts[::2] if isinstance(part, torch.nn.Linear)]
     between = {(type(part), str(part)) for part in parts[1::2]}
     plain = len(parts) % 2 == 1 and len(parts) > 1 and len(linear) == len(parts) // 2 + 1 and len(between) == 1
@@ -273,4 +284,12 @@ def _layers(module: Any) -> tuple[list[torch.nn.Linear], str]:
             f"module: got {got}, expected a torch.nn.Sequential of Linear layers with one and the same activation "
             f"between them, of {names} with their defaults"
         )
+    for before, after in pairwise(linear):
+        if before.out_features != after.in_features:
+            raise ValueError(f"module: got {after} behind {before}, expected as many inputs as there are outputs")
     return linear, activation
+
+
+def _flat(module: torch.nn.Sequential) -> list[torch.nn.Module]:
+    """Return the parts of a module, those of parts in their places; one part may be there several times."""
+    return [part for child in module for part in (_flat(child) if isinstance(child, torch.nn.Sequential) else [child])]

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import h5py
 import numpy as np
@@ -1087,3 +1087,24 @@ def test_every_byte_of_the_user_block_counts(problem, path):
         path.write_bytes(bytes(content))
         with pytest.raises(ArchiveError):
             read(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such modes")
+def test_a_file_keeps_its_mode(problem, path):
+    archive = Archive.open(path, problem, SPACE, START)
+    path.chmod(0o640)
+    result = gauss_newton(problem.on(SPACE), START, 0.0, max_steps=1)
+    archive.solved(result, estimate(SPACE))
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_several_processes_are_sent_to_the_archive_that_they_share(problem, path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"^problem: got one of several processes, expected dnnfem.SharedArchive.open"):
+        Archive.open(path, replace(problem, backend="distributed"), SPACE, START)
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_a_path_is_a_name(name):
+    with pytest.raises(ArchiveError, match=r"^path: got .*, expected the name of a file"):
+        read(name)

@@ -418,3 +418,15 @@ def test_candidates_between_pairs_lie_in_the_data():
     assert np.allclose(weights - weights @ span.T @ span, 0.0, atol=1e-12 * np.abs(weights).max())
     with pytest.raises(ValueError, match="^directions"):
         fem.ridge_candidates(space, problem.quadrature, directions="nowhere")
+
+
+def test_the_temperature_is_that_of_samples_with_their_weights():
+    random = np.random.default_rng(0)
+    logits, labels = 3.0 * random.normal(size=(60, 3)), random.integers(0, 3, 60)
+    logits[np.arange(40), labels[:40]] += 4.0
+    counts = random.integers(0, 4, 60)
+    repeated = fem.calibrated(np.repeat(logits, counts, axis=0), np.repeat(labels, counts))
+    assert fem.calibrated(logits, labels, 0.1 * counts) == pytest.approx(repeated, rel=1e-10)
+    for weights in (-counts, np.zeros(60), counts[:5]):
+        with pytest.raises(ValueError, match=r"^weights: got"):
+            fem.calibrated(logits, labels, weights)

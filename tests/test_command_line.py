@@ -9,6 +9,7 @@ import pytest
 
 import dnnfem as fem
 from dnnfem.__main__ import main
+from dnnfem.archive import schema
 from dnnfem.records import STEP_FIELDS
 
 
@@ -108,3 +109,21 @@ def test_a_wrong_command_line_has_its_own_exit_code():
     for arguments in ([], ["draw"], ["plot", "run.h5"], ["check"]):
         done = subprocess.run([sys.executable, "-m", "dnnfem", *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 2 and "usage: dnnfem" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_a_file_needs_of_its_script_is_said_without_a_traceback(run, capsys, monkeypatch):
+    def unknown(*_):
+        raise ValueError("field: got 'gradient', expected one that is registered")
+
+    path, *_ = run
+    monkeypatch.setattr(schema, "read_space", unknown)
+    for command in (["show"], ["check"], ["export", "--to", "npz"]):
+        assert main([command[0], str(path), *command[1:]]) == 1
+        out, err = capsys.readouterr()
+        assert "field: got 'gradient', expected one that is registered" in out + err
+
+
+def test_whoever_has_seen_enough_may_close_the_pipe(run):
+    command = f"{sys.executable} -m dnnfem show --steps {run[0]} | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""

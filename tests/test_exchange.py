@@ -34,6 +34,17 @@ def poisson():
     return fem.Collocation(lambda p, u: u.laplacian - 1.0, fem.Box([0, 0], [1, 1]), dirichlet=g)
 
 
+def inverse():
+    return fem.Collocation(
+        lambda p, u, k: k * u.laplacian + 1.0,
+        fem.Box([0, 0], [1, 1]),
+        dirichlet=0.0,
+        exact=False,
+        unknowns={"k": 2.0},
+        observations=(AT, AT[:, 0]),
+    )
+
+
 def network(problem, space, seed=0):
     """A function with coefficients that nothing has been done to."""
     return problem.solution(space, space.initial(seed=seed))
@@ -46,6 +57,8 @@ SOLUTIONS = {
         regression(), fem.FlowSpace.uniform(2, 4, 2, 2, 4, encoder="affine", field=fem.Hamiltonian())
     ),
     "classes": lambda: network(classification(), fem.FeedforwardSpace(2, (6,), 2, "sin")),
+    "softplus": lambda: network(regression(), fem.FeedforwardSpace(2, (6,), 2, "softplus")),
+    "unknowns": lambda: network(inverse(), fem.FeedforwardSpace(2, (6,), 1, unknowns=1)),
     "conditions": lambda: network(poisson(), fem.FeedforwardSpace(2, (6,), 1)),
 }
 
@@ -73,7 +86,7 @@ def evaluated(path, points):
     return net["output_shift"] + net["output_scale"] * registers[-1]
 
 
-@pytest.mark.parametrize("name", ["feedforward", "flow", "classes"])
+@pytest.mark.parametrize("name", ["feedforward", "flow", "classes", "unknowns"])
 def test_numpy_evaluates_a_network_with_what_is_in_its_file(name, tmp_path):
     solution = SOLUTIONS[name]()
     fem.export(solution, tmp_path / "network.npz")
@@ -101,7 +114,9 @@ def test_torch_runs_an_exported_program_and_differentiates_it(solution, tmp_path
         ("flow", "double", 1e-13),
         ("classes", "single", 1e-6),
         ("conditions", "mixed", 1e-7),
-        ("periodic", "single", 1e-6),
+        ("periodic", "mixed", 1e-6),
+        ("softplus", "mixed", 1e-6),
+        ("unknowns", "mixed", 1e-7),
     ],
 )
 def test_onnx_evaluates_the_same_function(name, precision, bound, tmp_path):
@@ -117,8 +132,10 @@ def test_onnx_evaluates_the_same_function(name, precision, bound, tmp_path):
 
 def test_what_cannot_be_exported_is_refused_in_words(tmp_path):
     smooth, held = SOLUTIONS["periodic"](), SOLUTIONS["conditions"]()
-    with pytest.raises(ValueError, match=r"precision: got 'mixed' for gelu, expected 'single'"):
-        fem.export(smooth, tmp_path / "network.onnx")
+    with pytest.raises(ValueError, match=r"precision: got 'double' for gelu, which ONNX runtimes have in float32 only"):
+        fem.export(smooth, tmp_path / "network.onnx", "double")
+    with pytest.raises(ValueError, match=r"path: there is no folder .*nowhere, expected an existing one"):
+        fem.export(smooth, tmp_path / "nowhere" / "network.pt2")
     with pytest.raises(ValueError, match=r"precision: got 'half', expected one of mixed, single, double"):
         fem.export(smooth, tmp_path / "network.onnx", "half")
     with pytest.raises(ValueError, match=r"network.txt', expected a name that ends with .npz, .pt2, .onnx"):
@@ -130,7 +147,9 @@ def test_what_cannot_be_exported_is_refused_in_words(tmp_path):
         return p.x[0] if p.x[0].sum() > 0.0 else 0.5 * p.x[0]
 
     branching = fem.Collocation(lambda p, u: u.laplacian, fem.Box([0, 0], [1, 1]), dirichlet=undecided)
-    with pytest.raises(ValueError, match=r"conditions could not be exported, expected functions of tensors without br"):
+    with pytest.raises(
+        ValueError, match=r"could not be exported; conditions and modules have to be functions of tensors"
+    ):
         fem.export(network(branching, fem.FeedforwardSpace(2, (3,), 1)), tmp_path / "network.pt2")
     assert not list(tmp_path.iterdir())
 
@@ -187,9 +206,29 @@ def test_a_constant_feature_of_a_network_of_torch_is_a_part_of_its_bias():
     assert np.allclose(found, module(torch.tensor(points)).detach().numpy(), rtol=1e-13, atol=1e-13)
 
 
+def test_one_activation_may_be_shared():
+    act, problem = torch.nn.Tanh(), regression()
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), act, torch.nn.Linear(3, 3), act, torch.nn.Linear(3, 2)).double()
+    found = problem.solution(*fem.from_torch(module, problem))(AT)
+    assert np.allclose(found, module(torch.tensor(AT)).detach().numpy(), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_the_state_of_a_module_is_all_of_it(trainable):
+    space = fem.FeedforwardSpace(2, (4,), 2)
+    one, other = regression(), fem.Regression(10.0 * INPUTS, np.exp(INPUTS))
+    kept, module = network(one, space), network(other, space, seed=1).to_torch(trainable)
+    module.load_state_dict(kept.to_torch(trainable).state_dict())
+    assert np.allclose(module(torch.tensor(AT)).detach().numpy(), kept(AT), rtol=1e-13, atol=1e-13)
+
+
 def test_other_modules_are_refused_in_words():
     linear, tanh = torch.nn.Linear, torch.nn.Tanh
+    broken = linear(2, 3)
+    torch.nn.init.constant_(broken.weight, float("nan"))
     cases = [
+        (torch.nn.Sequential(broken, tanh(), linear(3, 2)), "module: got NaN or infinity"),
+        (torch.nn.Sequential(linear(2, 4), tanh(), linear(5, 2)), "expected as many inputs as there are outputs"),
         (linear(2, 2), "got Linear, expected a torch.nn.Sequential"),
         (torch.nn.Sequential(linear(2, 3), tanh()), "got Linear, Tanh, expected"),
         (torch.nn.Sequential(linear(2, 3), linear(3, 3), linear(3, 2)), "got Linear, Linear, Linear, expected"),
@@ -224,10 +263,32 @@ def test_a_solution_is_loaded_without_its_problem(problem, tmp_path):
         assert found.labels(AT).tolist() == kept.labels(AT).tolist()
 
 
-def test_numbers_of_classes_stay_numbers(tmp_path):
-    problem = fem.Classification(INPUTS, (INPUTS[:, 0] > 0.0).astype(int) * 7)
-    solved(tmp_path / "run.h5", problem, fem.FeedforwardSpace(2, (4,), 2))
-    assert fem.load(tmp_path / "run.h5").classes.tolist() == [0, 7]
+@pytest.mark.parametrize(
+    ("names", "dtype"),
+    [
+        ([0, 7], int),
+        ([False, True], bool),
+        ([-1.0, 2.0], float),
+        (["a", "b"], str),
+        (["a", "b"], object),
+        ([3, 4], object),
+        ([b"a", b"b"], bytes),
+    ],
+)
+def test_labels_stay_what_they_are(names, dtype, tmp_path):
+    labels = np.array(names, dtype=dtype)[(INPUTS[:, 0] > 0.0).astype(int)]
+    kept = solved(tmp_path / "run.h5", fem.Classification(INPUTS, labels), fem.FeedforwardSpace(2, (4,), 2))
+    found = fem.load(tmp_path / "run.h5")
+    assert found.classes.dtype == kept.classes.dtype and found.classes.tolist() == names
+    fem.export(kept, tmp_path / "network.npz")
+    assert np.load(tmp_path / "network.npz")["classes"].tolist() == names
+
+
+@pytest.mark.parametrize(("names", "words"), [([2**70, 1], "at most 64 bits"), (["a\0b", "c"], "null character")])
+def test_labels_that_no_file_has_are_refused(names, words):
+    labels = np.array(names, dtype=object)[(INPUTS[:, 0] > 0.0).astype(int)]
+    with pytest.raises(ValueError, match=f"labels: got .*{words}"):
+        fem.Classification(INPUTS, labels)
 
 
 def test_unknowns_are_loaded_with_their_names(tmp_path):

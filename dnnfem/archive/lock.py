@@ -15,6 +15,7 @@ import threading
 import weakref
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from dnnfem.archive.container import ArchiveError, check_place, tidy
 
@@ -132,3 +133,9 @@ def _forget() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
+
+
+def check_alone(problem: Any) -> None:
+    """Raise a `ValueError` if several processes that share a problem are about to open one archive each."""
+    if getattr(problem, "backend", None) == "distributed" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("problem: got one of several processes, expected dnnfem.SharedArchive.open, in all of them")

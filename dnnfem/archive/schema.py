@@ -294,7 +294,7 @@ def write_plain(group: h5py.Group, data: Mapping[str, Any]) -> None:
 def read_plain(group: h5py.Group) -> dict[str, Any]:
     """Return plain data."""
     arrays = {
-        name: data.asstr()[()].astype(np.str_) if h5py.check_string_dtype(data.dtype) else data[()]
+        name: data.asstr()[()].astype(np.str_) if h5py.check_vlen_dtype(data.dtype) else data[()]
         for name, data in group.items()
     }
     return {**dict(group.attrs.items()), **arrays}

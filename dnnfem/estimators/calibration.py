@@ -30,7 +30,7 @@ def _checked(name: str, values: Any, labels: Any) -> tuple[Array, Index]:
     return table, numbers.astype(np.int64)
 
 
-def calibrated(logits: Any, labels: Any) -> float:
+def calibrated(logits: Any, labels: Any, weights: Any = None) -> float:
     """Return the temperature ``T`` that minimizes the cross-entropy of ``logits / T`` on samples not trained on.
 
     The cross-entropy is convex in ``1/T``.  Classes keep their order, only confidences change.
@@ -41,6 +41,8 @@ def calibrated(logits: Any, labels: Any) -> float:
         At samples that were held out.
     labels : int array, shape (m,)
         Numbers of the classes, as `dnnfem.Classification.numbers` gives them.
+    weights : array, shape (m,), optional
+        Of the samples; default equal.
 
     Returns
     -------
@@ -59,17 +61,21 @@ def calibrated(logits: Any, labels: Any) -> float:
     """
     table, numbers = _checked("logits", logits, labels)
     margins = table - table[np.arange(len(table)), numbers][:, None]
+    given = np.ones(len(table)) if weights is None else as_finite("weights", weights, 1)
+    if given.shape != (len(table),) or given.min() < 0.0 or not given.sum() > 0.0:
+        raise ValueError(f"weights: got shape {given.shape}, expected {len(table)} numbers >= 0, not all of them zero")
+    shares = given / given.sum()
     unit = float(np.abs(margins).max())
     if unit > 0.0:
         margins = margins / unit
     lower, upper = 0.0, LARGEST
-    if not _slopes(margins, lower)[0] < 0.0 < _slopes(margins, upper)[0]:
+    if not _slopes(margins, shares, lower)[0] < 0.0 < _slopes(margins, shares, upper)[0]:
         raise ValueError(
             "logits: got ones without a temperature, expected logits that are better than chance and not always right"
         )
     inverse = 1.0
     for _ in range(200):
-        slope, bend = _slopes(margins, inverse)
+        slope, bend = _slopes(margins, shares, inverse)
         lower, upper = (inverse, upper) if slope < 0.0 else (lower, inverse)
         following = inverse - slope / bend if bend > 0.0 else upper
         if not lower < following < upper:
@@ -80,13 +86,13 @@ def calibrated(logits: Any, labels: Any) -> float:
     return float(unit / inverse)
 
 
-def _slopes(margins: Array, inverse: float) -> tuple[float, float]:
+def _slopes(margins: Array, shares: Array, inverse: float) -> tuple[float, float]:
     """Return the first and second derivative of the mean of ``log sum exp(inverse * margins)``."""
     scaled = inverse * margins
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     powers /= powers.sum(axis=1, keepdims=True)
     mean = np.sum(powers * margins, axis=1)
-    return float(np.mean(mean)), float(np.mean(np.sum(powers * margins**2, axis=1) - mean**2))
+    return float(shares @ mean), float(shares @ (np.sum(powers * margins**2, axis=1) - mean**2))
 
 
 def expected_calibration_error(probabilities: Any, labels: Any, bins: int = BINS) -> float:

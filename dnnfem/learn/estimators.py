@@ -270,7 +270,7 @@ class AdaptiveClassifier(ClassifierMixin, Adaptive):
         share = problem.quadrature.weights[outcome.held]
         self.score_estimate_ = float(share @ (np.argmax(logits, axis=1) != held) / np.sum(share))
         self.log_loss_estimate_ = 0.5 * outcome.validation.estimate.total**2
-        self.temperature_ = _temperature(logits, held)
+        self.temperature_ = _temperature(logits, held, share)
         network = problem.solution(outcome.fit.space, outcome.fit.x).network
         self.solution_ = Classifier(network, classes, self.temperature_)
         return self
@@ -286,9 +286,9 @@ class AdaptiveClassifier(ClassifierMixin, Adaptive):
         return self.solution_.probabilities(points)
 
 
-def _temperature(logits: Array, numbers: Array) -> float:
+def _temperature(logits: Array, numbers: Array, weights: Array) -> float:
     """Return the temperature of held-out samples, one if they are all right, or the network knows nothing."""
     try:
-        return calibrated(logits, numbers)
+        return calibrated(logits, numbers, weights)
     except ValueError:
         return 1.0

@@ -225,6 +225,11 @@ def _labels(labels: Any) -> Array:
     if mixed or array.dtype.kind not in "biufUSO":
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise ValueError(f"labels: got values of type {names}, expected all of one type: strings, integers, ...")
+    if array.dtype.kind == "O":
+        # Strings of pandas, or integers in an array of objects: archives and files have no objects.
+        array = np.array(array.tolist())
+    if array.dtype.kind not in "biufUS":
+        raise ValueError(f"labels: got {array.dtype} numbers, expected strings, or integers of at most 64 bits")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError("labels: got NaN or infinity, expected a label for every sample")
     if array.dtype.kind == "f" and (fractions := array[array != np.round(array)]).size:
@@ -238,6 +243,8 @@ def _labels(labels: Any) -> Array:
 def _numbered(labels: Any) -> tuple[Array, Index]:
     """Return the classes, sorted, and the number of the class of each sample."""
     classes, numbers = np.unique(_labels(labels), return_inverse=True)
+    if classes.dtype.kind == "U" and any("\0" in name for name in classes.tolist()):
+        raise ValueError("labels: got a string with a null character, expected strings without")
     if len(classes) < 2:
         raise ValueError(f"labels: got {len(classes)} different ones ({classes.tolist()}), expected at least two")
     classes.setflags(write=False)

@@ -49,11 +49,11 @@ class TorchFunction(torch.nn.Module):
             self.coefficients = torch.nn.Parameter(torch.tensor(x))
             entries = program.embedding.tocoo()
             constants |= {"offset": program.offset, "entries": entries.data}
-            constants |= {"rows": np.int64(entries.coords[0]), "columns": np.int64(entries.coords[1])}
+            constants |= {"rows": np.int64(entries.row), "columns": np.int64(entries.col)}
         else:
             constants["fixed"] = program.weights(x)
         for name, array in constants.items():
-            self.register_buffer(name, torch.tensor(np.array(array)), persistent=False)
+            self.register_buffer(name, torch.tensor(np.array(array)))
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Return the values, as a differentiable function of the points."""
