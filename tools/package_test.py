@@ -58,7 +58,7 @@ class Environment:
         done = subprocess.run(
             [self.bin / command[0], *command[1:]],
             cwd=self.work,
-            env={"PATH": str(self.bin), "HOME": str(self.work)},
+            env={"PATH": f"{self.bin}:/usr/bin:/bin", "HOME": str(self.work)},
             capture_output=True,
             text=True,
             check=False,
