@@ -36,7 +36,7 @@ _public = {
         "sampling",
         "slabs",
     ),
-    "exchange": ("export", "from_torch", "load"),
+    "exchange": ("as_torch", "export", "from_torch", "load"),
     "functionals": ("Scaled", "Shifted", "Sum", "Tikhonov", "TimeHorizon", "as_scipy", "condense", "from_callables"),
     "learn": (),
     "marking": ("dorfler", "equidistribution", "fixed_fraction", "gain_per_cost", "maximum"),
@@ -126,7 +126,7 @@ if TYPE_CHECKING:
     from dnnfem.estimators.sampling import sampling as sampling
     from dnnfem.estimators.slabs import slabs as slabs
     from dnnfem.estimators.validation import cross_validation as cross_validation
-    from dnnfem.exchange import export as export, from_torch as from_torch, load as load
+    from dnnfem.exchange import as_torch as as_torch, export as export, from_torch as from_torch, load as load
     from dnnfem.functionals import (
         Scaled as Scaled,
         Shifted as Shifted,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from dnnfem.archive import ArchiveError, read, read_ansatz
+from dnnfem.functionals import Functional
 from dnnfem.problems.ansatz import AffineAnsatz
 from dnnfem.problems.classification import Classifier
 from dnnfem.problems.solution import Solution
@@ -293,3 +295,63 @@ def _layers(module: Any) -> tuple[list[torch.nn.Linear], str]:
 def _flat(module: torch.nn.Sequential) -> list[torch.nn.Module]:
     """Return the parts of a module, those of parts in their places; one part may be there several times."""
     return [part for child in module for part in (_flat(child) if isinstance(child, torch.nn.Sequential) else [child])]
+
+
+class _Value(torch.autograd.Function):
+    """A functional as an operation of torch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, functional: Any) -> torch.Tensor:
+        """Return the value, and keep the linearization for the derivative."""
+        ctx.linearization = functional.linearize(x.detach().cpu().double().numpy())
+        return x.new_tensor(ctx.linearization.value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return the derivative times the one of what follows."""
+        (gradient,) = gradients
+        return gradient * torch.as_tensor(ctx.linearization.derivative).to(gradient), None
+
+
+def as_torch(functional: Functional) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a functional as a function of torch: coefficients (dim,) to the value, a number, once differentiable.
+
+    Values and derivatives are those of the kernels, so that the optimizers of torch run on whatever there is a
+    functional of: sums, penalties and differential equations too.
+
+    Parameters
+    ----------
+    functional : Functional
+
+    Returns
+    -------
+    callable
+        ``x -> J(x)``.  The derivative that it gives is the dual vector: with the optimizers of torch the norm is the
+        Euclidean one.
+
+    Raises
+    ------
+    ValueError
+        At use, if the coefficients have another shape than the functional's space says.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> import dnnfem as fem
+    >>> points = np.linspace(-1.0, 1.0, 20)
+    >>> problem, space = fem.Regression(points, np.sin(3.0 * points)), fem.FeedforwardSpace(1, (5,), 1)
+    >>> x = torch.tensor(space.initial(seed=0), requires_grad=True)
+    >>> J, optimizer = fem.as_torch(problem.on(space)), torch.optim.Adam([x], lr=0.01)
+    >>> for _ in range(100):
+    ...     optimizer.zero_grad()
+    ...     J(x).backward()
+    ...     _ = optimizer.step()
+    >>> u = problem.solution(space, x.detach().numpy())
+    """
+
+    def value(x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = _Value.apply(x, functional)  # type: ignore[no-untyped-call]
+        return result
+
+    return value

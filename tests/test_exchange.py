@@ -179,6 +179,28 @@ def test_a_module_is_trained_by_torch_and_comes_back():
     assert J.value(back) == pytest.approx(float(loss().detach()), rel=1e-12) and J.value(back) < 0.5 * J.value(x)
 
 
+def test_optimizers_of_torch_run_on_any_functional():
+    problem, space = poisson(), fem.FeedforwardSpace(2, (5,), 1)
+    J = fem.Sum(problem.on(space), fem.Tikhonov(space, fem.Euclidean, 1e-3))
+    x = torch.tensor(space.initial(seed=0), requires_grad=True)
+    value = fem.as_torch(J)
+    (3.0 * value(x) ** 2).backward()
+    here = J.linearize(space.initial(seed=0))
+    assert float(value(x).detach()) == here.value and np.allclose(x.grad.numpy(), 6.0 * here.value * here.derivative)
+    optimizer = torch.optim.LBFGS([x], max_iter=15)
+
+    def closure():
+        optimizer.zero_grad()
+        found = value(x)
+        found.backward()
+        return found
+
+    optimizer.step(closure)
+    assert J.value(x.detach().numpy()) < 0.5 * here.value
+    with pytest.raises(ValueError, match=r"x: got shape \(3,\)"):
+        value(torch.zeros(3))
+
+
 def test_a_function_has_no_parameters_unless_asked_for():
     module = SOLUTIONS["feedforward"]().to_torch()
     assert not list(module.parameters()) and not module(torch.tensor(AT)).requires_grad
