@@ -216,27 +216,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.add_argument("--precision", choices=("mixed", "single", "double"), default="mixed", help="of ONNX")
     commands.add_parser("info", parents=[told], help="print versions, threads and GPUs, for reports of mistakes")
     commands.add_parser("precompile", help="compile the kernels and cache them on the disk")
-    options = parser.parse_args(arguments)
+    options, code = parser.parse_args(arguments), 0
     try:
         if options.command == "show":
             show(options.file, options.steps, options.json)
         elif options.command == "plot":
             plot(options.file, options.output)
         elif options.command == "check":
-            return 0 if check(options.files, options.json) else 1
+            code = 0 if check(options.files, options.json) else 1
         elif options.command == "export":
             export(options.file, options.to, options.output, options.level, options.precision)
         elif options.command == "info":
             info(options.json)
         else:
             precompile()
+        sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has seen enough, as head does; there is nobody to flush to.
+        # Whoever reads has seen enough, as head does; there is nobody to write to when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"dnnfem: {error}", file=sys.stderr)
         return 1
-    return 0
+    return code
 
 
 if __name__ == "__main__":
