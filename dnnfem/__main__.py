@@ -75,9 +75,7 @@ def row(level: LevelRecord) -> dict[str, Any]:
         "space": str(level.space),
         "coefficients": level.space.dim,
         "steps": None if last is None else last.number,
-        **{
-            name: None if value is None or not math.isfinite(value) else float(value) for name, value in numbers.items()
-        },
+        **{name: None if value is None else _finite(value) for name, value in numbers.items()},
         "status": None if level.status is None else level.status.name,
         "quantity": None if estimate is None else estimate.quantity,
         "marked": None if level.marked is None else len(level.marked),
@@ -108,7 +106,7 @@ def show(path: Path, steps: bool, as_json: bool) -> None:
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None
 
 
 def check(paths: Sequence[Path], as_json: bool) -> bool:

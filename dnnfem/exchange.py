@@ -57,6 +57,8 @@ def load(path: str | Path, level: int | None = None, space: NetworkSpace | None 
     ArchiveError
         If the file is not an archive, damaged or of a newer version, the level is not solved, or the solution holds
         conditions exactly: these are functions of the script, which a file cannot have.
+    FileNotFoundError
+        If there is no such file.
     """
     levels, data = read(path, space), read_ansatz(path)
     solved = [record for record in levels if record.x is not None and level in (None, record.number)]

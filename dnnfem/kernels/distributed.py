@@ -89,7 +89,7 @@ def total(array: Any, what: str, key: int = 0) -> Array:
     if count == 1:
         return values.copy()
     # Marks travel along.  They are equal if and only if the square of their sum is as large as that of their squares
-    # can be; all of these are integers below 2^53.
+    # can be; both sums are integers below 2^53, and what is compared is rounded alike.
     mark = zlib.crc32(f"{what} {values.shape} {key}".encode()) % 2**20
     message = np.concatenate([[mark, mark**2], values.ravel()])
     where = f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"

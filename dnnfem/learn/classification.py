@@ -87,12 +87,4 @@ def fitted(
     others: Sequence[Fit] = (),
 ) -> Outcome:
     """Choose the level of the path by cross-validation, and solve on all samples; see the one for regression."""
-    return growth.chosen(
-        problem,
-        lambda quadrature, alpha, start: path(problem, quadrature, alpha, seed, start),
-        lambda fit: solved(problem, problem.quadrature, fit),
-        seed,
-        alphas,
-        starts or {},
-        others,
-    )
+    return growth.chosen(problem, path, solved, seed, alphas, starts or {}, others)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -57,6 +58,8 @@ def functional(problem: Problem, quadrature: Quadrature, fit: Fit) -> Sum:
     return Sum(problem.on(fit.space, quadrature), Tikhonov(fit.space, weight_decay, fit.alpha))
 
 
+P = TypeVar("P", bound=Problem)
+
 Solver = Callable[[Sum, Fit, float, int], Result]
 """``solver(J, fit, tolerance, max_steps)`` goes on from a network."""
 
@@ -108,9 +111,9 @@ class Outcome:
 
 
 def chosen(
-    problem: Problem,
-    path: Callable[[Quadrature, float, Fit | None], Iterator[Fit]],
-    solve: Callable[[Fit], Fit],
+    problem: P,
+    path: Callable[[P, Quadrature, float, int, Fit | None], Iterator[Fit]],
+    solve: Callable[[P, Quadrature, Fit], Fit],
     seed: int,
     alphas: Sequence[float],
     starts: Mapping[tuple[str, float], Fit],
@@ -122,11 +125,12 @@ def chosen(
     ----------
     problem : Problem
     path : callable
-        Yields the network of every level, grown with no other samples than those of a quadrature: with the weight of
-        the penalty to begin with, and the network to go on from, or None.
+        ``path(problem, quadrature, alpha, seed, start)`` yields the network of every level, grown with no other samples
+        than those of the quadrature: with the weight of the penalty to begin with, and the network to go on from, or
+        None.
     solve : callable
-        Solves on with all samples, from that of the networks of the folds and of the others for which the functional
-        is lowest.
+        ``solve(problem, quadrature, fit)`` solves on with all samples, from that of the networks of the folds and of
+        the others for which the functional is lowest.
     seed : int
         Of the division into folds.
     alphas : sequence of float
@@ -146,7 +150,7 @@ def chosen(
 
     def networks(quadrature: Quadrature, setting: Hashable) -> Iterator[Network]:
         assert isinstance(setting, float)
-        for fit in path(quadrature, setting, starts.get((quadrature.hash, setting))):
+        for fit in path(problem, quadrature, setting, seed, starts.get((quadrature.hash, setting))):
             found.append(fit)
             yield fit.space, fit.x
 
@@ -159,4 +163,4 @@ def chosen(
     def value(fit: Fit) -> float:
         return functional(problem, problem.quadrature, fit).value(fit.x)
 
-    return Outcome(solve(min((*folds, *others), key=value)), folds, validation)
+    return Outcome(solve(problem, problem.quadrature, min((*folds, *others), key=value)), folds, validation)

@@ -123,12 +123,4 @@ def fitted(
     alphas, starts, others
         What to begin with, see `dnnfem.learn.growth.chosen`.
     """
-    return growth.chosen(
-        problem,
-        lambda quadrature, alpha, start: path(problem, quadrature, alpha, seed, start),
-        lambda fit: solved(problem, problem.quadrature, fit),
-        seed,
-        alphas,
-        starts or {},
-        others,
-    )
+    return growth.chosen(problem, path, solved, seed, alphas, starts or {}, others)
