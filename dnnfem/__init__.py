@@ -56,6 +56,7 @@ _public = {
         "Simplices",
         "Solution",
         "next_slab",
+        "stability",
     ),
     "quadrature": ("BoxMesh", "FacetMesh", "Quadrature", "SimplexMesh", "SobolPoints", "UnionMesh"),
     "records": ("Decision", "Estimate", "Interrupted", "Result", "Snapshot", "State", "Status", "Step", "relative"),
@@ -168,6 +169,7 @@ if TYPE_CHECKING:
         Simplices as Simplices,
         Solution as Solution,
         next_slab as next_slab,
+        stability as stability,
     )
     from dnnfem.quadrature import (
         BoxMesh as BoxMesh,

@@ -65,6 +65,7 @@ FOREIGN = {
         "problems.slabs",
         "problems.torched",
         "problems.vanishing",
+        "problems.weights",
     ),
     "numba": ("kernels.compiled",),
     "llvmlite": ("kernels.compiled",),

@@ -54,7 +54,7 @@ def test_longer_times_have_goals_of_their_own():
 def test_time_slabs_have_ablations_too():
     case = replace(CASES["heat1d"], slabs=3)
     problem, histories = case.make(), []
-    found = pinn_march.march(case, problem, 3.0, bench_pinn.growing(case, 0, histories))
+    found = bench_pinn.adaptive(case, problem, 0, 6.0, histories)
     assert len(found.levels) == len(histories) == 3
     assert [part.time[0] for part in found.problems] == pytest.approx([0.0, 1 / 3, 2 / 3])
     relative, rms = pinn_march.error(case, problem, found)
@@ -65,6 +65,7 @@ def test_time_slabs_have_ablations_too():
     whole = sum(n * slab[-1].rms ** 2 for n, slab in zip(numbers, slabs, strict=True)) / numbers.sum()
     assert math.sqrt(whole) == pytest.approx(rms, rel=1e-9)
     assert [slab[-1].dim for slab in slabs] == [level.space.dim for level in found.levels]
+    assert all(set(part.weight) == {"law"} for part in found.problems)
     others = bench_pinn.ablations(case, problem, 0, 3.0, found)
     assert set(others) == set(bench_pinn.ABLATIONS) and all(0.0 < value < 1.0 for value in others.values())
 

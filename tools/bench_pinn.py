@@ -3,11 +3,12 @@
     python tools/bench_pinn.py poisson2d --seeds 5 --json
     python tools/bench_pinn.py all --quick
 
-One loop serves all problems, with defaults only.  A level is solved; where the residual estimate sees more between the
-points than at them, points are added there; where solves of a level gain no more, the hierarchical estimate adds
-neurons.  Laws that are affine in the solution are solved by Gauss-Newton on the condensed functional if there is one
-hidden layer, others by Levenberg-Marquardt.  A run ends with its time.  What is chosen for each problem is written in
-its definition: the hidden layers that a run begins with, time slabs, and whether conditions hold exactly.
+One loop serves all problems, with defaults only.  Once the residual is a thousandth of the solution `dnnfem.stability`
+weighs it by what it does, in its time slab and all later ones.  A level is solved; where the residual estimate finds
+more between the points than at them, points are added there; where solves of a level gain no more, the hierarchical
+estimate adds neurons.  Laws that are affine in the solution are solved by Gauss-Newton on the condensed functional if
+there is one hidden layer, others by Levenberg-Marquardt.  A run ends with its time.  What is chosen for each problem is
+written in its definition: the hidden layers that a run begins with, time slabs, and whether conditions hold exactly.
 
 Errors are relative L2 and root mean square at 10000 random points that no run sees.  Ablations have the same time and
 as many coefficients: random features (best of three scales, output layer solved) and the final architecture from
@@ -57,7 +58,21 @@ import pinn_energy
 import pinn_peer
 import torch
 from equations import CASES, Case
-from pinn_march import Level, March, Moment, Slab, Start, error, first, march, moments, reached, rms, unseen_points
+from pinn_march import (
+    Level,
+    March,
+    Moment,
+    Slab,
+    Start,
+    error,
+    first,
+    march,
+    moments,
+    reached,
+    rms,
+    stabilities,
+    unseen_points,
+)
 from threadpoolctl import threadpool_limits
 
 import dnnfem as fem
@@ -104,6 +119,12 @@ MEASURES = {
 """What goals are for."""
 
 ABLATIONS = ("random_features_rms", "uniform_rms", "scratch_rms")
+ROUGH, ROUGH_PART = 1e-3, 0.25
+"""Residual, relative to the solution, with which weights are found, and the part of the time after which they are."""
+
+NO_PART = 0.3
+"""A slab ends with this part of the largest error of those before it, which the sum of the squares hardly sees."""
+
 QUICK = 5.0
 """Seconds of a quick run."""
 
@@ -156,8 +177,13 @@ def grow(
     adaptive: bool = True,
     most: int = LARGEST,
     history: list[Level] | None = None,
+    accuracy: float = 0.0,
+    enough: float = 0.0,
+    least: int = 0,
 ) -> Level:
-    """Run the loop until its time is over, with at most `most` coefficients.
+    """Run the loop until its time is over, or the residual is small `enough`, or that part of the solution.
+
+    There are at most `most` coefficients, and after the first solves at once as many as `least` if that helps.
 
     What is returned has the least residual: a level that has just begun may stand worse than the one before.  A
     `history` gets what every solve ends with.
@@ -171,27 +197,28 @@ def grow(
         J = problem.on(space, quadrature)
         result = solve(problem, J, x, state, max(seconds - (time.perf_counter() - began), 0.0))
         x, state = result.x, result.state
-        enough = False
+        limited = False
         if problem.unknowns:
             confidence = fem.confidence(J, x)
             quadrature = confidence.reweighted(quadrature)
             # What the noise does to the unknowns no neuron can undo.
-            enough = bool((np.diagonal(confidence.parts["equation"]) < np.diagonal(confidence.parts["noise"])).all())
+            limited = bool((np.diagonal(confidence.parts["equation"]) < np.diagonal(confidence.parts["noise"])).all())
         quadrature, residual, refined = resolved(problem, space, x, quadrature)
         level = Level(space, x, quadrature, residual.total, time.perf_counter() - began)
         best = level if best is None or level.residual <= best.residual else best
         if history is not None:
             history.append(level)
-        if level.seconds >= seconds:
+        wanted = max(enough, accuracy * size(problem, level))
+        if level.seconds >= seconds or residual.total <= wanted:
             return replace(best, seconds=time.perf_counter() - began)
         slow, last = not refined and residual.total > FAST * last, residual.total
-        if enough or (len(space.hidden) > 1 and not slow):
+        if limited or (len(space.hidden) > 1 and not slow and space.dim >= least):
             continue
         last = math.inf
         if level.seconds > LATE * seconds or space.dim >= most:
             continue
         neurons = chosen(problem, J, x, quadrature, seed, adaptive)
-        limit = most if len(space.hidden) == 1 else min(most, GROWTH * space.dim)
+        limit = most if len(space.hidden) == 1 else min(most, max(GROWTH * space.dim, least))
         while neurons and fem.widen(space, neurons)[0].dim > limit:
             neurons.pop()
         if neurons:
@@ -221,14 +248,52 @@ def chosen(
     return [pool[k] for k in order[: max(4, sum(space.hidden) // 3)]]
 
 
-def growing(case: Case, seed: int, histories: list[list[Level]]) -> Slab:
-    """Return the loop as a solver of slabs; `histories` gets a list for each."""
+def size(problem: fem.Collocation, level: Level) -> float:
+    """Return the root mean square of a solution."""
+    values = problem.solution(level.space, level.x)(level.quadrature.points)
+    return math.sqrt(float(level.quadrature.weights @ np.sum(values**2, axis=1)))
 
-    def solve(part: fem.Collocation, _: int, start: Start | None, seconds: float) -> Level:
-        histories.append([])
-        return grow(part, start or first(part, case.hidden, seed), seed, seconds, history=histories[-1])
 
-    return solve
+def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, histories: list[list[Level]]) -> March:
+    """Run the loop, slab by slab; `histories` gets a list for each.
+
+    A rough march comes first.  It says what residuals do where, and how much of them later slabs amplify: by that they
+    are weighed in the second one, which goes on from what is there.  They then are errors of the whole, and a slab ends
+    when it has no part in these.
+    """
+    began, spent = time.perf_counter(), [0.0] * case.slabs
+    histories[:] = [[] for _ in spent]
+
+    def grown(accuracy: float, no_part: float) -> Slab:
+        done: list[Level] = []
+
+        def solve(part: fem.Collocation, number: int, start: Start | None, seconds: float) -> Level:
+            own: list[Level] = []
+            begin = start or first(part, case.hidden, seed)
+            # Weighed residuals are means over the time from a slab on.
+            times = np.sqrt(np.arange(case.slabs, case.slabs - number - 1, -1))
+            errors = [time * level.residual for time, level in zip(times[:-1], done, strict=True)]
+            enough = no_part * max(errors, default=0.0) / times[-1]
+            # What the slab before has needed this one will need as well.
+            least = done[-1].space.dim if done else 0
+            how = {"history": own, "accuracy": accuracy, "enough": enough, "least": least}
+            done.append(grow(part, begin, seed, seconds, **how))
+            histories[number] = [replace(now, seconds=now.seconds + spent[number]) for now in own]
+            spent[number] += done[-1].seconds
+            return done[-1]
+
+        return solve
+
+    if problem.unknowns:
+        return march(case, problem, seconds, grown(0.0, 0.0), [1.0])
+    # None takes more than half of what is left for it and those after it.
+    halves = [0.5**number for number in range(case.slabs)]
+    rough = march(case, problem, ROUGH_PART * seconds, grown(ROUGH, 0.0), halves)
+    weights = stabilities(rough)
+    # What was hard is hard, but nobody knows how hard.
+    solves = [len(history) for history in histories]
+    shares = [own + sum(solves) / len(solves) for own in solves]
+    return march(case, problem, seconds - (time.perf_counter() - began), grown(0.0, NO_PART), shares, weights, rough)
 
 
 def uniform(case: Case, seed: int, found: March) -> Slab:
@@ -244,8 +309,10 @@ def uniform(case: Case, seed: int, found: March) -> Slab:
 def ablations(case: Case, problem: fem.Collocation, seed: int, seconds: float, found: March) -> dict[str, float]:
     """Return the errors of all ablations."""
 
+    weights, shares = [part.weight for part in found.problems], [level.seconds for level in found.levels]
+
     def of(slab: Slab) -> float:
-        return error(case, problem, march(case, problem, seconds, slab))[1]
+        return error(case, problem, march(case, problem, seconds, slab, shares, weights))[1]
 
     def whole(part: fem.Collocation, J: Any, x: Array, seconds: float) -> Array:
         return solve(part, J, x, None, seconds, steps=10**6).x
@@ -288,7 +355,7 @@ def run(
         problem = case.make(seed) if case.unknowns else case.make()
         problem = replace(problem, device=device) if device else problem
         began, histories = time.perf_counter(), []
-        solution = march(case, problem, seconds, growing(case, seed, histories))
+        solution = adaptive(case, problem, seed, seconds, histories)
         taken = time.perf_counter() - began
         relative, absolute = error(case, problem, solution)
         found = {"rel_l2": relative, "rms": absolute, "seconds": taken, "dim": float(solution.dim)}

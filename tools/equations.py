@@ -22,7 +22,7 @@ class Case:
     """A problem with its solution and goal; some have another goal for a longer time.
 
     With true `unknowns` it is an inverse problem, made for each seed, and `known` are those that least squares with the
-    exact solution finds from the same observations.  `first` is the time of the first slab relative to that of others.
+    exact solution finds from the same observations.
     """
 
     make: Callable[..., fem.Collocation]
@@ -32,7 +32,6 @@ class Case:
     rms: float | None = None
     relative: float | None = None
     slabs: int = 1
-    first: float = 1.0
     long_seconds: float | None = None
     long_rms: float | None = None
     long_relative: float | None = None
@@ -229,7 +228,6 @@ CASES = {
         300.0,
         relative=1e-5,
         slabs=8,
-        first=3.0,
         long_seconds=1200.0,
         long_relative=9e-7,
     ),

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from equations import Case
@@ -77,24 +78,50 @@ def first(problem: fem.Collocation, hidden: tuple[int, ...], seed: int) -> Start
     return space, space.initial(seed=seed)
 
 
-def march(case: Case, problem: fem.Collocation, seconds: float, solve: Slab) -> March:
-    """Solve one time slab after another, each with its share of the time; without slabs, everything at once."""
-    if case.slabs == 1:
-        return March((), (problem,), (solve(problem, 0, None, seconds),))
-    began, (begin, end) = time.perf_counter(), problem.time
-    edges = np.linspace(begin, end, case.slabs + 1).tolist()
-    parts, levels, start = [replace(problem, time=(begin, edges[1]), quadrature=None)], [], None
+def march(
+    case: Case,
+    problem: fem.Collocation,
+    seconds: float,
+    solve: Slab,
+    shares: Sequence[float],
+    weights: Sequence[Any] | None = None,
+    before: March | None = None,
+) -> March:
+    """Solve one time slab after another, each with its share of the time; without slabs, everything at once.
+
+    Slabs may have weights of their residuals.  They start from what a march `before` has found, or with the network of
+    the slab before.
+    """
+    began, edges = time.perf_counter(), [0.0, 0.0]
+    if case.slabs > 1:
+        edges = np.linspace(*problem.time, case.slabs + 1).tolist()
+        problem = replace(problem, time=(edges[0], edges[1]), quadrature=None)
+    parts, levels, start = [], [], None
     for number in range(case.slabs):
+        if number:
+            problem = fem.next_slab(problem, problem.solution(*start), edges[number + 1], exact=True)
+        if before is not None:
+            # Points are found anew: those of a rough solution are where that was rough.
+            start = before.levels[number].space, before.levels[number].x
+        if weights is not None:
+            problem = replace(problem, weight=weights[number])
         # What the slabs before did not need, or needed more, is shared by the others.
         left = max(seconds - (time.perf_counter() - began), 0.0)
-        share = 1.0 if start else case.first
-        level = solve(parts[-1], number, start, left * share / (share + case.slabs - number - 1))
+        level = solve(problem, number, start, left * shares[number] / sum(shares[number:]))
+        parts.append(problem)
         levels.append(level)
         # What the network of one slab looks like is a good guess for the next one.
         start = level.space, level.x
-        if number + 1 < case.slabs:
-            parts.append(fem.next_slab(parts[-1], parts[-1].solution(*start), edges[number + 2], exact=True))
     return March(edges[1:-1], parts, levels)
+
+
+def stabilities(found: March) -> list[Any]:
+    """Return the weights of all slabs, by what residuals do in them and in all later ones."""
+    later, weights = None, []
+    for problem, level in zip(reversed(found.problems), reversed(found.levels), strict=True):
+        later = fem.stability(problem, level.space, level.x, level.quadrature, later=later)
+        weights.append(later.weights)
+    return weights[::-1]
 
 
 def unseen_points(problem: fem.Collocation) -> Array:

@@ -150,3 +150,63 @@ class CrossEntropy:
         difference[own] = 0.0
         difference[own] = -difference.sum(axis=0)
         return CrossEntropyLinearization(probabilities, density, difference)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearFormLinearization:
+    """``r = l(u)`` at given jets; see `dnnfem.kernels.protocol.LawLinearization`.
+
+    Parameters
+    ----------
+    slopes : array, shape (equations, components, outputs, m)
+    residual : array, shape (equations, m)
+    """
+
+    slopes: Array
+    residual: Array
+
+    @property
+    def density(self) -> Array:
+        """``|r|^2 / 2`` per point, shape (m,)."""
+        density: Array = 0.5 * (self.residual * self.residual).sum(axis=0)
+        return density
+
+    @property
+    def derivative(self) -> Array:
+        """``l^T r``, shape (components, outputs, m)."""
+        return self._pulled(self.residual)
+
+    def _pulled(self, rows: Array) -> Array:
+        dual: Array = (rows[:, None, None] * self.slopes).sum(axis=0)
+        return dual
+
+    def hessian(self, jet: Array) -> Array:
+        """Apply ``l^T l``."""
+        return self._pulled((self.slopes * jet).sum(axis=(1, 2)))
+
+    curvature = hessian
+
+
+@dataclass(frozen=True, eq=False)
+class LinearForm:
+    """The residual law ``r(p, u) = l(p) . jet``, whose coefficients are the data of the points.
+
+    Parameters
+    ----------
+    components : tuple of Component
+        What it reads.
+    equations, outputs : int
+        Data have the coefficients of an equation, a component and an output as columns, outputs running fastest.
+    """
+
+    components: tuple[Component, ...]
+    equations: int = 1
+    outputs: int = 1
+    kind: Literal["residual", "loss"] = "residual"
+    affine: bool = True
+
+    def linearize(self, points: Array, data: Array, jet: Array) -> LinearFormLinearization:
+        """Return the law at a jet (components, outputs, m) with coefficients `data`, (m, equations x jet)."""
+        xp = array_namespace(jet)
+        slopes = xp.reshape(data.T, (self.equations, len(self.components), self.outputs, -1))
+        return LinearFormLinearization(slopes, (slopes * jet).sum(axis=(1, 2)))

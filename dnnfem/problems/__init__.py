@@ -18,6 +18,7 @@ _public = {
     "simplices": ("Simplices",),
     "slabs": ("next_slab",),
     "solution": ("Solution",),
+    "stability": ("stability",),
     "torched": ("TorchFunction",),
 }
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from dnnfem.problems.simplices import Simplices as Simplices
     from dnnfem.problems.slabs import next_slab as next_slab
     from dnnfem.problems.solution import Solution as Solution
+    from dnnfem.problems.stability import stability as stability
     from dnnfem.problems.torched import TorchFunction as TorchFunction
 else:
     __all__ = [name for names in _public.values() for name in names]

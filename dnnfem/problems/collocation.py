@@ -35,6 +35,7 @@ from dnnfem.problems.unknowns import (
     weighed,
     with_unknowns,
 )
+from dnnfem.problems.weights import multiplied
 from dnnfem.quadrature import Quadrature
 from dnnfem.records import Array
 from dnnfem.spaces import FeedforwardSpace
@@ -87,6 +88,9 @@ class Collocation:
     observations : (array, array), optional
         Points (m, d) in the domain and values (m,), or (m, outputs): the residuals ``u(p_i) - y_i`` are a further term,
         on the region ``"observations"`` of the quadrature; see `dnnfem.confidence` for its weight.
+    weight : mapping of str to callable or number, optional
+        What residuals are multiplied with, by their names: ``"law"`` and those of the regions of the quadrature;
+        ``weight(p)`` in torch, positive, shape (m,) or (equations, m).  `dnnfem.stability` finds good ones.
     seed : int
         Of Sobol' points.
     backend, memory, device, precision : optional
@@ -117,6 +121,7 @@ class Collocation:
     quadrature: Quadrature = field(default=None)  # type: ignore[assignment]
     unknowns: Mapping[str, float] | None = None
     observations: tuple[Any, Any] | None = None
+    weight: Mapping[str, Any] | None = None
     seed: int = 0
     backend: str | None = None
     memory: int | None = None
@@ -165,21 +170,7 @@ class Collocation:
             check_beginning(conditions, {name: law for name, (_, law) in soft.items()}, quadrature)
             ansatz = ExactAnsatz(self._affine, conditions)
         object.__setattr__(self, "ansatz", with_unknowns(ansatz, self.outputs, unknowns))
-        count = len(unknowns)
-        neuron = FeedforwardSpace(len(self._bounds[0]), (1,), self.outputs, periodic=self.periodic, unknowns=count)
-        parts = {"law": quadrature, **quadrature.regions}
-        # Observations are in the units of `u`, and their mean square is to be the variance of the noise.
-        sizes = {name: law for name, law in laws.items() if name != OBSERVATIONS}
-        scales = scaled(sizes, parts, self.ansatz, neuron)
-        valued = {name: members for name, (members, law) in soft.items() if isinstance(law, Misfit)}
-        beginning = 0 if self.initial is None else 1 if self.velocity is None else 2
-        value = prescribed([(laws[name], parts[name]) for name in valued], self.ansatz, neuron)
-        everywhere = [place for members in valued.values() for place in members]
-        zero = Homogeneous.on(self.domain, self._bounds, tuple(value.tolist()), everywhere, beginning)
-        if zero is not None:
-            calm = with_unknowns(ExactAnsatz(self._affine, zero), self.outputs, unknowns)
-            scales |= scaled({"law": laws["law"]}, parts, calm, neuron)
-        object.__setattr__(self, "laws", laws | scales)
+        object.__setattr__(self, "laws", _sized(self, laws, soft, unknowns))
 
     @property
     def _held(self) -> Conditions | None:
@@ -262,3 +253,25 @@ def _check(problem: Collocation) -> None:
     if len(set(periodic)) != len(periodic) or not all(axis in axes for axis in periodic):
         some = f"different coordinates in space, of {tuple(axes)}" if axes else "none, as only boxes are periodic"
         raise ValueError(f"periodic: got {problem.periodic!r}, expected {some}")
+
+
+def _sized(
+    problem: Collocation,
+    laws: dict[str, PointwiseLaw],
+    soft: Mapping[str, tuple[list[Place], ResidualLaw]],
+    unknowns: Unknowns,
+) -> dict[str, PointwiseLaw]:
+    """Return laws with their sizes, measured without weights, and with their weights."""
+    inputs, parts = len(problem._bounds[0]), {"law": problem.quadrature, **problem.quadrature.regions}
+    neuron = FeedforwardSpace(inputs, (1,), problem.outputs, periodic=problem.periodic, unknowns=len(unknowns))
+    # Observations are in the units of `u`, and their mean square is to be the variance of the noise.
+    scales = scaled({n: law for n, law in laws.items() if n != OBSERVATIONS}, parts, problem.ansatz, neuron)
+    valued = {name: members for name, (members, law) in soft.items() if isinstance(law, Misfit)}
+    value = prescribed([(laws[name], parts[name]) for name in valued], problem.ansatz, neuron)
+    everywhere = [place for members in valued.values() for place in members]
+    beginning = 0 if problem.initial is None else 1 if problem.velocity is None else 2
+    zero = Homogeneous.on(problem.domain, problem._bounds, tuple(value.tolist()), everywhere, beginning)
+    if zero is not None:
+        calm = with_unknowns(ExactAnsatz(problem._affine, zero), problem.outputs, unknowns)
+        scales |= scaled({"law": laws["law"]}, parts, calm, neuron)
+    return multiplied(laws | scales, problem.weight, parts)

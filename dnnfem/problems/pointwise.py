@@ -154,7 +154,7 @@ class Residuals:
 
 @dataclass(frozen=True, eq=False)
 class PointwiseLaw:
-    """Residuals ``law(p, u) / scale`` as kernels read them; see `dnnfem.kernels.protocol.Law`.
+    """Residuals ``weight(p) law(p, u) / scale`` as kernels read them; see `dnnfem.kernels.protocol.Law`.
 
     Parameters
     ----------
@@ -172,6 +172,8 @@ class PointwiseLaw:
         Whether the residuals are affine in the jet.
     box : pair of tuples of float, or "data", optional
         For the normal: corners of the box whose sides points are on, or it is in the data.
+    weight : callable, optional
+        Factors of the residuals at points, in torch: (m,), or (equations, m).
     """
 
     function: Callable[[Points, Jet], Any]
@@ -183,12 +185,14 @@ class PointwiseLaw:
     affine: bool = True
     box: Walls | None = None
     kind: Literal["residual", "loss"] = "residual"
+    weight: Callable[[Points], Tensor] | None = None
 
     def evaluate(self, where: Points, jet: Tensor) -> Tensor:
         """Return the residuals (equations, m) for a jet (components, outputs, m)."""
         points, read = where.coordinates, reading(self.name, self.components, jet)
         found = rows(self.name, self.function(where, Jet(read, where, self.outputs)), points)
-        return found / torch.as_tensor(self.scale, dtype=points.dtype, device=points.device)[:, None]
+        found = found / torch.as_tensor(self.scale, dtype=points.dtype, device=points.device)[:, None]
+        return found if self.weight is None else self.weight(where) * found
 
     def linearize(self, points: Any, data: Any, jet: Any) -> Residuals:
         """Return the residuals at points (m, d) with data (m, k) and a jet (components, outputs, m), NumPy or torch."""

@@ -54,7 +54,7 @@ def next_slab(problem: Collocation, solution: Solution, end: float, exact: bool 
     Returns
     -------
     Collocation
-        With points of its own, as many as a new problem has.
+        With points of its own, as many as a new problem has, and without weights.
 
     Raises
     ------
@@ -82,4 +82,5 @@ def next_slab(problem: Collocation, solution: Solution, end: float, exact: bool 
         velocity=velocity,
         exact=problem.exact if exact is None else exact,
         quadrature=quadrature,
+        weight=None,
     )
