@@ -167,11 +167,26 @@ def test_every_call_counts():
 def test_counts_of_a_dense_step_are_those_of_its_calls():
     problem = COLLECTION["Beale"]
     counted = Counted(problem)
-    result = fem.trust_region(counted.functional(), problem.start, 1e-10)
+    result = fem.trust_region(counted.functional(), problem.start, 1e-10, dense=True)
     points = len(result.steps)
     trials = int(result.steps.column("inner")[1:].sum())
     # A value at every trial and at the start, a derivative and two products at every point.
     assert counted.evaluations == 1 + trials + 3 * points
+
+
+@pytest.mark.parametrize("name", ["Wood", "helical valley", "variably dimensioned", "Chebyquad"])
+def test_the_matrix_is_asked_for_once_at_the_end(name):
+    """By default steps are those in Krylov spaces, and what would end the solve comes from the Hessian."""
+    problem, counts, results = COLLECTION[name], [], []
+    for dense in (False, None, True):
+        counted = Counted(problem)
+        results.append(fem.trust_region(counted.functional(), problem.start, 1e-10, dense=dense))
+        counts.append(counted.evaluations)
+    krylov, default, exact = results
+    assert counts[1] == counts[0] + problem.dim < counts[2]
+    assert len(default.steps) == len(krylov.steps) and default.status.converged
+    assert default.x == pytest.approx(exact.x, abs=1e-4)
+    np.testing.assert_array_equal(default.x, krylov.x)
 
 
 def test_the_report_has_all_keys(monkeypatch, capsys):

@@ -252,6 +252,17 @@ def test_newton_methods_leave_the_neighbourhood_of_a_saddle(dense, solve):
     assert abs(result.x[0]) == pytest.approx(1.0, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("start", "tolerance"), [((0.0, 0.0), 1e-10), ((0.0, 0.0), relative(1e-8)), ((0.0, 0.7), 1e-10)]
+)
+def test_a_solve_does_not_end_at_a_saddle(start, tolerance):
+    """Without a derivative, or with one along the way to the saddle, Krylov spaces see no way down."""
+    j, _, _ = functional("a double well")
+    result = trust_region(j, np.array(start), tolerance)
+    assert result.status.converged and abs(result.x[0]) == pytest.approx(1.0, rel=1e-6)
+    assert trust_region(j, np.array(start), tolerance, dense=False).x[0] == 0.0
+
+
 def test_newtons_method_ends_quadratically():
     j, start, _ = functional("Rosenbrock")
     norms = trust_region(j, start, tolerance=1e-14).steps.column("dual_norm")

@@ -122,8 +122,14 @@ ABLATIONS = ("random_features_rms", "uniform_rms", "scratch_rms")
 ROUGH, ROUGH_PART = 1e-3, 0.25
 """Residual, relative to the solution, with which weights are found, and the part of the time after which they are."""
 
+FAR = 0.1
+"""Residual, relative to the solution, from which on what is there says nothing of the stability."""
+
 NO_PART = 0.3
 """A slab ends with this part of the largest error of those before it, which the sum of the squares hardly sees."""
+
+SPARE = 0.1
+"""Part of the time that is worth another march."""
 
 QUICK = 5.0
 """Seconds of a quick run."""
@@ -179,11 +185,10 @@ def grow(
     history: list[Level] | None = None,
     accuracy: float = 0.0,
     enough: float = 0.0,
-    least: int = 0,
 ) -> Level:
     """Run the loop until its time is over, or the residual is small `enough`, or that part of the solution.
 
-    There are at most `most` coefficients, and after the first solves at once as many as `least` if that helps.
+    There are at most `most` coefficients.
 
     What is returned has the least residual: a level that has just begun may stand worse than the one before.  A
     `history` gets what every solve ends with.
@@ -212,13 +217,13 @@ def grow(
         if level.seconds >= seconds or residual.total <= wanted:
             return replace(best, seconds=time.perf_counter() - began)
         slow, last = not refined and residual.total > FAST * last, residual.total
-        if limited or (len(space.hidden) > 1 and not slow and space.dim >= least):
+        if limited or (len(space.hidden) > 1 and not slow):
             continue
         last = math.inf
         if level.seconds > LATE * seconds or space.dim >= most:
             continue
         neurons = chosen(problem, J, x, quadrature, seed, adaptive)
-        limit = most if len(space.hidden) == 1 else min(most, max(GROWTH * space.dim, least))
+        limit = most if len(space.hidden) == 1 else min(most, GROWTH * space.dim)
         while neurons and fem.widen(space, neurons)[0].dim > limit:
             neurons.pop()
         if neurons:
@@ -258,8 +263,8 @@ def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, hi
     """Run the loop, slab by slab; `histories` gets a list for each.
 
     A rough march comes first.  It says what residuals do where, and how much of them later slabs amplify: by that they
-    are weighed in the second one, which goes on from what is there.  They then are errors of the whole, and a slab ends
-    when it has no part in these.
+    are weighed in the second one.  They then are errors of the whole, and a slab ends when it has no part in these.
+    Time that is left over goes into another march, from what is there.
     """
     began, spent = time.perf_counter(), [0.0] * case.slabs
     histories[:] = [[] for _ in spent]
@@ -274,10 +279,7 @@ def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, hi
             times = np.sqrt(np.arange(case.slabs, case.slabs - number - 1, -1))
             errors = [time * level.residual for time, level in zip(times[:-1], done, strict=True)]
             enough = no_part * max(errors, default=0.0) / times[-1]
-            # What the slab before has needed this one will need as well.
-            least = done[-1].space.dim if done else 0
-            how = {"history": own, "accuracy": accuracy, "enough": enough, "least": least}
-            done.append(grow(part, begin, seed, seconds, **how))
+            done.append(grow(part, begin, seed, seconds, history=own, accuracy=accuracy, enough=enough))
             histories[number] = [replace(now, seconds=now.seconds + spent[number]) for now in own]
             spent[number] += done[-1].seconds
             return done[-1]
@@ -288,12 +290,20 @@ def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, hi
         return march(case, problem, seconds, grown(0.0, 0.0), [1.0])
     # None takes more than half of what is left for it and those after it.
     halves = [0.5**number for number in range(case.slabs)]
-    rough = march(case, problem, ROUGH_PART * seconds, grown(ROUGH, 0.0), halves)
-    weights = stabilities(rough)
+    found = march(case, problem, ROUGH_PART * seconds, grown(ROUGH, 0.0), halves)
+    pairs = list(zip(found.problems, found.levels, strict=True))
+    weights = stabilities(found) if all(level.residual < FAR * size(part, level) for part, level in pairs) else None
     # What was hard is hard, but nobody knows how hard.
     solves = [len(history) for history in histories]
     shares = [own + sum(solves) / len(solves) for own in solves]
-    return march(case, problem, seconds - (time.perf_counter() - began), grown(0.0, NO_PART), shares, weights, rough)
+    # Points are found anew: the first ones are where a rough solution is wrong.
+    how: dict[str, Any] = {"start": (found.levels[0].space, found.levels[0].x)}
+    left = seconds - (time.perf_counter() - began)
+    while "start" in how or left > SPARE * seconds:
+        found = march(case, problem, left, grown(0.0, NO_PART), shares, weights, **how)
+        how = {"onward": found}
+        left = seconds - (time.perf_counter() - began)
+    return found
 
 
 def uniform(case: Case, seed: int, found: March) -> Slab:

@@ -85,24 +85,25 @@ def march(
     solve: Slab,
     shares: Sequence[float],
     weights: Sequence[Any] | None = None,
-    before: March | None = None,
+    start: Start | None = None,
+    onward: March | None = None,
 ) -> March:
     """Solve one time slab after another, each with its share of the time; without slabs, everything at once.
 
-    Slabs may have weights of their residuals.  They start from what a march `before` has found, or with the network of
-    the slab before.
+    Slabs may have weights of their residuals.  The first one begins with `start`, and the others with the network of
+    the one before; or all go `onward` from another march.
     """
     began, edges = time.perf_counter(), [0.0, 0.0]
     if case.slabs > 1:
         edges = np.linspace(*problem.time, case.slabs + 1).tolist()
         problem = replace(problem, time=(edges[0], edges[1]), quadrature=None)
-    parts, levels, start = [], [], None
+    parts, levels = [], []
     for number in range(case.slabs):
         if number:
             problem = fem.next_slab(problem, problem.solution(*start), edges[number + 1], exact=True)
-        if before is not None:
-            # Points are found anew: those of a rough solution are where that was rough.
-            start = before.levels[number].space, before.levels[number].x
+        if onward is not None:
+            level = onward.levels[number]
+            problem, start = replace(problem, quadrature=level.quadrature), (level.space, level.x)
         if weights is not None:
             problem = replace(problem, weight=weights[number])
         # What the slabs before did not need, or needed more, is shared by the others.

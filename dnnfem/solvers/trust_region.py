@@ -30,7 +30,8 @@ from dnnfem.solvers.krylov import InnerStep
 from dnnfem.solvers.lanczos import Lanczos, truncated
 
 DENSE_LIMIT = {"hessian": 30, "curvature": 2000}
-"""Up to this dimension steps come from a dense matrix; that of the curvature costs no more than few products."""
+"""Up to this dimension the matrix is there: for all steps if it is that of the curvature, which costs no more than few
+products; the Hessian for those that would end a solve, as Krylov spaces do not see all directions."""
 
 ACCEPT, GOOD = 0.1, 0.75
 SHRINK, GROW = 0.25, 2.0
@@ -93,7 +94,8 @@ class TrustRegion:
     """Steps of the quadratic model with the full Hessian or the curvature; see `trust_region`.
 
     Iterates stay in a `ball`, if there is one.  `accuracy` is the relative energy error of conjugate gradients; default
-    one that makes the convergence superlinear.  `tolerance` is what the estimate is compared with, if it is.
+    one that makes the convergence superlinear.  `tolerance` is what the estimate is compared with, if it is; where a
+    step in a Krylov space would meet it, and this is to be `checked`, the step comes from the dense Hessian after all.
     """
 
     functional: Functional
@@ -103,6 +105,7 @@ class TrustRegion:
     ball: Enclosure | None = None
     accuracy: float | None = None
     tolerance: float = 0.0
+    checked: bool = False
 
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> NewtonIterate:
         """Compute the dual norm and the step of the model, whose decrease is the algebraic estimate.
@@ -138,9 +141,14 @@ class TrustRegion:
             # With the product that the first radius took, which a resumed solve takes here.
             trial = replace(trial, iterations=model.products)
         work += 2.0 * trial.iterations
+        if self.checked and model.finite and _algebraic(trial) <= self.tolerance:
+            model = self._matrix(linearization, memory)
+            work += 2.0 * len(derivative)
+            if model.finite:
+                trial, model = self._inner(linearization, norm, model, radius, expected)
         if not model.finite:
             return self._lost(linearization, replace(step, work=work), memory)
-        algebraic = math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
+        algebraic = _algebraic(trial)
         step = replace(step, dual_norm=dual_norm, radius=radius, algebraic=algebraic, work=work)
         following: Mapping[str, Array] = NOTHING
         if self.curvature and isinstance(model, Model) and model.rounding == 0.0:
@@ -246,6 +254,11 @@ class TrustRegion:
         return there, replace(row, inner=inner, work=work)
 
 
+def _algebraic(trial: InnerStep) -> float:
+    """Return the estimate of the model: none on the boundary, where it promises more than it can be trusted with."""
+    return math.inf if trial.boundary else math.sqrt(2.0 * max(trial.decrease, 0.0))
+
+
 def _first_radius(
     linearization: Linearization, norm: Norm, model: Model | Lanczos, dual_norm: float, tolerance: float
 ) -> float:
@@ -311,8 +324,8 @@ def trust_region(
 ) -> Result:
     """Minimize any functional by a trust-region Newton method.
 
-    Negative curvature is used, from a saddle as well if the dense Hessian is there; Krylov spaces cannot see it where
-    the derivative vanishes.
+    Negative curvature is used.  Where the derivative vanishes Krylov spaces cannot see it, the dense Hessian can: up to
+    30 coefficients it has the last word, so that a solve does not end at a saddle.
 
     Parameters
     ----------
@@ -333,7 +346,8 @@ def trust_region(
         Limits; reaching one is a status, not an error.
     dense : bool, optional
         Steps from the dense Hessian (Moré and Sorensen) instead of steps in Krylov spaces (`dnnfem.solvers.gltr`);
-        default for at most 30 coefficients, with `curvature` 2000.
+        default with `curvature` for at most 2000 coefficients.  Without, Krylov spaces need fewer products, and for at
+        most 30 coefficients a step that would end the solve comes from the dense Hessian.
     curvature : bool
         Use the positive semidefinite part of the Hessian only: for sums of squares the method of Levenberg and
         Marquardt, with normal equations and, if dense, geodesic correction.  The fastest choice for penalized problems
@@ -366,10 +380,12 @@ def trust_region(
     >>> print(result.status.value)
     converged: the dual norm of the derivative is below the tolerance
     """
-    dense = is_dense(dense, functional.space.dim, DENSE_LIMIT["curvature" if curvature else "hessian"])
+    small = is_dense(dense, functional.space.dim, DENSE_LIMIT["curvature" if curvature else "hessian"])
+    checked = small and dense is None and not curvature
+    dense = small and not checked
     if norm is None and curvature and dense:
         norm = jacobi
     tolerance = check_tolerance(tolerance)
     aim = 0.0 if isinstance(tolerance, Relative) else tolerance
-    method = TrustRegion(functional, norm, dense, curvature, tolerance=aim)
+    method = TrustRegion(functional, norm, dense, curvature, tolerance=aim, checked=checked)
     return iterate(functional, x, method, tolerance, state, observer, Limits(max_steps, max_seconds))
