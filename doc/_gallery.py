@@ -14,6 +14,7 @@ ORDER = [
     "distributed",
     "poisson",
     "burgers",
+    "growing_errors",
     "lshape",
     "heat_guaranteed",
     "inverse",

@@ -9,7 +9,8 @@ from ten times these.  All solvers call the same functions, which count: a value
 and a product with the Hessian are one evaluation each, a Hessian as a matrix is as many as there are variables.  A
 problem is solved if the value at the end is within 1e-8 of a published minimum, relative to it if that is above one.
 
-dnnfem      `trust_region`, `cubic` with a Hessian from products, exact steps; the same in Krylov spaces (``_krylov``);
+dnnfem      `trust_region`, `cubic` with a Hessian from products, by default: the former in Krylov spaces with a matrix for
+            what would end the solve, the latter with exact steps; all steps in Krylov spaces (``_krylov``), or exact;
             `gauss_newton`.  Tolerance 1e-10, which bounds sqrt(2 (J - min J)).
 SciPy       `minimize` with ``trust-exact`` (a Hessian as a matrix), ``trust-krylov`` (gtol 1e-8), ``Newton-CG`` (xtol
             1e-10); `least_squares` with ftol and xtol 1e-15 and gtol 1e-12, the least that it accepts being as small.
@@ -171,6 +172,7 @@ def _least_squares(counted: Counted, x: Array) -> tuple[Array, str]:
 SOLVERS = {
     "trust_region": _ours(fem.trust_region),
     "trust_region_krylov": _ours(fem.trust_region, dense=False),
+    "trust_region_exact": _ours(fem.trust_region, dense=True),
     "cubic": _ours(fem.cubic),
     "cubic_krylov": _ours(fem.cubic, dense=False),
     "gauss_newton": _ours(fem.gauss_newton, half=True),
@@ -183,6 +185,7 @@ SOLVERS = {
 PEERS = {
     "trust_region": "trust_krylov",
     "trust_region_krylov": "trust_krylov",
+    "trust_region_exact": "trust_krylov",
     "cubic": "trust_krylov",
     "cubic_krylov": "trust_krylov",
     "trust_exact": "trust_krylov",

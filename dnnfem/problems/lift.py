@@ -35,8 +35,9 @@ CONSISTENT = 1e-8
 SAMPLES = 64
 """Random points where conditions are compared."""
 
-GRAPH = 2**18
-"""Faces times points that are differentiated at a time: in five dimensions the graphs of a point take a megabyte."""
+GRAPH, BLOCK = 2**18, 2**12
+"""Faces times points that are differentiated at a time, and most points: in five dimensions the graphs of a point take
+a megabyte, and they are large as well where initial values are those of a chain of time slabs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,7 +331,7 @@ def function_jet(function: Callable[[Tensor], Tensor], points: Tensor, component
 
     Some points at a time: a lift has up to ``3^d`` faces, and the graphs of them all are kept for the derivatives.
     """
-    size = max(1, GRAPH // 3 ** points.shape[1])
+    size = max(1, min(BLOCK, GRAPH // 3 ** points.shape[1]))
     return torch.cat([_block_jet(function, part, components) for part in torch.split(points, size)], dim=-1)
 
 
