@@ -9,9 +9,9 @@ from ten times these.  All solvers call the same functions, which count: a value
 and a product with the Hessian are one evaluation each, a Hessian as a matrix is as many as there are variables.  A
 problem is solved if the value at the end is within 1e-8 of a published minimum, relative to it if that is above one.
 
-dnnfem      `trust_region`, `cubic` with a Hessian from products, by default: the former in Krylov spaces with a matrix for
-            what would end the solve, the latter with exact steps; all steps in Krylov spaces (``_krylov``), or exact;
-            `gauss_newton`.  Tolerance 1e-10, which bounds sqrt(2 (J - min J)).
+dnnfem      `trust_region`, `cubic` with a Hessian from products: the former in Krylov spaces, with a matrix for the
+            step that would end the solve, the latter with exact steps; both in Krylov spaces (``_krylov``) or exact
+            all the way; `gauss_newton`.  Tolerance 1e-10, which bounds sqrt(2 (J - min J)).
 SciPy       `minimize` with ``trust-exact`` (a Hessian as a matrix), ``trust-krylov`` (gtol 1e-8), ``Newton-CG`` (xtol
             1e-10); `least_squares` with ftol and xtol 1e-15 and gtol 1e-12, the least that it accepts being as small.
             With larger tolerances fewer problems are solved, or by chance.
