@@ -253,7 +253,8 @@ def test_newton_methods_leave_the_neighbourhood_of_a_saddle(dense, solve):
 
 
 @pytest.mark.parametrize(
-    ("start", "tolerance"), [((0.0, 0.0), 1e-10), ((0.0, 0.0), relative(1e-8)), ((0.0, 0.7), 1e-10)]
+    ("start", "tolerance"),
+    [((0.0, 0.0), 1e-10), ((0.0, 0.0), relative(1e-8)), ((0.0, 0.7), 1e-10), ((0.0, 0.7), relative(1e-8))],
 )
 def test_a_solve_does_not_end_at_a_saddle(start, tolerance):
     """Without a derivative, or with one along the way to the saddle, Krylov spaces see no way down."""

@@ -160,6 +160,72 @@ def test_stationary_equations_and_their_conditions():
     assert np.isfinite(found([[0.5, 0.0], [1.0, 0.3]], "dirichlet")).all()
 
 
+def test_the_end_of_an_interval_is_one_point():
+    problem = fem.Collocation(lambda p, u: u.laplacian + 1.0, fem.Box([0.0], [1.0]), dirichlet=0.0)
+    space = fem.FeedforwardSpace(1, (8,), 1)
+    found = fem.stability(problem, space, space.initial(0))
+    # Green's function: a residual in the middle does most.
+    middle, near = found([[0.5]])[0, 0], found([[0.02]])[0, 0]
+    assert middle > 1.5 * near and np.isfinite(found([[0.0], [1.0]], "dirichlet")).all()
+
+
+def test_conditions_that_stay_residuals_keep_their_size():
+    """A Neumann condition beside exact values: its weight belongs to the residual that the problem has."""
+    problem = fem.Collocation(
+        lambda p, u: u.dt - u.laplacian,
+        fem.Box([0.0], [1.0]),
+        time=(0.0, 1.0),
+        dirichlet={(0, 0): 0.0},
+        initial=0.0,
+        boundary={(0, 1): lambda p, u: u.normal},
+    )
+    space = fem.FeedforwardSpace(2, (16,), 1)
+    x, places = space.initial(0), [[1.0, 0.3], [1.0, 0.7]]
+    soft = replace(problem, exact=False, quadrature=None)
+    sizes = [given.laws["boundary"].scale[0] for given in (problem, soft)]
+    assert sizes[0] > 1.2 * sizes[1]
+    # In the user's units both say the same.
+    exact, free = (fem.stability(given, space, x)(places, "boundary")[:, 0] for given in (problem, soft))
+    np.testing.assert_allclose(exact / sizes[0], free / sizes[1], rtol=0.2)
+    assert set(fem.stability(problem, space, x).weights) == {"law", "boundary"}
+
+
+@pytest.mark.parametrize("domain", ["boxes", "simplices"])
+def test_other_domains_with_parts_of_their_boundary(domain):
+    boxes = fem.Boxes([fem.Box([-1, -1], [1, 0]), fem.Box([-1, 0], [0, 1])], parts={"left": lambda m: m[:, 0] == -1})
+    points = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    mesh = fem.Simplices(points, [[0, 1, 2], [0, 2, 3]], parts={"left": lambda m: m[:, 0] == -1})
+    problem = fem.Collocation(
+        lambda p, u: u.laplacian + 1.0,
+        boxes if domain == "boxes" else mesh,
+        dirichlet={"left": 0.0},
+        boundary={"boundary": lambda p, u: u.normal},
+    )
+    space = fem.FeedforwardSpace(2, (12,), 1)
+    found = fem.stability(problem, space, space.initial(0))
+    assert set(found.weights) == set(problem.laws)
+    J = replace(problem, weight=found.weights).on(space)
+    assert math.isfinite(J.value(space.initial(0)))
+    # Far from where values are prescribed a residual does more.
+    assert found([[0.9, -0.5]])[0, 0] > found([[-0.95, -0.5]])[0, 0]
+
+
+def test_one_weight_for_several_equations():
+    problem = fem.Collocation(
+        lambda p, u: [u[0].dt - u[1].value, u[1].dt + u[0].value],
+        fem.Box([-1.0], [1.0]),
+        time=(0.0, 1.0),
+        initial=[1.0, 0.0],
+        outputs=2,
+    )
+    space = fem.FeedforwardSpace(2, (4,), 2)
+    x, one = space.initial(0), replace(problem, weight={"law": lambda p: 1.0 + p.t})
+    each = replace(problem, weight={"law": lambda p: torch.stack([1.0 + p.t, 1.0 + p.t])})
+    assert one.on(space).value(x) == each.on(space).value(x) > problem.on(space).value(x)
+    with pytest.raises(ValueError, match="weight of 'law': got 3 rows, expected 2, one per equation, or one for all"):
+        replace(problem, weight={"law": lambda p: torch.ones(3, len(p.t))})
+
+
 def test_weights_multiply_residuals():
     problem, space = growth(exact=False), fem.FeedforwardSpace(2, (5,), 1)
     weighted = replace(problem, weight={"law": lambda p: 2.0 + p.x[0] * p.t, "initial": 3.0})
@@ -248,6 +314,19 @@ def test_fitted_factors():
     far = factor(Points(torch.tensor([[1e3, -1e3, 0.0]]), 3)).numpy()[:, 0]
     assert (far <= np.exp(logarithms.max(axis=1)) * (1 + 1e-12)).all()
     assert (far >= np.exp(logarithms.min(axis=1)) * (1 - 1e-12)).all()
+    # As it is summed up, and as it was fitted.
+    p = Points(torch.tensor(points), 3)
+    basis = factor.basis(p.coordinates).numpy()
+    np.testing.assert_allclose(factor(p).numpy(), np.exp(factor.coefficients @ basis), rtol=1e-9)
+    line = Factor.fitted(points[:, :1], logarithms)
+    np.testing.assert_allclose(
+        line(Points(torch.tensor(points[:, :1]), 1)).numpy()[1], np.exp(logarithms[1]), rtol=1e-6
+    )
+    many = Factor.fitted(random.uniform(size=(400, 20)), random.standard_normal((1, 400)))
+    assert len(many.powers) == 21 and many.powers.sum(axis=1).max() == 1
+    # What is not known anywhere is left out.
+    holes = np.where(points[:, 0] > 0.9, -np.inf, logarithms)
+    np.testing.assert_allclose(Factor.fitted(points, holes)(p).numpy()[0, :9], np.exp(logarithms[0, :9]), rtol=1e-2)
     single = Factor.fitted(points[:1], logarithms[:, :1])
     np.testing.assert_allclose(single(Points(torch.tensor(points), 3)).numpy()[:, 5], np.exp(logarithms[:, 0]))
 

@@ -213,7 +213,7 @@ def grow(
         best = level if best is None or level.residual <= best.residual else best
         if history is not None:
             history.append(level)
-        wanted = max(enough, accuracy * size(problem, level))
+        wanted = max(enough, accuracy * size(problem, level) if accuracy else 0.0)
         if level.seconds >= seconds or residual.total <= wanted:
             return replace(best, seconds=time.perf_counter() - began)
         slow, last = not refined and residual.total > FAST * last, residual.total
@@ -280,7 +280,7 @@ def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, hi
             errors = [time * level.residual for time, level in zip(times[:-1], done, strict=True)]
             enough = no_part * max(errors, default=0.0) / times[-1]
             done.append(grow(part, begin, seed, seconds, history=own, accuracy=accuracy, enough=enough))
-            histories[number] = [replace(now, seconds=now.seconds + spent[number]) for now in own]
+            histories[number] += [replace(now, seconds=now.seconds + spent[number]) for now in own]
             spent[number] += done[-1].seconds
             return done[-1]
 
@@ -288,7 +288,7 @@ def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, hi
 
     if problem.unknowns:
         return march(case, problem, seconds, grown(0.0, 0.0), [1.0])
-    # None takes more than half of what is left for it and those after it.
+    # None takes much more than half of what is left for it and those after it.
     halves = [0.5**number for number in range(case.slabs)]
     found = march(case, problem, ROUGH_PART * seconds, grown(ROUGH, 0.0), halves)
     pairs = list(zip(found.problems, found.levels, strict=True))
@@ -296,11 +296,14 @@ def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, hi
     # What was hard is hard, but nobody knows how hard.
     solves = [len(history) for history in histories]
     shares = [own + sum(solves) / len(solves) for own in solves]
+    if case.slabs > 1:
+        # A rough march is no solution of the slabs as they begin now.
+        histories[:] = [[] for _ in spent]
     # Points are found anew: the first ones are where a rough solution is wrong.
     how: dict[str, Any] = {"start": (found.levels[0].space, found.levels[0].x)}
     left = seconds - (time.perf_counter() - began)
     while "start" in how or left > SPARE * seconds:
-        found = march(case, problem, left, grown(0.0, NO_PART), shares, weights, **how)
+        found = march(case, problem, left, grown(0.0, NO_PART if weights else 0.0), shares, weights, **how)
         how = {"onward": found}
         left = seconds - (time.perf_counter() - began)
     return found

@@ -60,7 +60,6 @@ class Perturbations:
     Parameters
     ----------
     problem : Collocation
-        Gives the law and its size.
     soft : Collocation
         The same problem with all conditions as residuals.
     space : NetworkSpace
@@ -103,7 +102,8 @@ class Perturbations:
 
     def form(self, name: str, part: Quadrature) -> Form:
         """Return a linearized residual at some points."""
-        law = replace((self.problem if name == "law" else self.soft).laws[name], weight=None)
+        # In the size that it has in the problem, if that has it.
+        law = replace(self.problem.laws.get(name, self.soft.laws[name]), weight=None)
         points, data = np.asarray(part.points, dtype=np.float64), np.asarray(part.data, dtype=np.float64)
         jet = self._integral(part, law, self.problem.ansatz).evaluator.jet(self.x, points, law.components)
         slopes = law.linearize(points, data, jet).slopes
@@ -127,7 +127,10 @@ class Perturbations:
 
 
 def _with(part: Quadrature, count: int) -> Quadrature:
-    """Return a quadrature with at least so many points, if it can be refined."""
+    """Return a quadrature with at least so many points, if it can be refined: the end of an interval is one point."""
     while len(part) < count and part.mesh is not None:
-        part = part.refined(np.arange(part.cell_count))
+        finer = part.refined(np.arange(part.cell_count))
+        if len(finer) == len(part):
+            break
+        part = finer
     return part

@@ -88,8 +88,9 @@ def stability(
 
     with the row ``a`` of ``A`` at the point, ``H = A^T A``, and ``<M d, d>`` the mean square of the change ``d`` over
     the domain, in time over all of the interval and those after it.  ``replace(problem, weight=found.weights)`` is then
-    a functional in which all residuals count as much as what they do: ``sum_q w_q kappa_q^2 r_q^2`` is the mean square
-    of the error if what residuals do at different points is not correlated.
+    a functional in which all residuals count as much as what they do: ``sum_q w_q kappa_q^2 r_q^2`` is of the size of
+    the mean square of the error, and it is that for residuals that the tangents resolve, if what they do at different
+    places is not correlated.
 
     Parameters
     ----------
@@ -156,14 +157,18 @@ def stability(
 
     def kappa(form: Form) -> Array:
         rows = [perturbations.on(form.equation(number)) for number in range(len(form.slopes))]
-        return np.stack([np.sqrt(_squares(row, x, image) / _squares(row, x, inverse)) for row in rows])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # Nothing is known where a residual does not react at all.
+            return np.stack([np.sqrt(_squares(row, x, image) / _squares(row, x, inverse)) for row in rows])
 
     found = {name: kappa(form) for name, form in forms.items()}
-    factors = {name: Factor.fitted(forms[name].points, np.log(found[name])) for name in names}
+    with np.errstate(divide="ignore"):
+        factors = {name: Factor.fitted(forms[name].points, np.log(found[name])) for name in names}
     beginning = None
     if problem.time is not None and INITIAL in found:
         # In total, and not in the mean, as the interval before has another duration.
-        beginning = Beginning(problem.time[0], forms[INITIAL].times(math.sqrt(duration) * found[INITIAL]))
+        kappa_then = np.nan_to_num(found[INITIAL])
+        beginning = Beginning(problem.time[0], forms[INITIAL].times(math.sqrt(duration) * kappa_then))
     return Stability(factors, {name: factors[name] for name in problem.laws}, duration, beginning)
 
 
@@ -175,7 +180,7 @@ def _system(integrals: list[Integral], x: Array) -> Any:
 
 def _squares(integral: Integral, x: Array, root: Array) -> Array:
     """Return ``w |R^T a|^2`` at all points of one equation, shape (m,)."""
-    return np.maximum(integral.left_out(x, root, exact=False).leverage, np.finfo(float).tiny)
+    return np.maximum(integral.left_out(x, root, exact=False).leverage, 0.0)
 
 
 def _after(problem: Collocation, later: Stability | None) -> Beginning | None:
@@ -186,4 +191,7 @@ def _after(problem: Collocation, later: Stability | None) -> Beginning | None:
         begins = "without a beginning" if later.beginning is None else f"from {later.beginning.time!r} on"
         ends = "as the problem has no time" if problem.time is None else f"from {problem.time[1]!r} on"
         raise ValueError(f"later: got the stability of a problem {begins}, expected one {ends}")
+    outputs = later.beginning.form.slopes.shape[2]
+    if outputs != problem.outputs:
+        raise ValueError(f"later: got the stability of {outputs} functions, expected {problem.outputs}")
     return later.beginning

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import cached_property
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ TERMS, SAMPLES_PER_TERM, HIGHEST = 200, 8, 40
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A weight as a user wrote it, checked wherever it is called.
+    """A weight as a user wrote it.
 
     Parameters
     ----------
@@ -38,15 +39,23 @@ class Given:
     equations: int
 
     def __call__(self, p: Points) -> Tensor:
-        """Return the factors at points, shape (equations, m).
+        """Return the factors at points, shape (1 or equations, m).
 
         Raises
         ------
         ValueError
-            If they have another shape, or are not finite and positive.
+            If they have another shape.
         """
         found = self.function(p) if callable(self.function) else self.function
-        weights = rows(f"weight of {self.name!r}", found, p.coordinates, self.equations)
+        weights = rows(f"weight of {self.name!r}", found, p.coordinates)
+        if len(weights) not in (1, self.equations):
+            expected = f"{self.equations}, one per equation, or one for all"
+            raise ValueError(f"weight of {self.name!r}: got {len(weights)} rows, expected {expected}")
+        return weights
+
+    def check(self, p: Points) -> None:
+        """Raise a `ValueError` unless factors are finite and positive."""
+        weights = self(p)
         wrong = ~(torch.isfinite(weights) & (weights > 0.0)).all(dim=0)
         if wrong.any():
             number = int(torch.nonzero(wrong)[0])
@@ -54,7 +63,6 @@ class Given:
                 f"weight of {self.name!r}: got {weights[:, number].tolist()} at the point "
                 f"{p.coordinates[number].tolist()}, expected finite positive numbers"
             )
-        return weights
 
 
 def multiplied(
@@ -75,7 +83,7 @@ def multiplied(
             raise ValueError(f"weight: got one for {name!r}, expected some of {', '.join(map(repr, laws))}")
         law, part = laws[name], parts[name]
         weight = Given(name, function, len(law.scale))
-        weight(Points(tensor(part.points), law.space, law.box, tensor(part.data)))
+        weight.check(Points(tensor(part.points), law.space, law.box, tensor(part.data)))
         found[name] = replace(law, weight=weight)
     return found
 
@@ -113,32 +121,59 @@ class Factor:
         long = np.flatnonzero(high > low)
         count = min(TERMS, len(points) // SAMPLES_PER_TERM)
         degree = max((n for n in range(HIGHEST + 1) if math.comb(n + len(long), len(long)) <= count), default=0)
-        powers = np.zeros((math.comb(degree + len(long), len(long)), points.shape[1]), dtype=np.int64)
-        powers[:, long] = [p for p in product(range(degree + 1), repeat=len(long)) if sum(p) <= degree]
+        # Each power is how often an axis is chosen; the last choice is none.
+        choices = list(combinations_with_replacement([*long.tolist(), points.shape[1]], degree))
+        powers = np.array([np.bincount(c, minlength=points.shape[1] + 1)[:-1] for c in choices], dtype=np.int64)
+        powers = powers.reshape(len(choices), points.shape[1])
+        known = np.isfinite(logarithms).all(axis=0)
+        if not known.any():
+            raise ValueError("logarithms: got none that is finite, expected some")
+        points, logarithms = points[known], logarithms[:, known]
         empty = cls(low, high, powers, np.zeros((0, len(powers))), np.zeros(0), np.zeros(0))
-        basis = empty.basis(tensor(points)).numpy()
-        coefficients = np.linalg.lstsq(basis.T, logarithms.T)[0].T
+        coefficients = np.linalg.lstsq(empty.basis(tensor(points)).numpy().T, logarithms.T)[0].T
         return replace(empty, coefficients=coefficients, least=logarithms.min(axis=1), most=logarithms.max(axis=1))
 
-    def basis(self, points: Tensor) -> Tensor:
-        """Return the products of Legendre polynomials at points (m, d), shape (terms, m)."""
+    def _table(self, points: Tensor) -> Tensor:
+        """Return the Legendre polynomials in all coordinates at points (m, d), shape (degree + 1, d, m)."""
         low, high = (points.new_tensor(corner) for corner in (self.low, self.high))
         size = torch.where(high > low, high - low, torch.ones_like(low))
         z = (2.0 * (points - low) / size - 1.0).clamp(-1.0, 1.0).T
         table = [torch.ones_like(z), z]
         for n in range(1, int(self.powers.max(initial=0))):
             table.append(((2 * n + 1) * z * table[n] - n * table[n - 1]) / (n + 1))
-        # Shape (degree, d, m).
-        legendre = torch.stack(table)
-        powers = torch.as_tensor(self.powers, device=points.device)
-        found = torch.ones((len(powers), len(points)), dtype=points.dtype, device=points.device)
-        for axis in range(points.shape[1]):
-            found = found * legendre[powers[:, axis], axis]
-        return found
+        return torch.stack(table[: int(self.powers.max(initial=0)) + 1])
+
+    def basis(self, points: Tensor) -> Tensor:
+        """Return the products of Legendre polynomials at points (m, d), shape (terms, m)."""
+        table, powers = self._table(points), torch.as_tensor(self.powers, device=points.device)
+        return torch.stack([table[powers[:, axis], axis] for axis in range(points.shape[1])]).prod(dim=0)
+
+    @cached_property
+    def _sums(self) -> tuple[Array, list[tuple[Index, Index]]]:
+        """How a polynomial is summed up from the last axis to the first, which is less than all products.
+
+        Coefficients (equations, prefixes, degree + 1), with the powers of all axes but the last one as prefixes; then,
+        for each axis from the last but one on, the powers of the prefixes in it, and the numbers of those without it.
+        """
+        prefixes, number = np.unique(self.powers[:, :-1], axis=0, return_inverse=True)
+        shape = (len(self.coefficients), len(prefixes), int(self.powers.max(initial=0)) + 1)
+        coefficients, sums = np.zeros(shape), []
+        coefficients[:, number.ravel(), self.powers[:, -1]] = self.coefficients
+        while prefixes.shape[1]:
+            shorter, number = np.unique(prefixes[:, :-1], axis=0, return_inverse=True)
+            sums.append((prefixes[:, -1], number.ravel()))
+            prefixes = shorter
+        return coefficients, sums
 
     def __call__(self, p: Points) -> Tensor:
         """Return the factors at points, shape (equations, m)."""
         points = p.coordinates
-        coefficients, least, most = (points.new_tensor(a) for a in (self.coefficients, self.least, self.most))
-        values = coefficients @ self.basis(points)
-        return torch.exp(torch.minimum(torch.maximum(values, least[:, None]), most[:, None]))
+        coefficients, sums = self._sums
+        table = self._table(points)
+        values = points.new_tensor(coefficients) @ table[:, -1]
+        for axis, (powers, numbers) in zip(range(points.shape[1] - 2, -1, -1), sums, strict=True):
+            into = torch.as_tensor(numbers, device=points.device)
+            terms = values * table[torch.as_tensor(powers, device=points.device), axis]
+            values = terms.new_zeros(len(values), int(numbers.max()) + 1, len(points)).index_add(1, into, terms)
+        least, most = (points.new_tensor(a)[:, None] for a in (self.least, self.most))
+        return torch.exp(torch.minimum(torch.maximum(values[:, 0], least), most))

@@ -346,8 +346,9 @@ def trust_region(
         Limits; reaching one is a status, not an error.
     dense : bool, optional
         Steps from the dense Hessian (Moré and Sorensen) instead of steps in Krylov spaces (`dnnfem.solvers.gltr`);
-        default with `curvature` for at most 2000 coefficients.  Without, Krylov spaces need fewer products, and for at
-        most 30 coefficients a step that would end the solve comes from the dense Hessian.
+        default with `curvature` for at most 2000 coefficients, and with a relative tolerance for at most 30.  With a
+        number, steps in Krylov spaces need fewer products, and for at most 30 coefficients one that meets the tolerance
+        is computed once more from the dense Hessian.
     curvature : bool
         Use the positive semidefinite part of the Hessian only: for sums of squares the method of Levenberg and
         Marquardt, with normal equations and, if dense, geodesic correction.  The fastest choice for penalized problems
@@ -381,7 +382,8 @@ def trust_region(
     converged: the dual norm of the derivative is below the tolerance
     """
     small = is_dense(dense, functional.space.dim, DENSE_LIMIT["curvature" if curvature else "hessian"])
-    checked = small and dense is None and not curvature
+    # What is relative to the start says nothing of a single step.
+    checked = small and dense is None and not curvature and not isinstance(tolerance, Relative)
     dense = small and not checked
     if norm is None and curvature and dense:
         norm = jacobi
