@@ -156,7 +156,7 @@ def network():
 
 def test_a_network_takes_given_values_exactly():
     problem, space, functional, held, few, values = network()
-    free = fem.trust_region(functional, space.initial(0), 1e-6)
+    free = fem.trust_region(functional, space.initial(0), 1e-6, dense=True)
     result = fem.composite_step(functional, held, free.x, 1e-4, max_steps=200)
     assert result.status.converged
     assert np.abs(problem.solution(space, free.x)(few)[:, 0] - values).max() > 1e-3
