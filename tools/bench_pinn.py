@@ -3,12 +3,13 @@
     python tools/bench_pinn.py poisson2d --seeds 5 --json
     python tools/bench_pinn.py all --quick
 
-One loop serves all problems, with defaults only.  Once the residual is a thousandth of the solution `dnnfem.stability`
-weighs it by what it does, in its time slab and all later ones.  A level is solved; where the residual estimate finds
-more between the points than at them, points are added there; where solves of a level gain no more, the hierarchical
-estimate adds neurons.  Laws that are affine in the solution are solved by Gauss-Newton on the condensed functional if
-there is one hidden layer, others by Levenberg-Marquardt.  A run ends with its time.  What is chosen for each problem is
-written in its definition: the hidden layers that a run begins with, time slabs, and whether conditions hold exactly.
+One loop serves all problems, with defaults only.  A level is solved; where the residual estimate finds more between the
+points than at them, points are added there; where solves of a level gain no more, the hierarchical estimate adds
+neurons.  Where there is time, and once the residual is a thousandth of the solution, `dnnfem.stability` weighs it by
+what it does, in its time slab and all later ones.  Laws that are affine in the solution are solved by Gauss-Newton on
+the condensed functional if there is one hidden layer, others by Levenberg-Marquardt.  A run ends with its time.  What
+is chosen for each problem is written in its definition: the hidden layers that a run begins with, time slabs, and
+whether conditions hold exactly.
 
 Errors are relative L2 and root mean square at 10000 random points that no run sees.  Ablations have the same time and
 as many coefficients: random features (best of three scales, output layer solved) and the final architecture from
@@ -262,9 +263,9 @@ def size(problem: fem.Collocation, level: Level) -> float:
 def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, histories: list[list[Level]]) -> March:
     """Run the loop, slab by slab; `histories` gets a list for each.
 
-    A rough march comes first.  It says what residuals do where, and how much of them later slabs amplify: by that they
-    are weighed in the second one.  They then are errors of the whole, and a slab ends when it has no part in these.
-    Time that is left over goes into another march, from what is there.
+    Where there is time a rough march comes first.  It says what residuals do where, and how much of them later slabs
+    amplify: by that they are weighed in the second one.  They then are errors of the whole, and a slab ends when it has
+    no part in these.  Time that is left over goes into another march, from what is there.
     """
     began, spent = time.perf_counter(), [0.0] * case.slabs
     histories[:] = [[] for _ in spent]
@@ -286,7 +287,7 @@ def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, hi
 
         return solve
 
-    if problem.unknowns:
+    if problem.unknowns or problem.time is None:
         return march(case, problem, seconds, grown(0.0, 0.0), [1.0])
     # None takes much more than half of what is left for it and those after it.
     halves = [0.5**number for number in range(case.slabs)]
