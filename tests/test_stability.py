@@ -317,7 +317,8 @@ def test_fitted_factors():
     # As it is summed up, and as it was fitted.
     p = Points(torch.tensor(points), 3)
     basis = factor.basis(p.coordinates).numpy()
-    np.testing.assert_allclose(factor(p).numpy(), np.exp(factor.coefficients @ basis), rtol=1e-9)
+    bounded = np.clip(factor.coefficients @ basis, factor.least[:, None], factor.most[:, None])
+    np.testing.assert_allclose(factor(p).numpy(), np.exp(bounded), rtol=1e-12)
     line = Factor.fitted(points[:, :1], logarithms)
     np.testing.assert_allclose(
         line(Points(torch.tensor(points[:, :1]), 1)).numpy()[1], np.exp(logarithms[1]), rtol=1e-6
@@ -353,6 +354,8 @@ def test_bad_input():
     found = fem.stability(problem, space, x)
     with pytest.raises(ValueError, match="later: got the stability of a problem from 0.0 on, expected one from 1.0 on"):
         fem.stability(problem, space, x, later=found)
+    with pytest.raises(ValueError, match="later: got dict, expected what stability returned"):
+        fem.stability(problem, space, x, later=found.weights)
     with pytest.raises(ValueError, match="x: got"):
         fem.stability(problem, space, x[:-1])
     with pytest.raises(ValueError, match="quadrature: got the regions"):

@@ -297,9 +297,8 @@ def adaptive(case: Case, problem: fem.Collocation, seed: int, seconds: float, hi
     # What was hard is hard, but nobody knows how hard.
     solves = [len(history) for history in histories]
     shares = [own + sum(solves) / len(solves) for own in solves]
-    if case.slabs > 1:
-        # A rough march is no solution of the slabs as they begin now.
-        histories[:] = [[] for _ in spent]
+    # Slabs begin otherwise from now on, and residuals have other weights: what was rough is compared with nothing.
+    histories[:] = [[] for _ in spent]
     # Points are found anew: the first ones are where a rough solution is wrong.
     how: dict[str, Any] = {"start": (found.levels[0].space, found.levels[0].x)}
     left = seconds - (time.perf_counter() - began)

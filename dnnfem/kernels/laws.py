@@ -13,6 +13,12 @@ from dnnfem.kernels.components import Component
 from dnnfem.records import Array
 
 
+def _half_squares(residual: Array) -> Array:
+    """Return ``|r|^2 / 2`` per point, shape (m,), of residuals (equations, m)."""
+    density: Array = 0.5 * (residual * residual).sum(axis=0)
+    return density
+
+
 @dataclass(frozen=True, eq=False)
 class MisfitLinearization:
     """``r = u - y`` at given values; see `dnnfem.kernels.protocol.LawLinearization`."""
@@ -22,8 +28,7 @@ class MisfitLinearization:
     @property
     def density(self) -> Array:
         """``|r|^2 / 2`` per point, shape (m,)."""
-        density: Array = 0.5 * (self.residual * self.residual).sum(axis=0)
-        return density
+        return _half_squares(self.residual)
 
     @property
     def derivative(self) -> Array:
@@ -168,8 +173,7 @@ class LinearFormLinearization:
     @property
     def density(self) -> Array:
         """``|r|^2 / 2`` per point, shape (m,)."""
-        density: Array = 0.5 * (self.residual * self.residual).sum(axis=0)
-        return density
+        return _half_squares(self.residual)
 
     @property
     def derivative(self) -> Array:

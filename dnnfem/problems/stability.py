@@ -167,8 +167,8 @@ def stability(
     beginning = None
     if problem.time is not None and INITIAL in found:
         # In total, and not in the mean, as the interval before has another duration.
-        kappa_then = np.nan_to_num(found[INITIAL])
-        beginning = Beginning(problem.time[0], forms[INITIAL].times(math.sqrt(duration) * kappa_then))
+        total = math.sqrt(duration) * np.nan_to_num(found[INITIAL])
+        beginning = Beginning(problem.time[0], forms[INITIAL].times(total))
     return Stability(factors, {name: factors[name] for name in problem.laws}, duration, beginning)
 
 
@@ -187,6 +187,8 @@ def _after(problem: Collocation, later: Stability | None) -> Beginning | None:
     """Return what errors at the end of a problem do later; None if nothing was said of it."""
     if later is None:
         return None
+    if not isinstance(later, Stability):
+        raise ValueError(f"later: got {type(later).__name__}, expected what stability returned for the next slab")
     if later.beginning is None or problem.time is None or later.beginning.time != problem.time[1]:
         begins = "without a beginning" if later.beginning is None else f"from {later.beginning.time!r} on"
         ends = "as the problem has no time" if problem.time is None else f"from {problem.time[1]!r} on"

@@ -30,8 +30,8 @@ from dnnfem.solvers.krylov import InnerStep
 from dnnfem.solvers.lanczos import Lanczos, truncated
 
 DENSE_LIMIT = {"hessian": 30, "curvature": 2000}
-"""Up to this dimension the matrix is there: for all steps if it is that of the curvature, which costs no more than few
-products; the Hessian for those that would end a solve, as Krylov spaces do not see all directions."""
+"""Up to this dimension there is a matrix: that of the curvature, which costs no more than few products, for all steps;
+the Hessian for those that meet a tolerance, as Krylov spaces do not see all directions."""
 
 ACCEPT, GOOD = 0.1, 0.75
 SHRINK, GROW = 0.25, 2.0
