@@ -12,6 +12,7 @@ how they are cut into smaller ones (an L_p-distance field: Belyaev, Fayolle and 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ def pieces(domain: Domain, names: Iterable[str]) -> Array:
     return corners
 
 
-class Constant:
+class Constant(ABC):
     """Conditions ``u = value`` where a factor vanishes; see `dnnfem.problems.exact.Condition`.
 
     A subclass has a `value`, one number per output, and a `factor`.
@@ -73,9 +74,9 @@ class Constant:
         found = function_jet(lambda p: self.factor(p)[None], where, list(derivatives))[:, 0]
         return list(found.numpy() if host else found)
 
+    @abstractmethod
     def factor(self, points: Tensor) -> Tensor:
         """Return the factor at points (m, d), shape (m,), differentiable."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
