@@ -126,7 +126,10 @@ def test_constraints_may_be_combined(number):
         start = np.array(PROBLEMS[number][0])
         fem.composite_step(functional, constraints, start, 0.0, max_steps=5, observer=lambda s: points.append(s.x))  # noqa: B023
         paths.append(np.array(points))
-    assert paths[0].shape == paths[1].shape and np.abs(paths[0] - paths[1]).max() < 1e-6
+    # The last steps are rounding, which decides whether there is another one.
+    common = min(map(len, paths))
+    assert common > 4 and np.abs(paths[0][:common] - paths[1][:common]).max() < 1e-6
+    assert all(np.abs(path[common:] - path[common - 1]).max(initial=0.0) < 1e-6 for path in paths)
 
 
 @pytest.mark.parametrize("number", [7, 40, 78])

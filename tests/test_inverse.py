@@ -218,7 +218,7 @@ def test_estimators_and_refinement_of_points_leave_observations_alone():
 
 @pytest.mark.parametrize("start", [0.1, 5.0, 0.0])
 def test_without_noise_the_unknown_is_found_to_many_digits(start):
-    _, _, found = fitted(decay(start=start), rounds=4, steps=60)
+    _, _, found = fitted(decay(start=start), rounds=4, steps=200)
     assert abs(found.values["k"] / RATE - 1.0) < 1e-7
     low, high = found.intervals()["k"]
     assert high - low < 1e-5 and found.noise < 1e-6

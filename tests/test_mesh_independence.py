@@ -40,8 +40,8 @@ def test_iterations_do_not_depend_on_the_mesh(name):
         products.append(result.steps.column("inner").sum())
         values.append(result.value)
         # The penalty bounds the spectrum in its own norm: iterations until the error is known to be small.
-        preconditioned = conjugate_gradients(here.curvature, here.derivative, norm, 1e-6, 1000, alpha)
-        unpreconditioned = conjugate_gradients(here.curvature, here.derivative, euclidean, 1e-6, 1000)
+        preconditioned = conjugate_gradients(here.curvature, here.derivative, norm, 1e-8, 1000, alpha)
+        unpreconditioned = conjugate_gradients(here.curvature, here.derivative, euclidean, 1e-8, 1000)
         assert preconditioned.accurate and unpreconditioned.accurate and not preconditioned.refuted
         linear.append(preconditioned.iterations)
         plain.append(unpreconditioned.iterations - unpreconditioned.delay)

@@ -328,7 +328,8 @@ def test_the_work_is_that_of_all_levels_in_gradients_of_the_finest(cycle, tolera
     costs = [gradient_work(J) for J in functionals]
     options = {"nested": True, "cycle": cycle, "costs": costs, "dense": False}
     result = fem.multilevel(counted, transfers, start, tolerance, **options)
-    assert result.status is Status.CONVERGED
+    # Without a tolerance rounding decides whether nothing, or nothing certain, is left.
+    assert result.status is Status.CONVERGED or (tolerance == 0.0 and result.status is Status.EXHAUSTED)
     actual = sum(sum(J.units) * cost / costs[-1] for J, cost in zip(counted, costs, strict=True))
     # At ends of coarse solves a derivative is counted that nobody asks for.
     assert actual <= result.steps[-1].work <= 1.1 * actual
