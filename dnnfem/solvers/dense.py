@@ -33,8 +33,7 @@ SMALLER = 1e-4
 """Least multiplier that is thought of, relative to one that is too large, if no other is known to be too small."""
 
 DEFECT = 0.005
-"""Largest error of a step, in the energy norm and relative to it, that the rounding of its matrix may cause.  The
-geodesic correction gets ten times as much, about what it has from the difference quotient that it is."""
+"""Largest error of a step, in the energy norm and relative to it, that the rounding of its matrix may cause."""
 
 
 def is_dense(dense: bool | None, dim: int, limit: int) -> bool:

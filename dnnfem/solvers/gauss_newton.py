@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from dnnfem.functionals import Condensed, CondensedLinearization, Functional, Li
 from dnnfem.kernels.system import LeastSquaresSystem, ModelStep, StepFamily
 from dnnfem.norms import feature_norm
 from dnnfem.records import Array, Result, State, Status, Step, Steps
+from dnnfem.solvers.chord import Landing, corrected
 from dnnfem.solvers.iteration import NOTHING, Iterate, Limits, Observer, Tolerance, View, extrapolated, iterate, norm_at
 from dnnfem.solvers.trust_region import NOISE, ROUNDING, VALUE_WORK
 
@@ -32,12 +34,6 @@ not to change by more than a tenth; what is known of other coefficients is less,
 TRIALS = 40
 """Radii tried per step; the last one is then below rounding."""
 
-BEND = 0.75
-"""A geodesic correction is tried if it is not longer than this part of the step."""
-
-GOOD = 0.75
-"""A step that keeps this part of its promise needs no correction."""
-
 WORTH = 0.5
 """A longer step is worth a try if one keeps this part of its promise."""
 
@@ -50,18 +46,6 @@ class GaussNewtonIterate(Iterate):
     norm: Norm
     system: LeastSquaresSystem
     family: StepFamily | None
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A trial point, and how many values it took to find it."""
-
-    linearization: Linearization
-    radius: float
-    ratio: float
-    length: float
-    multiplier: float
-    values: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,49 +97,45 @@ class GaussNewton:
         """Return the smaller of Newton's and the extrapolated estimate."""
         return min(float(steps[-1].algebraic), extrapolated(steps))
 
-    def _try(self, here: GaussNewtonIterate, model: ModelStep, radius: float) -> Trial:
-        """Evaluate the functional at the end of a step, and where the latter is too straight of a bent one.
+    def _landed(self, here: GaussNewtonIterate, model: ModelStep) -> Landing:
+        """Return where a step ends, with the corrections that it needs.
 
-        What the residual at the end differs from its linearization by is half the second derivative along the step: no
-        other values are needed for the geodesic correction.
+        The residual at the end, which had to be computed anyway, says how far it is from its linearization: a
+        correction takes one more value and no derivative.
         """
-        plain = self._landed(here, model, radius, model.step, 1)
-        residuals = here.linearization.residual(), plain.linearization.residual()
-        assert here.family is not None and residuals[0] is not None and residuals[1] is not None
-        if plain.ratio >= GOOD:
-            return plain
-        with np.errstate(invalid="ignore", over="ignore"):
-            second = here.system.pull(residuals[1] - residuals[0]) - here.system.curvature(model.step)
-        if not np.isfinite(second).all():
-            return plain
-        bend = here.family.solve(model.multiplier, second)
-        if here.norm.norm(bend) > BEND * model.length:
-            return plain
-        bent = self._landed(here, model, radius, model.step + bend, 2)
-        return bent if bent.ratio > plain.ratio else replace(plain, values=2)
+        family, before = here.family, here.linearization.residual()
+        assert family is not None and before is not None
 
-    def _landed(self, here: GaussNewtonIterate, model: ModelStep, radius: float, step: Array, values: int) -> Trial:
-        there = here.functional.linearize(here.linearization.x + step)
-        fallen = here.linearization.value - there.value
-        ratio = fallen / model.decrease if math.isfinite(there.value) else -math.inf
-        return Trial(there, radius, ratio, here.norm.norm(step), model.multiplier, values)
+        def land(step: Array) -> Landing:
+            there = here.functional.linearize(here.linearization.x + step)
+            fallen = here.linearization.value - there.value
+            return Landing(there, step, fallen / model.decrease if math.isfinite(there.value) else -math.inf)
+
+        def remainder(landing: Landing) -> Array | None:
+            after = landing.point.residual()
+            with np.errstate(invalid="ignore", over="ignore"):
+                return None if after is None else here.system.pull(after - before) - here.system.curvature(landing.step)
+
+        return corrected(land(model.step), land, remainder, partial(family.solve, model.multiplier), here.norm.norm)
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Take the largest step of a geometric family of radii that keeps its promise."""
         assert isinstance(iterate, GaussNewtonIterate) and iterate.family is not None
         value, last = iterate.linearization.value, iterate.step
-        radius, found, trials, values = last.radius, None, 0, 0
+        radius, trials, values = last.radius, 0, 0
+        found: Landing | None = None
+        taken = multiplier = math.nan
         promised = iterate.family(radius).decrease
         while trials < TRIALS:
             model = iterate.family(radius)
             if model.decrease <= ROUNDING * value:
                 return Status.EXHAUSTED if promised <= NOISE * value else Status.STAGNATED
-            trial = self._try(iterate, model, radius)
-            trials, values = trials + 1, values + trial.values
-            if trial.ratio >= ACCEPT:
+            landing = self._landed(iterate, model)
+            trials, values = trials + 1, values + 1 + landing.corrections
+            if landing.ratio >= ACCEPT:
                 grown = found is not None or trials == 1
-                found = trial
-                if model.interior or not grown or trials > GROWTHS or trial.ratio < WORTH:
+                found, taken, multiplier = landing, radius, model.multiplier
+                if model.interior or not grown or trials > GROWTHS or landing.ratio < WORTH:
                     break
                 radius *= FACTOR
             elif found is None:
@@ -166,15 +146,15 @@ class GaussNewton:
             return Status.STAGNATED
         step = Step(
             last.number + 1,
-            found.linearization.value,
-            length=found.length,
-            radius=found.radius,
+            found.point.value,
+            length=iterate.norm.norm(found.step),
+            radius=taken,
             ratio=found.ratio,
-            multiplier=found.multiplier,
+            multiplier=multiplier,
             inner=trials,
             work=last.work + VALUE_WORK * values,
         )
-        return self.assess(found.linearization, step, iterate.memory)
+        return self.assess(found.point, step, iterate.memory)
 
 
 def gauss_newton(

@@ -13,6 +13,7 @@ from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import Euclidean
 from dnnfem.norms.jacobi import jacobi, of_diagonal
 from dnnfem.records import Array, Relative, Result, State, Status, Step, Steps
+from dnnfem.solvers.chord import GOOD, Landing, corrected
 from dnnfem.solvers.dense import NEAR, definite, faithful, is_dense, more_sorensen
 from dnnfem.solvers.iteration import (
     NOTHING,
@@ -33,7 +34,7 @@ DENSE_LIMIT = {"hessian": 30, "curvature": 2000}
 """Up to this dimension there is a matrix: that of the curvature, which costs no more than few products, for all steps;
 the Hessian for those that meet a tolerance, as Krylov spaces do not see all directions."""
 
-ACCEPT, GOOD = 0.1, 0.75
+ACCEPT = 0.1
 SHRINK, GROW = 0.25, 2.0
 ROUNDING = 10.0 * np.finfo(float).eps
 SINGLE = float(np.finfo(np.float32).eps)
@@ -44,12 +45,6 @@ NOISE = 1e-8
 
 ROUGH = 0.5
 """Accuracy of steps in Krylov spaces whose length is bounded: they need not be as accurate as Newton's."""
-
-BEND = 0.75
-"""A geodesic correction is used if it is not longer than this part of the step."""
-
-PROBE = 0.1
-"""Part of the step over which the second derivative along it is taken by a difference."""
 
 VALUE_WORK = 1.0 / 3.0
 """Work of a value alone: one of the three matrix products of value and derivative."""
@@ -193,22 +188,23 @@ class TrustRegion:
         accuracy = self.accuracy or inner_accuracy(model.size, linearization.value)
         return truncated(model, radius, accuracy, max(accuracy, ROUGH), 2 * len(derivative) + 10), model
 
-    def _bend(self, iterate: NewtonIterate, trial: InnerStep) -> Array | None:
-        """Return the geodesic correction ``-(H + s M)^-1 A^T r''(d, d) / 2`` of a step ``d``; None if there is none.
+    def _landed(self, iterate: NewtonIterate, trial: InnerStep) -> Landing:
+        """Return where a step ends; one of a factorized curvature follows the valley as far as the chord method can."""
+        here, model, factor = iterate.linearization, iterate.model, trial.factor
 
-        It takes back to second order what the curvature of the residuals does along the step.  As the matrix and its
-        factor are there, it costs no more than a value and a derivative.
-        """
-        here, d = iterate.linearization, trial.step
-        if trial.factor is None or trial.image is None:
-            return None
-        ahead = here.mixed(self.functional.linearize(here.x + PROBE * d))
-        if ahead is None:
-            return None
-        second = (ahead - here.derivative - PROBE * trial.image) / (0.5 * PROBE**2)
-        if not np.isfinite(second).all():
-            return np.zeros_like(d)
-        return np.asarray(lapack.dpotrs(trial.factor, -0.5 * second, lower=1)[0])
+        def land(step: Array) -> Landing:
+            there = self.functional.linearize(here.x + step)
+            return Landing(there, step, _ratio(iterate, trial, step, there))
+
+        def remainder(landing: Landing) -> Array | None:
+            assert isinstance(model, Model)
+            ahead = here.mixed(landing.point)
+            return None if ahead is None else ahead - here.derivative - model.matrix @ landing.step
+
+        plain = land(trial.step)
+        if factor is None:
+            return plain
+        return corrected(plain, land, remainder, lambda v: lapack.dpotrs(factor, -v, lower=1)[0], iterate.norm.norm, 1)
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Reduce the radius until a step is accepted."""
@@ -230,27 +226,27 @@ class TrustRegion:
         while True:
             if not trial.decrease > 0.0:
                 return Status.EXHAUSTED if model.finite else Status.NOT_FINITE, replace(last, work=work)
-            bend = self._bend(iterate, trial)
-            work += 0.0 if bend is None else 1.0
-            step = trial.step if bend is None or norm.norm(bend) > BEND * norm.norm(trial.step) else trial.step + bend
-            length = norm.norm(step)
-            there = self.functional.linearize(here.x + step)
-            ratio = _ratio(iterate, trial, step, there)
-            if ratio >= ACCEPT:
+            landing = self._landed(iterate, trial)
+            there, length = landing.point, norm.norm(landing.step)
+            # A correction is a product with A^T and a residual.
+            work += landing.corrections
+            if landing.ratio >= ACCEPT:
                 break
             if max(abs(here.value - there.value), trial.decrease) <= ROUNDING * abs(here.value):
                 # The ratio took a derivative.
                 return exhausted, replace(last, work=work + 1.0)
-            radius = SHRINK * min(radius, length)
+            radius = (SHRINK if trial.factor is None else landing.factor(False)) * min(radius, length)
             if radius <= np.finfo(float).eps * max(norm.norm(here.x), np.finfo(float).tiny):
                 return Status.STAGNATED, replace(last, work=work + VALUE_WORK)
             expected = _expected(trial.multiplier, length, radius)
             trial, model = self._inner(here, norm, model, radius, expected)
             inner += max(trial.iterations, 1)
             work += 2.0 * trial.iterations + VALUE_WORK
-        if ratio > GOOD and trial.boundary:
+        if trial.boundary and trial.factor is not None:
+            radius = landing.factor(True) * max(radius, length)
+        elif trial.boundary and landing.ratio > GOOD:
             radius = GROW * max(radius, length)
-        row = Step(last.number + 1, there.value, math.nan, length, radius, ratio, trial.multiplier)
+        row = Step(last.number + 1, there.value, math.nan, length, radius, landing.ratio, trial.multiplier)
         return there, replace(row, inner=inner, work=work)
 
 
