@@ -81,7 +81,8 @@ class Step:
         Estimate of the affine invariant Lipschitz constant of the derivatives, as the solver defines it.
     contraction : float
         Length of the simplified correction over that of the correction before (`dnnfem.nleq_err`), the incompatibility
-        factor (`dnnfem.nlscon`), or the energy norm of a correction over that of the one before (`dnnfem.newton`).
+        factor (`dnnfem.nlscon`), or the energy norm of a correction over that of the one before (`dnnfem.newton`; of
+        those of one step, the largest, where a step of a sum of squares needs corrections).
     algebraic : float
         Estimate of ``sqrt(2 (J(x) - min J))`` after the step; of `dnnfem.nleq_err` and `dnnfem.nlscon` that of the
         distance to the solution, in the norm of the solver.

@@ -1,5 +1,7 @@
 """Corrections by the chord method."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -29,12 +31,12 @@ def test_walls_of_valleys_hardly_matter(name, monkeypatch):
         result = SOLVERS[name](valley(stiffness), np.array([-3.0, 0.3]))
         assert result.status is not fem.Status.STEP_LIMIT
         assert result.x == pytest.approx([3.0, np.sin(6.0)], abs=1e-6)
-        return len(result.steps)
+        return result.steps[-1].number
 
     followed = [steps(stiffness) for stiffness in (1e1, 1e3, 1e5)]
     monkeypatch.setattr(chord, "CORRECTIONS", 0)
     straight = [steps(stiffness) for stiffness in (1e1, 1e3)]
-    # Straight steps are as long as the valley is wide, the square root of the stiffness.
+    # Straight steps are as long as a valley of that width admits: the width is 1/s, their length s^-1/2.
     assert straight[1] > 8 * straight[0] and straight[1] > 8 * followed[1]
     assert followed[2] < 2.5 * followed[1] < 0.5 * straight[1]
 
@@ -61,72 +63,141 @@ def problem(multiplier):
     def left(landing):
         return np.linalg.norm(A.T @ landing.point.residual() + multiplier * landing.step)
 
-    return land, remainder, lambda dual: -np.linalg.solve(matrix, dual), step, left
+    return (decrease, land, remainder, lambda dual: -np.linalg.solve(matrix, dual), np.linalg.norm), step, left
+
+
+def corrections(monkeypatch, of, count):
+    """Return the landing after some corrections, each of which was taken."""
+    monkeypatch.setattr(chord, "CORRECTIONS", count)
+    monkeypatch.setattr(chord, "GOOD", np.inf)
+    monkeypatch.setattr(chord, "SLIGHT", 0.0)
+    (decrease, land, *how), step, _ = of
+    return corrected(land(step), decrease, land, *how)
 
 
 def test_corrections_converge_linearly_to_the_bottom_of_the_valley(monkeypatch):
-    land, remainder, solve, step, left = problem(40.0)
-    found = []
-    for count in range(6):
-        monkeypatch.setattr(chord, "CORRECTIONS", count)
-        found.append(corrected(land(step), land, remainder, solve, np.linalg.norm, least=count))
-    defects = np.array([left(landing) for landing in found])
-    assert [landing.corrections for landing in found] == list(range(6))
-    assert (defects[1:] < 0.5 * defects[:-1]).all() and defects[5] < 1e-2 * defects[0]
-    assert found[5].point.value < found[0].point.value
+    of = problem(40.0)
+    found = [corrections(monkeypatch, of, count) for count in range(5)]
+    assert [landing.corrections for landing in found] == list(range(5))
+    defects = np.array([of[2](landing) for landing in found])
+    factors = defects[1:] / defects[:-1]
+    assert np.ptp(factors) < 0.1 * factors[0] < 0.02
+    # The quotients of the corrections, without their limit.
+    assert found[4].contraction == pytest.approx(factors[0], rel=0.1)
 
 
 def test_the_contraction_is_proportional_to_the_length_of_the_step(monkeypatch):
-    lengths, contractions = [], []
-    for multiplier in 40.0 * 2.0 ** np.arange(4):
-        land, remainder, solve, step, left = problem(multiplier)
-        defects = []
-        for count in (2, 3):
-            monkeypatch.setattr(chord, "CORRECTIONS", count)
-            defects.append(left(corrected(land(step), land, remainder, solve, np.linalg.norm, least=count)))
-        lengths.append(np.linalg.norm(step))
-        contractions.append(defects[1] / defects[0])
+    problems = [problem(multiplier) for multiplier in 40.0 * 2.0 ** np.arange(4)]
+    lengths = [np.linalg.norm(step) for _, step, _ in problems]
+    contractions = [corrections(monkeypatch, of, 2).contraction for of in problems]
     assert fem.testing.convergence_order(lengths, contractions)[-1] == pytest.approx(1.0, abs=0.1)
-    # What the values say of it, from the first correction on.
-    land, remainder, solve, step, _ = problem(40.0)
-    monkeypatch.undo()
-    found = corrected(land(step), land, remainder, solve, np.linalg.norm)
-    assert found.contraction == pytest.approx(contractions[0], rel=0.2)
+
+
+@pytest.mark.parametrize("multiplier", [40.0, 80.0])
+def test_there_are_as_many_corrections_as_the_promise_needs(multiplier):
+    (decrease, land, *how), step, _ = problem(multiplier)
+    plain = land(step)
+    found = corrected(plain, decrease, land, *how)
+    assert plain.ratio < 0.0 < chord.GOOD <= found.ratio
+    assert found.corrections == found.remainders == (2 if multiplier == 40.0 else 1)
+    # To measure the contraction takes one more remainder, and no value.
+    measured = corrected(plain, decrease, land, *how, always=True)
+    assert (measured.corrections, measured.remainders) == (found.corrections, 2)
+    assert np.array_equal(measured.step, found.step) and 0.0 < measured.contraction < chord.AIM
 
 
 def test_steps_that_keep_their_promise_are_left_alone():
-    land, remainder, solve, step, _ = problem(1e9)
+    (decrease, land, *how), step, left = problem(1e4)
     plain = land(step)
-    assert plain.ratio == pytest.approx(1.0)
-    assert corrected(plain, land, remainder, solve, np.linalg.norm) is plain
-    assert corrected(plain, land, lambda landing: None, solve, np.linalg.norm, least=1) is plain
+    assert plain.ratio > chord.GOOD
+    assert corrected(plain, decrease, land, *how) is plain
+    once = corrected(plain, decrease, land, *how, always=True)
+    assert (once.corrections, once.remainders) == (1, 1) and np.isnan(once.contraction)
+    assert left(once) < 0.1 * left(plain)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_corrections_that_are_not_finite_are_not_taken(bad):
-    land, remainder, solve, step, _ = problem(40.0)
+@pytest.mark.parametrize("factor", [np.nan, np.inf, None])
+def test_without_a_remainder_there_is_no_correction(factor):
+    (decrease, land, remainder, *how), step, _ = problem(40.0)
     plain = land(step)
-    assert corrected(plain, land, lambda landing: remainder(landing) * bad, solve, np.linalg.norm) is plain
+    bad = (lambda landing: None) if factor is None else (lambda landing: factor * remainder(landing))
+    assert corrected(plain, decrease, land, bad, *how) is plain
 
 
-def test_hopeless_corrections_end():
-    land, remainder, solve, step, _ = problem(1.0)
-    plain = land(step)
-    found = corrected(plain, land, remainder, solve, np.linalg.norm)
-    assert found.corrections < chord.CORRECTIONS and found.ratio < chord.HOPE
-    assert found.point.value <= plain.point.value
+def stub(ratios, changes):
+    """Return a landing on the line, where corrections have given lengths and their ends given ratios."""
+    ends = np.concatenate([[1.0], 1.0 + np.cumsum(changes)])
+    values = [SimpleNamespace(value=-ratio) for ratio in ratios]
+
+    def number(step):
+        return int(np.argmin(np.abs(ends - step[0])))
+
+    def land(step):
+        return Landing(values[number(step)], step, ratios[number(step)])
+
+    def remainder(landing):
+        return np.array([1.0 - ends[number(landing.step) + 1]])
+
+    return land(np.ones(1)), 0.05, land, remainder, np.negative, np.linalg.norm
+
+
+@pytest.mark.parametrize(
+    ("ratios", "changes", "expected"),
+    [
+        # The first one is too long.
+        ([-9.0, 1.0], [0.8], (-9.0, 0, 1, np.nan)),
+        # One does not lower the value, and is not taken.
+        ([-9.0, -10.0], [0.5], (-9.0, 1, 1, np.nan)),
+        ([-9.0, -1.0, -2.0], [0.5, 0.4], (-1.0, 2, 2, 0.8)),
+        # They are too small to make a difference: something else is missing.
+        ([0.3, 0.4, 0.5], [0.5, 0.05], (0.4, 1, 2, 0.1)),
+        # The promise is kept.
+        ([-9.0, -1.0, 0.8, 1.0], [0.7, 0.5, 0.1], (0.8, 2, 2, 5.0 / 7.0)),
+        # What ends nowhere is not corrected.
+        ([-np.inf, 1.0], [0.5], (-np.inf, 0, 0, np.nan)),
+    ],
+)
+def test_reasons_to_end(ratios, changes, expected):
+    found = corrected(*stub(ratios, changes))
+    got = (found.ratio, found.corrections, found.remainders, found.contraction)
+    assert got == pytest.approx(expected, nan_ok=True)
+
+
+def test_what_contracts_too_slowly_ends_early():
+    # Half the square of 0.665 is 4.4 times the promise; four quotients of 0.95 leave three times as much.
+    found = corrected(*stub([-9.0, -8.0, -7.0, -6.0], [0.7, 0.665, 0.6]))
+    assert (found.corrections, found.remainders) == (1, 2) and found.contraction == pytest.approx(0.95)
 
 
 def test_radii_follow_from_the_contraction():
-    point = fem.Euclidean  # any: it is not looked at
     for contraction, kept, failed in [
-        (0.0, chord.LONGER, chord.SHORTER),
         (0.5 * chord.AIM, 2.0, chord.SHORTER),
         (chord.AIM, 1.0, chord.SHORTER),
         (4.0 * chord.AIM, chord.SHORTER, 0.25),
-        (1e9, chord.SHORTER, chord.LEAST),
+        (100.0 * chord.AIM, chord.SHORTER, chord.LEAST),
+        (0.0, chord.LONGER, chord.SHORTER),
     ]:
-        landing = Landing(point, np.zeros(1), 0.9, 1, contraction)
-        assert landing.factor(True) == pytest.approx(kept) and landing.factor(False) == pytest.approx(failed)
+        landing = Landing(None, np.zeros(1), 0.9, contraction)
+        assert landing.factor(accepted=True) == pytest.approx(kept)
+        assert landing.factor(accepted=False) == pytest.approx(failed)
         # What has kept too little does not go farther.
-        assert Landing(point, np.zeros(1), 0.3, 1, contraction).factor(True) <= 1.0
+        assert Landing(None, np.zeros(1), 0.3, contraction).factor(accepted=True) <= 1.0
+
+
+def test_radii_of_steps_without_corrections_are_doubled_and_quartered():
+    # No residual, so that there is nothing to correct; its curvature is all of the Hessian.
+    quartic = from_callables(1, lambda x: float(np.sum(x**4)), lambda x: 4.0 * x**3, lambda x, v: 12.0 * x**2 * v)
+    result = fem.trust_region(quartic, np.array([3.0]), 0.0, dense=True, state=fem.State(radius=1e-3), max_steps=4)
+    assert result.steps.column("radius") / result.steps[0].radius == pytest.approx(2.0 ** np.arange(5), rel=0.1)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solves_with_corrections_go_on_bit_for_bit(name):
+    whole = SOLVERS[name](valley(1e3), np.array([-3.0, 0.3]))
+    assert (whole.steps.column("contraction") > 0.0).any()
+    solver = getattr(fem, name)
+    options = {"curvature": True} if name == "trust_region" else {}
+    for count in (1, 5, len(whole.steps) // 2):
+        first = solver(valley(1e3), np.array([-3.0, 0.3]), 1e-8, max_steps=count, **options)
+        again = solver(valley(1e3), first.x, 1e-8, state=first.resumable, **options)
+        assert np.array_equal(again.x, whole.x) and len(again.steps) == len(whole.steps)

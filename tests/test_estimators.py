@@ -223,7 +223,7 @@ def test_removal_skips_residual_layers_and_counts_all_readers(vector_problem):
 def test_a_removal_is_charged_with_the_noise_that_its_degrees_of_freedom_fit(alpha):
     problem, space = noisy(count=100), FeedforwardSpace(2, (5,), 1)
     functional = Sum(problem.on(space), Tikhonov(space, Euclidean, alpha)) if alpha else problem.on(space)
-    x = trust_region(functional, space.initial(1), 1e-6, curvature=True).x
+    x = trust_region(functional, space.initial(0), 1e-6, curvature=True).x
     estimate = removal(functional, x)
     matrix = problem.on(space).linearize(x).system().matrix
     basis, _ = np.linalg.qr(np.concatenate([matrix, np.sqrt(alpha) * np.eye(space.dim)]))

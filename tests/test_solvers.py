@@ -471,7 +471,7 @@ def test_semidefinite_matrices_have_cholesky_steps(name, n, rank, radius, seed):
         assert step.decrease == pytest.approx(0.5 * len(rows), rel=1e-6)
 
 
-def test_the_geodesic_correction_raises_the_order_to_three():
+def test_one_correction_raises_the_order_to_three():
     mix = np.array([[2.0, 0.3, -0.2], [0.1, 1.5, 0.4], [-0.3, 0.2, 1.0]])
 
     def residual(x):

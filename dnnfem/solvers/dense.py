@@ -110,7 +110,7 @@ def definite(
     # A shift that keeps the matrix from being singular must not decide how long the step is.
     small = lower == singular and length <= radius and shift * length**2 <= SLIGHT * decrease
     boundary = shift > 0.0 and not small
-    step = InnerStep(d, decrease, boundary, False, 0, shift, factor, image)
+    step = InnerStep(d, decrease, boundary, False, 0, shift, factor)
     return step if rounding == 0.0 or faithful(matrix, derivative, step, rounding) else None
 
 

@@ -116,7 +116,12 @@ class GaussNewton:
             with np.errstate(invalid="ignore", over="ignore"):
                 return None if after is None else here.system.pull(after - before) - here.system.curvature(landing.step)
 
-        return corrected(land(model.step), land, remainder, partial(family.solve, model.multiplier), here.norm.norm)
+        plain = land(model.step)
+        # Near rounding the ratio is noise.
+        if model.decrease <= NOISE * here.linearization.value:
+            return plain
+        solve = partial(family.solve, model.multiplier)
+        return corrected(plain, model.decrease, land, remainder, solve, here.norm.norm)
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Take the largest step of a geometric family of radii that keeps its promise."""
@@ -151,6 +156,7 @@ class GaussNewton:
             radius=taken,
             ratio=found.ratio,
             multiplier=multiplier,
+            contraction=found.contraction,
             inner=trials,
             work=last.work + VALUE_WORK * values,
         )
@@ -208,8 +214,8 @@ def gauss_newton(
 
     References
     ----------
-    Golub and Pereyra (1973); Kaufman (1975); Moré (1978); Transtrum and Sethna (2012) for the geodesic correction;
-    Webb, Jerad and Cartis (2026), arXiv 2607.02194.
+    Golub and Pereyra (1973); Kaufman (1975); Moré (1978); Transtrum and Sethna (2012) and Fan (2012) for the
+    corrections; Webb, Jerad and Cartis (2026), arXiv 2607.02194.
 
     Examples
     --------

@@ -32,8 +32,6 @@ class InnerStep:
         Of the trust radius; NaN if it is not known.
     factor : array, shape (dim, dim), optional
         Cholesky factor (below the diagonal) of the matrix that the step was solved with.
-    image : array, shape (dim,), optional
-        ``H step``, dual, if there is a factor.
     """
 
     step: Array
@@ -43,7 +41,6 @@ class InnerStep:
     iterations: int
     multiplier: float = math.nan
     factor: Array | None = None
-    image: Array | None = None
 
 
 def check_derivative(derivative: Array) -> None:

@@ -188,9 +188,9 @@ class TrustRegion:
         accuracy = self.accuracy or inner_accuracy(model.size, linearization.value)
         return truncated(model, radius, accuracy, max(accuracy, ROUGH), 2 * len(derivative) + 10), model
 
-    def _landed(self, iterate: NewtonIterate, trial: InnerStep) -> Landing:
+    def _landed(self, iterate: NewtonIterate, trial: InnerStep, model: Model | Lanczos) -> Landing:
         """Return where a step ends; one of a factorized curvature follows the valley as far as the chord method can."""
-        here, model, factor = iterate.linearization, iterate.model, trial.factor
+        here, factor = iterate.linearization, trial.factor
 
         def land(step: Array) -> Landing:
             there = self.functional.linearize(here.x + step)
@@ -201,10 +201,14 @@ class TrustRegion:
             ahead = here.mixed(landing.point)
             return None if ahead is None else ahead - here.derivative - model.matrix @ landing.step
 
+        def solve(dual: Array) -> Array:
+            return np.asarray(lapack.dpotrs(factor, -dual, lower=1)[0])
+
         plain = land(trial.step)
-        if factor is None:
+        # Corrections know nothing of balls.
+        if factor is None or self.ball is not None:
             return plain
-        return corrected(plain, land, remainder, lambda v: lapack.dpotrs(factor, -v, lower=1)[0], iterate.norm.norm, 1)
+        return corrected(plain, trial.decrease, land, remainder, solve, iterate.norm.norm, always=True)
 
     def advance(self, iterate: Iterate) -> Iterate | Status:
         """Reduce the radius until a step is accepted."""
@@ -226,28 +230,28 @@ class TrustRegion:
         while True:
             if not trial.decrease > 0.0:
                 return Status.EXHAUSTED if model.finite else Status.NOT_FINITE, replace(last, work=work)
-            landing = self._landed(iterate, trial)
-            there, length = landing.point, norm.norm(landing.step)
-            # A correction is a product with A^T and a residual.
-            work += landing.corrections
+            landing, length = self._landed(iterate, trial, model), norm.norm(trial.step)
+            there, known = landing.point, not math.isnan(landing.contraction)
+            work += VALUE_WORK * landing.corrections + (1.0 - VALUE_WORK) * landing.remainders
             if landing.ratio >= ACCEPT:
                 break
             if max(abs(here.value - there.value), trial.decrease) <= ROUNDING * abs(here.value):
                 # The ratio took a derivative.
                 return exhausted, replace(last, work=work + 1.0)
-            radius = (SHRINK if trial.factor is None else landing.factor(False)) * min(radius, length)
+            radius = (landing.factor(accepted=False) if known else SHRINK) * min(radius, length)
             if radius <= np.finfo(float).eps * max(norm.norm(here.x), np.finfo(float).tiny):
                 return Status.STAGNATED, replace(last, work=work + VALUE_WORK)
             expected = _expected(trial.multiplier, length, radius)
             trial, model = self._inner(here, norm, model, radius, expected)
             inner += max(trial.iterations, 1)
             work += 2.0 * trial.iterations + VALUE_WORK
-        if trial.boundary and trial.factor is not None:
-            radius = landing.factor(True) * max(radius, length)
+        if trial.boundary and known:
+            radius = landing.factor(accepted=True) * max(radius, length)
         elif trial.boundary and landing.ratio > GOOD:
             radius = GROW * max(radius, length)
-        row = Step(last.number + 1, there.value, math.nan, length, radius, landing.ratio, trial.multiplier)
-        return there, replace(row, inner=inner, work=work)
+        length, ratio = norm.norm(landing.step), landing.ratio
+        row = Step(last.number + 1, there.value, math.nan, length, radius, ratio, trial.multiplier)
+        return there, replace(row, inner=inner, work=work, contraction=landing.contraction)
 
 
 def _algebraic(trial: InnerStep) -> float:
@@ -347,8 +351,8 @@ def trust_region(
         is computed once more from the dense Hessian.
     curvature : bool
         Use the positive semidefinite part of the Hessian only: for sums of squares the method of Levenberg and
-        Marquardt, with normal equations and, if dense, geodesic correction.  The fastest choice for penalized problems
-        and many samples.
+        Marquardt, with normal equations; if dense, steps follow valleys that bend.  The fastest choice for penalized
+        problems and many samples.
 
     Returns
     -------
@@ -367,7 +371,7 @@ def trust_region(
 
     Gould, Lucidi, Roma and Toint, SIAM J. Optim. 9 (1999) 504-525.
 
-    Transtrum and Sethna, arXiv:1201.5885 (geodesic correction).
+    Transtrum and Sethna, arXiv:1201.5885, and Fan, Math. Comp. 81 (2012) 447-466 (corrections of steps).
 
     Examples
     --------
