@@ -531,7 +531,7 @@ def rosenbrock(rotation=None):
 
 
 def test_gauss_newton_decreases_the_value_in_every_step(vector_problem, vector_space):
-    result = gauss_newton(vector_problem.on(vector_space), vector_space.initial(0), max_steps=30)
+    result = gauss_newton(vector_problem.on(vector_space), vector_space.initial(0), max_steps=20)
     assert (np.diff(result.steps.column("value")) < 0).all()
     assert vector_problem.on(vector_space).value(result.x) == pytest.approx(result.value, rel=1e-7)
     assert result.x.shape == (vector_space.dim,)

@@ -290,7 +290,7 @@ def test_errors_get_smaller_with_weights():
     exact = begin * grown / np.sqrt(1.0 + begin**2 * (grown**2 - 1.0))
     space, ratios = fem.FeedforwardSpace(2, (8, 8), 1), []
     for seed in range(3):
-        rough = fem.trust_region(problem.on(space), space.initial(seed), 0.0, max_steps=40, curvature=True).x
+        rough = fem.trust_region(problem.on(space), space.initial(seed), 0.0, max_steps=60, curvature=True).x
         weighted = replace(problem, weight=fem.stability(problem, space, rough).weights)
         found = [
             fem.trust_region(given.on(space), rough, 0.0, max_steps=60, curvature=True) for given in (problem, weighted)
