@@ -466,7 +466,7 @@ def test_nested_iteration_shows_every_level_on_the_finest_one():
 
 
 @pytest.mark.parametrize(("norm", "price"), [(fem.L2, 1.0), (jacobi, 3.0)])
-def test_looks_in_between_are_rows_and_change_nothing_else(norm, price):
+def test_looks_in_between_are_rows_and_change_nothing_else(metric):
     functionals, transfers, start = flows((2, 4, 8, 16), alpha=1e-3)
     shown, coarse = [], []
     functionals[0] = Watched(functionals[0], coarse.append)

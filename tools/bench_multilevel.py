@@ -55,6 +55,7 @@ from depth_problems import Localized, sincos, spirals
 
 import dnnfem as fem
 from dnnfem.functionals import gradient_work
+from dnnfem.solvers.trust_region import VALUE_WORK
 from dnnfem.spaces.feedforward import Neuron
 
 Array = np.ndarray
@@ -213,7 +214,7 @@ def nested(case: Hierarchy, value: float, most: int) -> float:
         result = fem.trust_region(J, x, tolerance, state=state, max_steps=steps, **options(case, level))
         x, state = case.transfers[level](result.x), result.state
         # What `multilevel` asks of the finest level after every other one this does as well.
-        spent += result.steps[-1].work * case.costs[level] + 1.0
+        spent += result.steps[-1].work * case.costs[level] + VALUE_WORK
         if case.functionals[-1].value(prolonged(case.transfers[level + 1 :], x)) <= value:
             return spent
     meter = Meter([], spent, value, 2.0 * BUDGET)

@@ -96,7 +96,6 @@ class Ascent:
         tolerance: Tolerance,
         limits: Limits,
         spent: float = math.inf,
-        price: float = 1.0,
     ) -> Ascent:
         """Minimize on the level until an error of its discretization is left, as seen from the next one, and go there.
 
@@ -104,9 +103,10 @@ class Ascent:
         compared.  Nor is more asked for than the tolerance of the finest level.
 
         The level stays the same after an interrupt, at the limit on the time, and when it is time for a look at the
-        finest level.  That is so after the work ``sqrt(2 p w)``, where ``p`` is the `price` of a look and ``w`` all
-        work, with what was `spent` before.  Then looks every ``d`` cost ``p w / d`` so far, as much as what is expected
-        to be wasted between the right moment and the next look, ``d / 2``; the sum is least.
+        finest level.  That is so after the work ``sqrt(2 p w)``, where ``p`` is the price of a value there and ``w``
+        all work, with what was `spent` before.  Then looks every ``d`` cost ``p w / d`` so far, as much as what is
+        expected to be wasted between the right moment and the next look, ``d / 2``; the sum is least.  What was seen
+        already is not looked at again.
         """
         level, above = levels[self.level], levels[self.level + 1]
         metric, judge = (jacobi, None) if norms is None else (norms[self.level], norms[self.level + 1])
@@ -123,7 +123,8 @@ class Ascent:
         work = 0.0
         try:
             while status is None and not here._over(bound):
-                if work**2 >= 2.0 * price * (spent + work):
+                due = work**2 >= 2.0 * VALUE_WORK * (spent + work)
+                if due and not np.array_equal(here.x, self.x):
                     return replace(here, work=work, table=table)
                 solve = next(table)
                 if solve.steps[-1].number == here.above.shape[1]:

@@ -143,6 +143,9 @@ def check_tolerance(tolerance: Tolerance) -> Tolerance:
 def met(tolerance: Tolerance, steps: Steps) -> Status | None:
     """Return the status if the last row of the table meets the tolerance; one without an estimate cannot."""
     last, first = steps[-1], steps[0]
+    if math.isnan(last.dual_norm) and last.algebraic == math.inf:
+        # Nobody has asked for the derivative.
+        return None
     if not math.isfinite(last.dual_norm):
         return Status.NOT_FINITE
     if math.isnan(last.algebraic):
@@ -216,8 +219,7 @@ def rows(
     began = time.perf_counter()
     linearization = functional.linearize(view.inner(begin.x))
     steps, last = begin.steps, begin.steps[-1]
-    # Where a solve was interrupted before its first row was complete, it begins.
-    fresh = last.number == 0 and math.isnan(last.dual_norm)
+    fresh = not begun(steps)
     if not math.isfinite(linearization.value):
         steps = Steps((replace(last, value=linearization.value),)) if fresh else steps
         yield replace(begin, steps=steps, status=Status.NOT_FINITE)
@@ -248,6 +250,11 @@ def rows(
             if status is None:
                 yield Progress(view.full(current.linearization), steps, None, current.memory)
     yield Progress(view.full(current.linearization), steps, status, current.memory)
+
+
+def begun(steps: Steps) -> bool:
+    """Whether the first row is complete: a solve that was interrupted before has not begun."""
+    return steps[-1].number > 0 or not math.isnan(steps[-1].dual_norm)
 
 
 def check_state(state: State | None) -> State:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dnnfem.functionals import Functional, Linearization, Metric, Norm
 from dnnfem.norms import Euclidean, jacobi
-from dnnfem.records import Array, Interrupted, Result, State, Status, Step, Steps
+from dnnfem.records import Array, Interrupted, Relative, Result, State, Status, Step, Steps
 from dnnfem.solvers.ascent import Ascent
 from dnnfem.solvers.iteration import (
     NOTHING,
@@ -21,6 +21,7 @@ from dnnfem.solvers.iteration import (
     Limits,
     Observer,
     Tolerance,
+    begun,
     check_state,
     check_tolerance,
     extrapolated,
@@ -143,25 +144,33 @@ class Multilevel:
         return self.assess(there, row, {**newton.following, **_memory(levels, left)})
 
     def _ascended(self, iterate: CycleIterate) -> Iterate:
-        """Minimize on a coarse level, and see what the finest one says of the result."""
-        levels, last = self.recursion.levels, iterate.step
+        """Minimize on a coarse level, and see what the finest one says of the result: its value at least."""
+        levels, last, seen = self.recursion.levels, iterate.step, iterate.linearization
         here, work = iterate.ascent or Ascent.remembered(iterate.memory, last.radius), last.work
-        norms = None if self.metric is jacobi else iterate.norms
+        norms, level = None if self.metric is jacobi else iterate.norms, here.level
         # Other norms that depend on the point are those at the last row, which has to be the start of the level.
         between = self.watch and (norms is None or self._fixed is not None)
         while True:
             left = replace(self.limits, seconds=max(self.limits.seconds - (time.perf_counter() - self.began), 0.0))
             spent = work if between else math.inf
-            here = here.following(levels, norms, self.recursion.curvature, self.tolerance, left, spent, self._price)
+            here = here.following(levels, norms, self.recursion.curvature, self.tolerance, left, spent)
             work += here.work
-            there, top = self._finest.functional.linearize(here.prolonged(levels)), here.level == len(levels) - 1
+            point, top = here.prolonged(levels), here.level == len(levels) - 1
+            same = np.array_equal(point, seen.x)
+            there = seen if same else self._finest.functional.linearize(point)
             # What is of no use on the finest level may still be on those between.
             if top or here.status is not None or math.isfinite(there.value):
                 break
             work += VALUE_WORK
         row = Step(last.number + 1, there.value, radius=here.radius, work=work)
-        assessed = self.assess(there, row, NOTHING if top else here.memory)
-        return replace(assessed, status=here.status, ascent=None if top else here)
+        # What is there says nothing of the rest of the way, unless the tolerance asks for its derivative.
+        asked = not between or (here.level > level and isinstance(self.tolerance, Relative))
+        known = last.dual_norm if same else math.nan
+        if top or here.status is not None or (asked and math.isnan(known)):
+            assessed = self.assess(there, row, NOTHING if top else here.memory)
+            return replace(assessed, status=here.status, ascent=None if top else here)
+        row = replace(row, dual_norm=known, algebraic=math.inf, work=work + (0.0 if same else VALUE_WORK))
+        return CycleIterate(there, row, iterate.norms, None, here, memory=here.memory)
 
 
 def _memory(levels: Array, steps: float) -> Mapping[str, Array]:
@@ -266,7 +275,7 @@ def multilevel(
     metric = jacobi if norm is None and curvature and levels[-1].dense else norm
     began, start, stands = time.perf_counter(), None, state.progress
     # A solve that was interrupted before its first row was complete begins.
-    if nested and (stands is None or math.isnan(stands.steps[-1].dual_norm)):
+    if nested and (stands is None or not begun(stands.steps)):
         start = check_coefficients(levels[0].functional.space, x, finite=True)
         x = Ascent(0, start, math.nan).prolonged(levels)
     if stands is not None:
