@@ -465,36 +465,51 @@ def test_nested_iteration_shows_every_level_on_the_finest_one():
     assert limited.status is Status.TIME_LIMIT and np.array_equal(limited.x, x)
 
 
-@pytest.mark.parametrize(("norm", "price"), [(fem.L2, 1.0), (jacobi, 3.0)])
-def test_looks_in_between_are_rows_and_change_nothing_else(metric):
+@pytest.mark.parametrize("metric", [fem.L2, jacobi])
+@pytest.mark.parametrize("tolerance", [1e-4, fem.relative(1e-4)])
+def test_looks_in_between_are_rows_that_cost_a_value_and_change_nothing_else(metric, tolerance):
     functionals, transfers, start = flows((2, 4, 8, 16), alpha=1e-3)
     shown, coarse = [], []
     functionals[0] = Watched(functionals[0], coarse.append)
-    norm = norm if price > 1.0 else norm(functionals[-1].space)
+    norm, price = (jacobi, 3.0) if metric is jacobi else (metric(functionals[-1].space), 1.0)
     options = {"nested": True, "norm": norm, "dense": False, "costs": [1.0, 2.0, 4.0, 8.0]}
-    whole = fem.multilevel(functionals, transfers, start, 1e-4, **options)
+    whole = fem.multilevel(functionals, transfers, start, tolerance, **options)
     count = len(coarse)
-    watched = fem.multilevel(functionals, transfers, start, 1e-4, watch=True, observer=shown.append, **options)
+    watched = fem.multilevel(functionals, transfers, start, tolerance, watch=True, observer=shown.append, **options)
     more = len(watched.steps) - len(whole.steps)
     assert more >= 2 and np.array_equal(watched.x, whole.x) and len(coarse) == 2 * count
-    assert watched.steps[-1].work == pytest.approx(whole.steps[-1].work + price * more, rel=1e-12)
     levels = [float(s.state.progress.memory.get("level", 3.0)) for s in shown]
     looks = [k for k in range(1, len(shown)) if levels[k] == levels[k - 1] < 3.0]
-    assert len(looks) == more and levels == sorted(levels)
+    ends = [k for k in range(1, len(shown)) if levels[k - 1] < levels[k]]
+    assert len(looks) == more and levels == sorted(levels) and len(ends) == 3
     for k in looks:
         before, row = shown[k - 1].step, shown[k].step
-        assert row.value <= shown[0].step.value and np.isnan(row.length)
-        # Not before it is time, which at the latest is after the next step.
-        work = row.work - price
-        assert (work - before.work) ** 2 >= 2.0 * price * work
+        assert row.value <= shown[0].step.value and np.isnan(row.length) and np.isnan(row.dual_norm)
+        # What was seen is not looked at again, nor before it is time, which at the latest is after the next step.
+        work = row.work - VALUE_WORK
+        assert not np.array_equal(shown[k].x, shown[k - 1].x)
+        assert (work - before.work) ** 2 >= 2.0 * VALUE_WORK * work
+    # Ends of coarse levels need the derivative for a relative tolerance alone; what was seen is not computed again.
+    relative = not isinstance(tolerance, float)
+    assert [np.isfinite(shown[k].step.dual_norm) for k in ends] == [relative, relative, True]
+    again = [np.array_equal(shown[k].x, shown[k - 1].x) for k in ends]
+    saved = [
+        VALUE_WORK * seen if relative or k == ends[-1] else price - VALUE_WORK * (not seen)
+        for k, seen in zip(ends, again, strict=True)
+    ]
+    expected = whole.steps[-1].work + VALUE_WORK * more - sum(saved)
+    assert watched.steps[-1].work == pytest.approx(expected, rel=1e-12)
     # Without such looks the levels take as much work at once.
     assert max(np.diff(whole.steps.column("work"))[:3]) > max(
         shown[k].step.work - shown[k - 1].step.work for k in looks
     )
-    # A norm that depends on the point in another way is that at the start of a level: nobody looks.
-    options["norm"] = lambda space, here: Pullback(space, here, delta=1e-2)
+
+
+def test_nobody_looks_where_the_norm_is_that_at_the_start_of_a_level():
+    functionals, transfers, start = flows((2, 4, 8, 16), alpha=1e-3)
+    options = {"nested": True, "dense": False, "norm": lambda space, here: Pullback(space, here, delta=1e-2)}
     runs = [fem.multilevel(functionals, transfers, start, 0.1, watch=watch, **options) for watch in (True, False)]
-    assert len(runs[0].steps) == len(runs[1].steps)
+    assert len(runs[0].steps) == len(runs[1].steps) and np.isfinite(runs[0].steps.column("dual_norm")).all()
 
 
 def test_a_relative_tolerance_is_that_of_the_start_and_may_be_met_by_a_coarse_level():

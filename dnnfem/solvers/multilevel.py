@@ -157,19 +157,20 @@ class Multilevel:
             work += here.work
             point, top = here.prolonged(levels), here.level == len(levels) - 1
             same = np.array_equal(point, seen.x)
-            there = seen if same else self._finest.functional.linearize(point)
+            there, known = (seen, last.dual_norm) if same else (self._finest.functional.linearize(point), math.nan)
             # What is of no use on the finest level may still be on those between.
             if top or here.status is not None or math.isfinite(there.value):
                 break
             work += VALUE_WORK
-        row = Step(last.number + 1, there.value, radius=here.radius, work=work)
-        # What is there says nothing of the rest of the way, unless the tolerance asks for its derivative.
+        # What was computed for the last row is counted already.
+        paid = (VALUE_WORK if math.isnan(known) else 1.0) if same else 0.0
+        row = Step(last.number + 1, there.value, known, radius=here.radius, algebraic=math.inf, work=work - paid)
+        # A look asks for the value alone, and the end of a level for the derivative if the tolerance is about that.
         asked = not between or (here.level > level and isinstance(self.tolerance, Relative))
-        known = last.dual_norm if same else math.nan
         if top or here.status is not None or (asked and math.isnan(known)):
             assessed = self.assess(there, row, NOTHING if top else here.memory)
             return replace(assessed, status=here.status, ascent=None if top else here)
-        row = replace(row, dual_norm=known, algebraic=math.inf, work=work + (0.0 if same else VALUE_WORK))
+        row = replace(row, work=work if same else work + VALUE_WORK)
         return CycleIterate(there, row, iterate.norms, None, here, memory=here.memory)
 
 
@@ -225,8 +226,9 @@ def multilevel(
         unless the norm is a rule of your own that depends on the point.
     watch : bool
         In nested iteration, rows during long solves on coarse spaces, too, for an observer that knows when it is
-        enough: after the work ``sqrt(2 w)``, with ``w`` that of all rows so far.  To a tolerance the way is longer, by
-        one gradient a look.  Nobody looks if the norm is a rule of your own that depends on the point.
+        enough: after the work ``sqrt(2 w / 3)``, with ``w`` that of all rows so far, unless nothing better was found.
+        They have the value alone, a third of a gradient, and so have those of whole spaces if the tolerance is not
+        relative.  Nobody looks if the norm is a rule of your own that depends on the point.
     cycle : str
         ``"V"``: a coarse model is corrected once from the level below it; ``"F"``: twice, by an F- and a V-cycle.
     smoothing : int
