@@ -59,6 +59,8 @@ def load(path: str | Path, level: int | None = None, space: NetworkSpace | None 
         conditions exactly: these are functions of the script, which a file cannot have.
     FileNotFoundError
         If there is no such file.
+    ValueError
+        If `space` is of another kind than those of the run.
     """
     levels, data = read(path, space), read_ansatz(path)
     solved = [record for record in levels if record.x is not None and level in (None, record.number)]
