@@ -67,6 +67,7 @@ class Step:
     dual_norm : float
         Dual norm of the derivative after the step, in the norm of the solver; where the derivative is that of the
         natural level function, as in `dnnfem.nleq_err` and `dnnfem.nlscon`, it is the length of the next correction.
+        NaN where only the value was asked for (`dnnfem.multilevel`).
     length : float
         Norm of the correction.
     radius : float

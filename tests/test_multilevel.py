@@ -505,6 +505,68 @@ def test_looks_in_between_are_rows_that_cost_a_value_and_change_nothing_else(met
     )
 
 
+@pytest.mark.parametrize("tolerance", [1e-4, fem.relative(1e-3)])
+@pytest.mark.parametrize("metric", [fem.L2, jacobi])
+def test_a_watched_solve_goes_on_bit_for_bit_from_looks(metric, tolerance, tmp_path):
+    functionals, transfers, start = flows((2, 4, 8), alpha=1e-3)
+    norm, shown = jacobi if metric is jacobi else metric(functionals[-1].space), []
+    options = {"nested": True, "watch": True, "norm": norm, "dense": False}
+
+    def solve(**more):
+        return fem.multilevel(functionals, transfers, start, tolerance, **options, **more)
+
+    whole = solve(observer=shown.append)
+    looks = [s for s in shown if np.isnan(s.step.dual_norm)]
+    assert looks
+    for snapshot in looks:
+        again = solve(state=snapshot.state)
+        assert again.status is whole.status and np.array_equal(again.x, whole.x)
+        assert [dataclasses.replace(row, seconds=0.0) for row in again.steps].__repr__() == [
+            dataclasses.replace(row, seconds=0.0) for row in whole.steps
+        ].__repr__()
+    stopped = solve(max_steps=looks[0].step.number)
+    assert stopped.status is Status.STEP_LIMIT and stopped.algebraic == math.inf
+    assert np.isnan(stopped.steps[-1].dual_norm) and np.array_equal(stopped.x, looks[0].x)
+
+
+def test_an_interrupt_of_a_watched_solve_asks_for_no_derivative():
+    functionals, transfers, start = flows((2, 4, 8), alpha=1e-3)
+    counted = Counted(functionals[-1], [])
+    calls = []
+
+    def stop(x):
+        calls.append(x)
+        if len(calls) == 15:
+            raise KeyboardInterrupt
+
+    levels = [Watched(functionals[0], stop), functionals[1], counted]
+    options = {"nested": True, "watch": True, "dense": False, "costs": [1.0, 2.0, 4.0]}
+    with pytest.raises(fem.Interrupted) as caught:
+        fem.multilevel(levels, transfers, start, 1e-8, **options)
+    result = caught.value.result
+    # The first row has the only one.
+    assert counted.units.count(1.0 - VALUE_WORK) == 1 and len(result.steps) > 2
+    assert result.status is Status.INTERRUPTED and np.isnan(result.steps[-1].dual_norm)
+    resumed = fem.multilevel(functionals, transfers, start, 1e-8, state=result.resumable, **options)
+    whole = fem.multilevel(functionals, transfers, start, 1e-8, **options)
+    assert resumed.status is Status.CONVERGED and np.array_equal(resumed.x, whole.x)
+
+
+@pytest.mark.parametrize("watch", [True, False])
+@pytest.mark.parametrize("tolerance", [1e-6, fem.relative(1e-3)])
+def test_a_derivative_that_is_not_finite_is_no_look(tolerance, watch):
+    functionals, transfers, start = flows()
+    x, fine = prolonged(transfers, start), functionals[-1]
+
+    def derivative(y):
+        return np.full(len(y), np.nan) if np.array_equal(x, y) else fine.linearize(y).derivative
+
+    broken = from_callables(len(x), fine.value, derivative, lambda y, v: fine.linearize(y).hessian(v))
+    options = {"nested": True, "watch": watch, "norm": Euclidean(broken.space), "dense": False}
+    result = fem.multilevel([*functionals[:-1], broken], transfers, start, tolerance, costs=[1.0, 2.0, 4.0], **options)
+    assert result.status is Status.NOT_FINITE and len(result.steps) == 1
+
+
 def test_nobody_looks_where_the_norm_is_that_at_the_start_of_a_level():
     functionals, transfers, start = flows((2, 4, 8, 16), alpha=1e-3)
     options = {"nested": True, "dense": False, "norm": lambda space, here: Pullback(space, here, delta=1e-2)}

@@ -326,8 +326,6 @@ def read(path: str | Path, space: NetworkSpace | None = None) -> list[LevelRecor
     ------
     ArchiveError
         If the file is not an archive, damaged or of a newer version, or `space` has a module with other parameters.
-    ValueError
-        If `space` is of another kind.
     """
     with reading(path) as file:
         levels = file["levels"]

@@ -91,6 +91,8 @@ class Multilevel:
 
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> CycleIterate:
         """Compute the dual norm, and the Newton step unless coarser levels come next: the estimate is infinite then."""
+        if _asks_nothing(step):
+            return CycleIterate(linearization, step, self._fixed or (), None, memory=memory)
         first = step.number == 0 and self.start is not None and not memory
         levels = memory.get("levels")
         if first or "level" in memory or (levels is not None and memory["steps"] == 0.0):
@@ -98,7 +100,10 @@ class Multilevel:
             if levels is None or self.recursion.seen(len(norms) - 1, linearization.derivative, norms, levels):
                 work = step.work + self._price
                 dual_norm = norms[-1].dual_norm(linearization.derivative)
-                step = replace(step, dual_norm=dual_norm, algebraic=math.inf, work=work)
+                # Infinity says that nothing is promised yet, of a derivative that there is.
+                step = replace(
+                    step, dual_norm=dual_norm, algebraic=math.inf if math.isfinite(dual_norm) else math.nan, work=work
+                )
                 if first:
                     assert self.start is not None
                     memory = Ascent(0, self.start, dual_norm).memory
@@ -147,7 +152,7 @@ class Multilevel:
         """Minimize on a coarse level, and see what the finest one says of the result: its value at least."""
         levels, last, seen = self.recursion.levels, iterate.step, iterate.linearization
         here, work = iterate.ascent or Ascent.remembered(iterate.memory, last.radius), last.work
-        norms, level = None if self.metric is jacobi else iterate.norms, here.level
+        norms, level, known = None if self.metric is jacobi else iterate.norms, here.level, last.dual_norm
         # Other norms that depend on the point are those at the last row, which has to be the start of the level.
         between = self.watch and (norms is None or self._fixed is not None)
         while True:
@@ -156,22 +161,26 @@ class Multilevel:
             here = here.following(levels, norms, self.recursion.curvature, self.tolerance, left, spent)
             work += here.work
             point, top = here.prolonged(levels), here.level == len(levels) - 1
-            same = np.array_equal(point, seen.x)
-            there, known = (seen, last.dual_norm) if same else (self._finest.functional.linearize(point), math.nan)
+            if not np.array_equal(point, seen.x):
+                seen, known = self._finest.functional.linearize(point), math.nan
+                work += VALUE_WORK
             # What is of no use on the finest level may still be on those between.
-            if top or here.status is not None or math.isfinite(there.value):
+            if top or here.status is not None or math.isfinite(seen.value):
                 break
-            work += VALUE_WORK
-        # What was computed for the last row is counted already.
-        paid = (VALUE_WORK if math.isnan(known) else 1.0) if same else 0.0
-        row = Step(last.number + 1, there.value, known, radius=here.radius, algebraic=math.inf, work=work - paid)
+        row = Step(last.number + 1, seen.value, known, radius=here.radius, algebraic=math.inf, work=work)
         # A look asks for the value alone, and the end of a level for the derivative if the tolerance is about that.
         asked = not between or (here.level > level and isinstance(self.tolerance, Relative))
-        if top or here.status is not None or (asked and math.isnan(known)):
-            assessed = self.assess(there, row, NOTHING if top else here.memory)
+        if top or (asked and math.isnan(known)):
+            # What this counts as well.
+            row = replace(row, algebraic=math.nan, work=work - (VALUE_WORK if math.isnan(known) else 1.0))
+            assessed = self.assess(seen, row, NOTHING if top else here.memory)
             return replace(assessed, status=here.status, ascent=None if top else here)
-        row = replace(row, work=work if same else work + VALUE_WORK)
-        return CycleIterate(there, row, iterate.norms, None, here, memory=here.memory)
+        return CycleIterate(seen, row, iterate.norms, None, here, memory=here.memory, status=here.status)
+
+
+def _asks_nothing(step: Step) -> bool:
+    """Whether a row has the value alone: nobody has asked for the derivative there."""
+    return math.isnan(step.dual_norm) and step.algebraic == math.inf
 
 
 def _memory(levels: Array, steps: float) -> Mapping[str, Array]:
@@ -227,8 +236,9 @@ def multilevel(
     watch : bool
         In nested iteration, rows during long solves on coarse spaces, too, for an observer that knows when it is
         enough: after the work ``sqrt(2 w / 3)``, with ``w`` that of all rows so far, unless nothing better was found.
-        They have the value alone, a third of a gradient, and so have those of whole spaces if the tolerance is not
-        relative.  Nobody looks if the norm is a rule of your own that depends on the point.
+        Such rows, and those of coarse spaces if the tolerance is not relative, ask for the value only: the dual norm is
+        NaN, and to a tolerance the way is longer by a third of a gradient a look.  Nobody looks if the norm is a rule
+        of your own that depends on the point.
     cycle : str
         ``"V"``: a coarse model is corrected once from the level below it; ``"F"``: twice, by an F- and a V-cycle.
     smoothing : int
@@ -242,8 +252,8 @@ def multilevel(
     observer : callable, optional
         Called with a `Snapshot` after every row of the table.
     max_steps, max_seconds : optional
-        Limits on the rows of the table and on the steps on each space in nested iteration, and on the time of all;
-        reaching one is a status.
+        Limits on the rows of the table, those of `watch` too, and on the steps on each space in nested iteration, and
+        on the time of all; reaching one is a status.
     dense, curvature : optional
         As of `trust_region`, on every level.
 
