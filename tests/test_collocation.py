@@ -964,6 +964,21 @@ def at(point):
     return Quadrature(np.array([[0.75], point]), 0.5)
 
 
+KINKS = {
+    "absolute value": lambda p, u: u.laplacian + u.value.abs(),
+    "root": lambda p, u: u.laplacian * torch.sqrt(u.value),
+    "quotient": lambda p, u: u.laplacian / u.value,
+    "large numbers": lambda p, u: u.laplacian + 1e12,
+    "exponential": lambda p, u: u.laplacian - torch.exp(u.value),
+    "maximum": lambda p, u: torch.maximum(u.laplacian, u.value),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_laws_with_kinks_and_singularities_are_taken(name):
+    assert not unit(KINKS[name]).laws["law"].affine or name == "large numbers"
+
+
 WRONG = {
     "shape": (lambda: unit(lambda p, u: u.value[:-1]), r"law: got shape \(63,\), expected \(64,\) at 64 points"),
     "sum over the points": (lambda: unit(lambda p, u: u.grad.sum()), "law: got one number for all points together"),
@@ -979,6 +994,30 @@ WRONG = {
     "not differentiable": (
         lambda: unit(lambda p, u: [u.value, torch.round(u.value.detach())]),
         "law: got a residual 1 without a derivative in u, expected one that depends on u",
+    ),
+    "a mean over the points": (
+        lambda: unit(lambda p, u: u.laplacian + u.value.mean()),
+        "law: got a residual 0 that depends on other points than its own, expected functions of p and u at each point",
+    ),
+    "neighbours": (
+        lambda: unit(lambda p, u: [u.value, u.value.flip(0)]),
+        "law: got a residual 1 that depends on other points",
+    ),
+    "an axis too many": (
+        lambda: unit(lambda p, u: u.laplacian[:, None] + p.x[0], d=2),
+        r"law: got shape \((\d+), \1\) at \1 points, expected \(\1,\)",
+    ),
+    "other tensors": (
+        lambda: unit(lambda p, u: u.value + torch.ones(7)),
+        "law: failed with 'The size of tensor a .*', expected operations of torch on all points at once",
+    ),
+    "NumPy of what has a graph": (
+        lambda: unit(lambda p, u: np.sin(u.grad)),
+        "law: failed with .*, expected operations",
+    ),
+    "NaN in the derivative": (
+        lambda: unit(lambda p, u: torch.where(p.x[0] < 0.5, u.value, torch.sqrt((0.0 * u.value) ** 2) + u.value)),
+        r"law: got a derivative in u that is NaN or infinite at the point \[0.0\d*\], expected finite numbers",
     ),
     "u is not read": (lambda: unit(lambda p, u: p.x[0]), "law: got residuals that do not read u, expected ones that"),
     "NaN": (

@@ -507,7 +507,7 @@ def test_looks_in_between_are_rows_that_cost_a_value_and_change_nothing_else(met
 
 @pytest.mark.parametrize("tolerance", [1e-4, fem.relative(1e-3)])
 @pytest.mark.parametrize("metric", [fem.L2, jacobi])
-def test_a_watched_solve_goes_on_bit_for_bit_from_looks(metric, tolerance, tmp_path):
+def test_a_watched_solve_goes_on_bit_for_bit_from_looks(metric, tolerance):
     functionals, transfers, start = flows((2, 4, 8), alpha=1e-3)
     norm, shown = jacobi if metric is jacobi else metric(functionals[-1].space), []
     options = {"nested": True, "watch": True, "norm": norm, "dense": False}
@@ -550,6 +550,21 @@ def test_an_interrupt_of_a_watched_solve_asks_for_no_derivative():
     resumed = fem.multilevel(functionals, transfers, start, 1e-8, state=result.resumable, **options)
     whole = fem.multilevel(functionals, transfers, start, 1e-8, **options)
     assert resumed.status is Status.CONVERGED and np.array_equal(resumed.x, whole.x)
+
+
+def test_a_value_that_is_not_finite_on_the_finest_level_is_what_the_status_says():
+    functionals, transfers, start = flows()
+    x, fine = prolonged(transfers, start), functionals[-1]
+    broken = from_callables(
+        len(x),
+        lambda y: fine.value(y) if np.array_equal(x, y) else np.nan,
+        lambda y: fine.linearize(y).derivative,
+        lambda y, v: fine.linearize(y).hessian(v),
+    )
+    for watch in (True, False):
+        options = {"nested": True, "watch": watch, "dense": False, "costs": [1.0, 2.0, 4.0]}
+        result = fem.multilevel([*functionals[:-1], broken], transfers, start, 1e-6, **options)
+        assert result.status is Status.NOT_FINITE and np.isnan(result.value)
 
 
 @pytest.mark.parametrize("watch", [True, False])

@@ -89,7 +89,7 @@ def test_mesh_independence():
 
 def test_levels():
     line = json.loads(run("bench_multilevel.py", "regression", "--quick", "--json").splitlines()[-1])
-    keys = {"work_ratio", "work_ratio_vs_nested"}
+    keys = {"work_ratio", "work_ratio_vs_nested", "work_ratio_vs_watched"}
     quartiles = {f"{quartile}_quartile_{key}" for quartile in ("lower", "upper") for key in keys}
     assert set(line) == keys | quartiles | {f"regression_{key}" for key in keys} | {"work_ratio_vs_fixed"}
     # One number of steps for all is not better than the best one for each.

@@ -37,7 +37,7 @@ work_ratio_vs_fixed   over that of nested iteration with one number of steps for
 work_ratio_vs_watched over that of nested iteration that looks at the finest level as `multilevel` does, the best of
                       three for each seed again
 width_work_ratio      over that of the single level, in width
-lower_quartile_..., upper_quartile_..., and for each flow <problem>_work_ratio, <problem>_work_ratio_vs_nested
+lower_quartile_..., upper_quartile_..., and the first three for each flow, <problem>_work_ratio, ...
 """
 
 from __future__ import annotations
@@ -210,7 +210,10 @@ def multilevel(case: Hierarchy, value: float, cycle: str = "V") -> float:
 
 @dataclass
 class Looks:
-    """An observer on a coarse level that asks the finest one for its value when `multilevel` would."""
+    """An observer on a coarse level that asks the finest one for its value when `multilevel` would.
+
+    `fresh` says whether there has been a step since.
+    """
 
     case: Hierarchy
     level: int
@@ -218,13 +221,15 @@ class Looks:
     spent: float
     last: float
     own: float = 0.0
+    fresh: bool = True
 
     def __call__(self, snapshot: fem.Snapshot) -> None:
-        """Look, if it is time; looks are paid for."""
-        cost = self.case.costs[self.level]
+        """Look, if it is time and not at the start, which was seen; looks are paid for."""
+        cost, self.fresh = self.case.costs[self.level], snapshot.step.number > 0 or self.level == 0
         self.spent, self.own = self.spent + (snapshot.step.work - self.own) * cost, snapshot.step.work
-        if (self.spent - self.last) ** 2 >= 2.0 * VALUE_WORK * self.spent:
-            self.last = self.spent = self.spent + VALUE_WORK
+        if self.fresh and (self.spent - self.last) ** 2 >= 2.0 * VALUE_WORK * self.spent:
+            self.last, self.fresh = self.spent + VALUE_WORK, False
+            self.spent = self.last
             progress = snapshot.state.progress
             assert progress is not None
             if self.case.functionals[-1].value(prolonged(self.case.transfers[self.level :], progress.x)) <= self.value:
@@ -246,11 +251,12 @@ def nested(case: Hierarchy, value: float, most: int, watch: bool) -> float:
             return looks.spent
         x, state = case.transfers[level](result.x), result.state
         spent = looks.spent if looks is not None else spent + result.steps[-1].work * case.costs[level]
-        # What `multilevel` asks of the finest level after every other one this does as well.
+        # What `multilevel` asks of the finest level after every other one this does as well; what it has seen is free.
+        price = VALUE_WORK if looks is None or looks.fresh else 0.0
         if case.functionals[-1].value(prolonged(case.transfers[level + 1 :], x)) <= value:
-            return spent + VALUE_WORK
-        # The first row on the finest level pays for this.
-        spent += VALUE_WORK if level < len(case.functionals) - 2 else 0.0
+            return spent + price
+        # The first row on the finest level pays for what was seen last.
+        spent += price if level < len(case.functionals) - 2 else price - VALUE_WORK
     meter = Meter([], spent, value, 2.0 * BUDGET)
     with suppress(Reached):
         fem.trust_region(case.functionals[-1], x, 0.0, state=state, observer=meter, **options(case, -1))

@@ -6,6 +6,7 @@ What it reads then is what kernels compute from there on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,12 @@ MAGNITUDES = (1e-2, 1.0, 1e2)
 
 AFFINE = 1e-11
 """Relative difference of slopes, or deviation of the mean of two values, that counts as rounding."""
+
+FEW = 100
+"""Points up to which there may be as many equations."""
+
+MIXED = 1e-6
+"""Relative difference of residuals at the same points, alone and among others, from which on it is no rounding."""
 
 TRIES = 60
 """Random jets at which a law may be NaN or infinite: a root or a logarithm of `u` is at every other one."""
@@ -105,7 +112,14 @@ def listened(
         return jets[component]
 
     with torch.enable_grad():
-        values = rows(name, function(where, Jet(read, where, outputs)), points)
+        try:
+            returned = function(where, Jet(read, where, outputs))
+        except (RuntimeError, TypeError) as error:
+            words = f"{name}: failed with '{error}', expected operations of torch on all points at once"
+            raise ValueError(words) from error
+        values = rows(name, returned, points)
+    if len(values) == len(points) > FEW:
+        raise ValueError(f"{name}: got shape {tuple(values.shape)} at {len(points)} points, expected {(len(points),)}")
     if not jets:
         raise ValueError(f"{name}: got {what} that do not read u, expected ones that depend on it")
     return Heard(name, where, outputs, tuple(jets), values, generator)
@@ -137,8 +151,8 @@ def recorded(
     Raises
     ------
     ValueError
-        If it returns something of a wrong shape, cannot be differentiated, or does not depend on `u`; if it is not
-        finite at a point whatever `u` is there.
+        If it fails, returns something of a wrong shape, cannot be differentiated, does not depend on `u`, or mixes
+        points; if it or its derivative is not finite at a point whatever `u` is there.
     """
     heard = listened(function, name, quadrature, space, outputs, box)
     count = len(heard.values)
@@ -156,7 +170,36 @@ def recorded(
             f"{name}: got a residual {number} without a derivative in u, expected one that depends on u by operations "
             "of torch"
         )
+    _check_points(heard, law, pairs)
     return replace(law, affine=all(_is_affine(*pair) for pair in pairs))
+
+
+def _check_points(heard: Heard, law: PointwiseLaw, pairs: list[list[Residuals]]) -> None:
+    """Raise a `ValueError` if residuals depend on other points, or slopes are not finite where residuals are."""
+    places, data = heard.where.coordinates, heard.where.data
+    half, (lost, found) = len(places) // 2, (torch.zeros(len(places), dtype=torch.bool, device="cpu") for _ in range(2))
+    mixed = torch.zeros(len(heard.values), dtype=torch.bool, device="cpu")
+    some = replace(heard.where, coordinates=places[:half], data=None if data is None else data[:half])
+    for one in (one for pair in pairs for one in pair):
+        finite = torch.isfinite(one.slopes).flatten(0, 2).all(dim=0)
+        lost |= torch.isfinite(one.residual).all(dim=0) & ~finite
+        found |= finite
+        with torch.no_grad(), suppress(RuntimeError, ValueError):
+            # A law with numbers of its own at all of these points cannot be called at some.
+            alone, among = law.evaluate(some, one.at[..., :half]), one.residual[:, :half]
+            # Rounding depends on where a point stands.
+            wrong = (alone - among).abs() > MIXED * (alone.abs() + among.abs())
+            mixed |= 2 * wrong.sum(dim=1) > half
+    if mixed.any():
+        raise ValueError(
+            f"{heard.name}: got a residual {int(torch.nonzero(mixed)[0])} that depends on other points than its own, "
+            "expected functions of p and u at each point alone"
+        )
+    if (lost & ~found).any():
+        point = places[int(torch.nonzero(lost & ~found)[0])].tolist()
+        raise ValueError(
+            f"{heard.name}: got a derivative in u that is NaN or infinite at the point {point}, expected finite numbers"
+        )
 
 
 def _is_affine(first: Residuals, second: Residuals, middle: Residuals) -> bool:

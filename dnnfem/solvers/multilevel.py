@@ -167,6 +167,7 @@ class Multilevel:
             # What is of no use on the finest level may still be on those between.
             if top or here.status is not None or math.isfinite(seen.value):
                 break
+        status = here.status or (None if math.isfinite(seen.value) else Status.NOT_FINITE)
         row = Step(last.number + 1, seen.value, known, radius=here.radius, algebraic=math.inf, work=work)
         # A look asks for the value alone, and the end of a level for the derivative if the tolerance is about that.
         asked = not between or (here.level > level and isinstance(self.tolerance, Relative))
@@ -174,8 +175,8 @@ class Multilevel:
             # What this counts as well.
             row = replace(row, algebraic=math.nan, work=work - (VALUE_WORK if math.isnan(known) else 1.0))
             assessed = self.assess(seen, row, NOTHING if top else here.memory)
-            return replace(assessed, status=here.status, ascent=None if top else here)
-        return CycleIterate(seen, row, iterate.norms, None, here, memory=here.memory, status=here.status)
+            return replace(assessed, status=status, ascent=None if top else here)
+        return CycleIterate(seen, row, iterate.norms, None, here, memory=here.memory, status=status)
 
 
 def _asks_nothing(step: Step) -> bool:
