@@ -63,9 +63,6 @@ def load(path: str | Path, level: int | None = None, space: NetworkSpace | None 
         If `space` is of another kind than those of the run.
     """
     levels, data = read(path, space), read_ansatz(path)
-    if space is not None and not any(isinstance(space, type(record.space)) for record in levels):
-        kinds = " or ".join(sorted({type(record.space).__name__ for record in levels}))
-        raise ValueError(f"space: got {space!r}, expected a {kinds}, as {path} holds")
     solved = [record for record in levels if record.x is not None and level in (None, record.number)]
     if not solved:
         which = "no level is" if level is None else f"level {level} is not"

@@ -345,8 +345,9 @@ def test_levels_that_are_not_solved_are_not_loaded(tmp_path):
 @pytest.mark.parametrize("other", [3, fem.FlowSpace.uniform(2, 2, 1, 4)])
 def test_a_space_of_another_kind_is_refused(other, tmp_path):
     solved(tmp_path / "run.h5", regression(), fem.FeedforwardSpace(2, (3,), 2))
-    with pytest.raises(ValueError, match=r"space: got .*, expected a FeedforwardSpace, as .*run\.h5 holds"):
-        fem.load(tmp_path / "run.h5", space=other)
+    for reader in (fem.load, fem.read):
+        with pytest.raises(ValueError, match=r"space: got .*, expected a FeedforwardSpace, as .*run\.h5 holds"):
+            reader(tmp_path / "run.h5", space=other)
 
 
 def test_the_command_writes_what_is_asked_for(tmp_path, capsys, monkeypatch):

@@ -190,7 +190,7 @@ def single(case: Hierarchy) -> list[tuple[float, float]]:
     return min(runs, key=lambda rows: rows[-1][1])
 
 
-def multilevel(case: Hierarchy, value: float, cycle: str = "V") -> float:
+def multilevel(case: Hierarchy, value: float) -> float:
     """Return the work of `dnnfem.multilevel` to a value."""
     meter = Meter([], 0.0, value, 2.0 * BUDGET)
     with suppress(Reached):
@@ -201,7 +201,6 @@ def multilevel(case: Hierarchy, value: float, cycle: str = "V") -> float:
             0.0,
             nested=True,
             watch=True,
-            cycle=cycle,
             observer=meter,
             **options(case, -1),
         )
@@ -212,7 +211,7 @@ def multilevel(case: Hierarchy, value: float, cycle: str = "V") -> float:
 class Looks:
     """An observer on a coarse level that asks the finest one for its value when `multilevel` would.
 
-    `fresh` says whether there has been a step since.
+    It counts what was `spent`; `last` is what had been at the last look, and `seen` the number of the row then.
     """
 
     case: Hierarchy
@@ -220,16 +219,17 @@ class Looks:
     value: float
     spent: float
     last: float
+    seen: int
     own: float = 0.0
-    fresh: bool = True
+    now: int = 0
 
     def __call__(self, snapshot: fem.Snapshot) -> None:
-        """Look, if it is time and not at the start, which was seen; looks are paid for."""
-        cost, self.fresh = self.case.costs[self.level], snapshot.step.number > 0 or self.level == 0
+        """Look, if it is time and the row is a new one; looks are paid for."""
+        cost, self.now = self.case.costs[self.level], snapshot.step.number
         self.spent, self.own = self.spent + (snapshot.step.work - self.own) * cost, snapshot.step.work
-        if self.fresh and (self.spent - self.last) ** 2 >= 2.0 * VALUE_WORK * self.spent:
-            self.last, self.fresh = self.spent + VALUE_WORK, False
-            self.spent = self.last
+        if self.now != self.seen and (self.spent - self.last) ** 2 >= 2.0 * VALUE_WORK * self.spent:
+            self.spent += VALUE_WORK
+            self.last, self.seen = self.spent, self.now
             progress = snapshot.state.progress
             assert progress is not None
             if self.case.functionals[-1].value(prolonged(self.case.transfers[self.level :], progress.x)) <= self.value:
@@ -241,7 +241,8 @@ def nested(case: Hierarchy, value: float, most: int, watch: bool) -> float:
     x, state, spent = case.start, None, 0.0
     for level, J in enumerate(case.functionals[:-1]):
         tolerance, steps = fem.relative(0.1 if level else 1e-2), most if level else 1000
-        looks = Looks(case, level, value, spent, spent) if watch else None
+        # The start of a level is the end of the one before, which was seen.
+        looks = Looks(case, level, value, spent, spent, 0 if level else -1) if watch else None
         try:
             result = fem.trust_region(
                 J, x, tolerance, state=state, max_steps=steps, observer=looks, **options(case, level)
@@ -252,7 +253,7 @@ def nested(case: Hierarchy, value: float, most: int, watch: bool) -> float:
         x, state = case.transfers[level](result.x), result.state
         spent = looks.spent if looks is not None else spent + result.steps[-1].work * case.costs[level]
         # What `multilevel` asks of the finest level after every other one this does as well; what it has seen is free.
-        price = VALUE_WORK if looks is None or looks.fresh else 0.0
+        price = VALUE_WORK if looks is None or looks.now != looks.seen else 0.0
         if case.functionals[-1].value(prolonged(case.transfers[level + 1 :], x)) <= value:
             return spent + price
         # The first row on the finest level pays for what was seen last.

@@ -326,10 +326,14 @@ def read(path: str | Path, space: NetworkSpace | None = None) -> list[LevelRecor
     ------
     ArchiveError
         If the file is not an archive, damaged or of a newer version, or `space` has a module with other parameters.
+    ValueError
+        If `space` is of another kind than those of the run.
     """
     with reading(path) as file:
-        levels = file["levels"]
-        return [_record(number, levels[name], space) for number, name in enumerate(sorted(levels))]
+        records = [_record(number, group, space) for number, (_, group) in enumerate(sorted(file["levels"].items()))]
+    if space is not None and not any(isinstance(space, type(record.space)) for record in records):
+        raise ValueError(f"space: got {space!r}, expected a {type(records[0].space).__name__}, as {path} holds")
+    return records
 
 
 def read_ansatz(path: str | Path) -> dict[str, Any]:

@@ -143,8 +143,7 @@ def check_tolerance(tolerance: Tolerance) -> Tolerance:
 def met(tolerance: Tolerance, steps: Steps) -> Status | None:
     """Return the status if the last row of the table meets the tolerance; one without an estimate cannot."""
     last, first = steps[-1], steps[0]
-    if math.isnan(last.dual_norm) and last.algebraic == math.inf:
-        # Nobody has asked for the derivative.
+    if value_alone(last):
         return None
     if not math.isfinite(last.dual_norm):
         return Status.NOT_FINITE
@@ -250,6 +249,11 @@ def rows(
             if status is None:
                 yield Progress(view.full(current.linearization), steps, None, current.memory)
     yield Progress(view.full(current.linearization), steps, status, current.memory)
+
+
+def value_alone(step: Step) -> bool:
+    """Whether nobody has asked for the derivative at a row, in contrast to one that is not finite."""
+    return math.isnan(step.dual_norm) and step.algebraic == math.inf
 
 
 def begun(steps: Steps) -> bool:

@@ -27,6 +27,7 @@ from dnnfem.solvers.iteration import (
     extrapolated,
     iterate,
     norm_at,
+    value_alone,
 )
 from dnnfem.solvers.levels import Level, levels_of, norms_of
 from dnnfem.solvers.recursion import ACCURACY, REST, Recursion
@@ -91,7 +92,7 @@ class Multilevel:
 
     def assess(self, linearization: Linearization, step: Step, memory: Mapping[str, Array] = NOTHING) -> CycleIterate:
         """Compute the dual norm, and the Newton step unless coarser levels come next: the estimate is infinite then."""
-        if _asks_nothing(step):
+        if value_alone(step):
             return CycleIterate(linearization, step, self._fixed or (), None, memory=memory)
         first = step.number == 0 and self.start is not None and not memory
         levels = memory.get("levels")
@@ -177,11 +178,6 @@ class Multilevel:
             assessed = self.assess(seen, row, NOTHING if top else here.memory)
             return replace(assessed, status=status, ascent=None if top else here)
         return CycleIterate(seen, row, iterate.norms, None, here, memory=here.memory, status=status)
-
-
-def _asks_nothing(step: Step) -> bool:
-    """Whether a row has the value alone: nobody has asked for the derivative there."""
-    return math.isnan(step.dual_norm) and step.algebraic == math.inf
 
 
 def _memory(levels: Array, steps: float) -> Mapping[str, Array]:
